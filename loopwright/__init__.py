@@ -1,0 +1,3 @@
+"""Loopwright: the whole loop of reinforcement learning from human feedback."""
+
+__version__ = "0.1.0"

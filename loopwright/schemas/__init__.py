@@ -1,0 +1,7 @@
+"""Frozen records that cross a file, a process or a network."""
+
+from loopwright.schemas.base import Record
+from loopwright.schemas.feedback import Comparison, Judgement, Ranking, Rating
+from loopwright.schemas.prompts import Demonstration, Message, Prompt
+
+__all__ = ["Comparison", "Demonstration", "Judgement", "Message", "Prompt", "Ranking", "Rating", "Record"]

@@ -1,0 +1,89 @@
+"""What people say about answers.
+
+Every record names who judged, in which order the answers were shown, how long it took, and which
+policy wrote them. Indices always refer to `responses` as stored, never to the order shown.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from loopwright.schemas.base import Record
+from loopwright.schemas.prompts import Message
+
+
+class Judgement(Record):
+    """The fields that every kind of feedback shares."""
+
+    id: str
+    prompt: tuple[Message, ...] = ()  # empty: the responses are judged as plain text
+    responses: tuple[str, ...]
+    annotator: str | None = None
+    order_shown: tuple[int, ...] | None = None  # order_shown[0] is the index of the response shown first
+    seconds: float | None = Field(default=None, ge=0)
+    guideline: str | None = None
+    policy: str | None = None  # artifact id of the policy that wrote the responses
+    reward_model: str | None = None
+    selection_probability: float | None = Field(default=None, gt=0, le=1)
+    created: str | None = None
+
+    @model_validator(mode="after")
+    def _order_is_a_permutation(self) -> Self:
+        if self.order_shown is not None and sorted(self.order_shown) != list(range(len(self.responses))):
+            raise ValueError(f"order_shown {list(self.order_shown)} is not a permutation of the {len(self.responses)} responses")
+        return self
+
+
+class Comparison(Judgement):
+    """Two answers, and which one is better."""
+
+    responses: tuple[str, str]
+    choice: Literal[0, 1] | None  # index of the better response; None is a tie
+    margin: float | None = Field(default=None, ge=0)
+    criteria: dict[str, Literal[0, 1] | None] = {}
+
+    def swap(self) -> Self:
+        """The same judgement with the responses stored in the other order."""
+
+        def other(choice: Literal[0, 1] | None) -> Literal[0, 1] | None:
+            return None if choice is None else (1 if choice == 0 else 0)
+
+        return self.model_copy(
+            update={
+                "responses": (self.responses[1], self.responses[0]),
+                "choice": other(self.choice),
+                "criteria": {name: other(choice) for name, choice in self.criteria.items()},
+                "order_shown": None if self.order_shown is None else tuple(1 - i for i in self.order_shown),
+            }
+        )
+
+
+class Ranking(Judgement):
+    """Several answers in order; equal ranks are ties. Rank 1 is the best."""
+
+    responses: tuple[str, ...] = Field(min_length=2)
+    ranks: tuple[int, ...]  # ranks[i] belongs to responses[i]
+    criterion: str | None = None  # None: overall
+
+    @model_validator(mode="after")
+    def _one_rank_each(self) -> Self:
+        if len(self.ranks) != len(self.responses) or min(self.ranks) < 1:
+            raise ValueError(f"ranks {list(self.ranks)} must give each of the {len(self.responses)} responses a rank from 1 (best)")
+        return self
+
+
+class Rating(Judgement):
+    """One answer on a scale, per criterion. The scale stores its direction."""
+
+    responses: tuple[str]
+    scores: dict[str, int]  # criterion -> value
+    scale_low: int = 1
+    scale_high: int = 3
+    higher_is_better: bool
+
+    @model_validator(mode="after")
+    def _on_the_scale(self) -> Self:
+        for criterion, score in self.scores.items():
+            if not self.scale_low <= score <= self.scale_high:
+                raise ValueError(f"{criterion} = {score} is not on the scale {self.scale_low}..{self.scale_high}")
+        return self
