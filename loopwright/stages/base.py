@@ -1,0 +1,83 @@
+"""What every stage is: a config, the artifacts it needs, and a `run` that reads like the paper.
+
+A stage never imports another stage. What two stages share lives here or in a folder above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from pydantic import model_validator
+
+from loopwright.config.base import Config
+from loopwright.errors import RequirementError
+from loopwright.runtime.runtime import Runtime
+from loopwright.tracking.artifacts import Artifact
+
+
+class StageOutput(NamedTuple):
+    """What a stage hands on beside the files it wrote into `runtime.output`."""
+
+    metrics: dict[str, Any]  # JSON-able; goes to the manifest and to summary.json
+
+
+class Bound(Config):
+    """The range an assessed metric must lie in; at least one side is given."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a requirement needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}: nothing can meet this requirement")
+        return self
+
+
+class StageConfig(Config):
+    """The settings every stage has."""
+
+    require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the table of stages: how the loop finds out what to run, and whether it is stale."""
+
+    name: str
+    config: type[Any]  # a StageConfig
+    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, first configured wins; absent ones are left out
+    bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
+    run: Callable[[Any, Any, Runtime], StageOutput]
+    files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
+
+
+def check_requirements(stage: str, require: Mapping[str, Bound], metrics: Mapping[str, Any]) -> None:
+    """Raise RequirementError when an assessed metric is absent or outside its range."""
+    for name, bound in require.items():
+        found = _lookup(metrics, name)
+        if not isinstance(found, int | float):
+            known = ", ".join(sorted(metrics))
+            raise RequirementError(f"{stage}.require.{name}: {stage} reports no such number; it reports {known}")
+        # Written so that NaN misses every bar.
+        if bound.min is not None and not found >= bound.min:
+            raise RequirementError(
+                f"{stage}.require.{name}: got {found:.6g}, below the required min {bound.min:g}; train longer or lower the bar"
+            )
+        if bound.max is not None and not found <= bound.max:
+            raise RequirementError(
+                f"{stage}.require.{name}: got {found:.6g}, above the required max {bound.max:g}; train longer or raise the bar"
+            )
+
+
+def _lookup(metrics: Mapping[str, Any], name: str) -> Any:
+    if name in metrics:
+        return metrics[name]
+    head, _, rest = name.partition(".")
+    inner = metrics.get(head)
+    return _lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
