@@ -64,15 +64,12 @@ def check_requirements(stage: str, require: Mapping[str, Bound], metrics: Mappin
         if not isinstance(found, int | float):
             known = ", ".join(sorted(metrics))
             raise RequirementError(f"{stage}.require.{name}: {stage} reports no such number; it reports {known}")
+        where = f"{stage}.require.{name}: got {found:.6g}"
         # Written so that NaN misses every bar.
         if bound.min is not None and not found >= bound.min:
-            raise RequirementError(
-                f"{stage}.require.{name}: got {found:.6g}, below the required min {bound.min:g}; train longer or lower the bar"
-            )
+            raise RequirementError(f"{where}, below the required min {bound.min:g}; train longer or lower the bar")
         if bound.max is not None and not found <= bound.max:
-            raise RequirementError(
-                f"{stage}.require.{name}: got {found:.6g}, above the required max {bound.max:g}; train longer or raise the bar"
-            )
+            raise RequirementError(f"{where}, above the required max {bound.max:g}; train longer or raise the bar")
 
 
 def _lookup(metrics: Mapping[str, Any], name: str) -> Any:
