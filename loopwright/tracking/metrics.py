@@ -1,0 +1,110 @@
+"""Figures over time: one JSON line each, and TensorBoard files beside them."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from loopwright.tracking.files import disk_full_is_an_error, write_atomically
+
+
+class MetricsLog:
+    """`metrics.jsonl` of a run: {"stage", "step", metric: value, …, "time"} a line.
+
+    A line is handed to the operating system at once, so a killed process loses none; `sync` makes
+    them survive a power cut. Figures that are not finite are written as null, which JSON can hold.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None) -> None:
+        self.path = path
+        self._tensorboard = tensorboard
+        self._writers: dict[str, Any] = {}
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        row = {"stage": stage, "step": step, **finite, "time": round(time.time(), 3)}
+        with disk_full_is_an_error(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._tensorboard is not None:
+            self._to_tensorboard(row)
+
+    def cut(self, stage: str, step: int = -1) -> None:
+        """Drop the stage's lines after `step` (by default all), and a last line that was half written.
+
+        The work after a checkpoint is done again after a crash; its lines must not appear twice.
+        """
+        if not self.path.exists():
+            return
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        rows = [(line, _parse(line)) for line in text.splitlines()]
+        kept = [
+            (line, row)
+            for line, row in rows
+            if row is not None and (row.get("stage") != stage or row.get("step", 0) <= step)
+        ]
+        new = "".join(line + "\n" for line, _ in kept)
+        if new != text:
+            write_atomically(self.path, new)
+        if self._tensorboard is not None:
+            self._rebuild_tensorboard(stage, [row for _, row in kept if row["stage"] == stage])
+
+    def sync(self) -> None:
+        """Make every line so far survive a power cut."""
+        if self.path.exists():
+            with disk_full_is_an_error(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _rebuild_tensorboard(self, stage: str, rows: list[dict[str, Any]]) -> None:
+        """Event files cannot be cut, so the stage's are written anew from the lines that stay."""
+        assert self._tensorboard is not None
+        if writer := self._writers.pop(stage, None):
+            writer.close()
+        shutil.rmtree(self._tensorboard / stage, ignore_errors=True)
+        for row in rows:
+            self._to_tensorboard(row)
+
+    def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
+        assert self._tensorboard is not None
+        # Imported here: it takes a second, and a run without TensorBoard does not need it.
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        stage = row["stage"]
+        if stage not in self._writers:
+            self._writers[stage] = EventFileWriter(str(self._tensorboard / stage))
+        values = [
+            Summary.Value(tag=f"{stage}/{name}", simple_value=value)
+            for name, value in row.items()
+            if name not in ("stage", "step", "time") and value is not None
+        ]
+        self._writers[stage].add_event(Event(wall_time=row["time"], step=row["step"], summary=Summary(value=values)))
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics file, in order; none when there is no file."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if (row := _parse(line)) is not None:
+                yield row
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A line's record; None for one that a crash left half written."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "stage" in row else None
