@@ -1,0 +1,137 @@
+"""Figures about scores and texts, each with its interval. Pure numpy: no model is reached from here.
+
+A `None` among scores means "does not apply"; it is left out of a mean and of a comparison.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A figure, and the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that apply; None when none does."""
+    kept = [value for value in values if value is not None]
+    return math.fsum(kept) / len(kept) if kept else None
+
+
+def mean_interval(values: Iterable[float | None], *, seed: int, confidence: float = CONFIDENCE) -> Interval | None:
+    """The mean with a percentile bootstrap interval over prompts (Efron & Tibshirani 1993, sec. 13.3).
+
+    Args:
+        values: one score a prompt; None where it does not apply.
+        seed: of the resampling. The same values and seed give the same interval.
+
+    Returns None when no score applies.
+    """
+    kept = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(kept):
+        return None
+    chosen = np.random.default_rng(seed).integers(0, len(kept), size=(RESAMPLES, len(kept)))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(kept[chosen].mean(axis=1), [tail, 1.0 - tail])
+    return Interval(math.fsum(kept) / len(kept), float(low), float(high))
+
+
+def gain_interval(
+    new: Sequence[float | None], old: Sequence[float | None], *, seed: int, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """The mean of new - old over the same prompts, with a paired bootstrap interval."""
+    pairs = _pairs(new, old)
+    return mean_interval([a - b for a, b in pairs], seed=seed, confidence=confidence)
+
+
+def wilson_interval(share: float, count: int, *, confidence: float = CONFIDENCE) -> Interval:
+    """The score interval of a share of `count` independent trials (Wilson 1927).
+
+    Unlike a bootstrap it keeps its width at 0 and at 1, where a small sample says least.
+    """
+    if count < 1:
+        raise ValueError(f"a share of {count} trials has no interval")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1.0 - share) / count + z * z / (4 * count * count))
+    scale = 1.0 + z * z / count
+    return Interval(share, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def win_rate(new: Sequence[float | None], old: Sequence[float | None], *, margin: float = 1e-9) -> Interval | None:
+    """How often `new` beats `old` on the same prompt, a tie counting half, with Wilson's interval.
+
+    A tie varies less than a coin, so the interval is at least as wide as it should be.
+
+    Args:
+        new, old: one score a prompt, in the same order; a prompt where either is None is left out.
+        margin: scores closer than this tie.
+    """
+    pairs = _pairs(new, old)
+    if not pairs:
+        return None
+    points = [0.5 if abs(a - b) <= margin else float(a > b) for a, b in pairs]
+    return wilson_interval(math.fsum(points) / len(points), len(points))
+
+
+def distinct_n(texts: Iterable[str], n: int) -> float | None:
+    """Different n-grams of words over all n-grams of words (Li et al. 2016, arXiv:1510.03055).
+
+    Falls with the amount of text, so compare it only between equally many texts of like length.
+    """
+    grams = [gram for text in texts for gram in _ngrams(text.split(), n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def distinct_answers(texts: Sequence[str]) -> float | None:
+    """Different answers over all answers, white space aside."""
+    return len({" ".join(text.split()) for text in texts}) / len(texts) if texts else None
+
+
+def spread_within(groups: Sequence[Hashable], values: Sequence[float | None]) -> float | None:
+    """Mean over groups of the standard deviation (biased) of a group's values.
+
+    Zero when every wording of a question scores the same. Groups of one say nothing and are left out.
+    """
+    by_group: dict[Hashable, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        if group is not None and value is not None:
+            by_group.setdefault(group, []).append(value)
+    return mean(float(np.std(values)) for values in by_group.values() if len(values) > 1)
+
+
+def ratio(new: float | None, old: float | None) -> float | None:
+    """new / old, where both exist and old is not zero."""
+    return None if new is None or not old else new / old
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """The same JSON value with its floats rounded: for files that people read and scripts compare."""
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, dict):
+        return {key: rounded(inner, digits) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner, digits) for inner in value]
+    return value
+
+
+def _pairs(new: Sequence[float | None], old: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(a, b) for a, b in zip(new, old, strict=True) if a is not None and b is not None]
+
+
+def _ngrams(words: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
