@@ -1,6 +1,6 @@
 """The base of every config class. Each lives beside the code it configures and checks itself."""
 
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic_core import to_jsonable_python
@@ -40,18 +40,3 @@ class Config(BaseModel):
             if accepted & {int, float} and bool not in accepted:
                 raise ValueError(f"{str(value).lower()} is not a number")
         return value
-
-
-class Bar(Config):
-    """What one figure of a stage's assessment must reach; see `require:`."""
-
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _bounds_something(self) -> Self:
-        if self.min is None and self.max is None:
-            raise ValueError("a bar needs min, max or both, as in `accuracy: {min: 0.7}`")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; no figure can meet both")
-        return self

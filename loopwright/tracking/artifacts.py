@@ -1,0 +1,216 @@
+"""Artifacts: folders with a pedigree. Whole, or not there; never used when damaged.
+
+An artifact's key is known before it is made: what goes in. Its id is known after: the key and what came out.
+A stage whose key has a whole artifact need not run; what is made from it is keyed by its id.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from loopwright.errors import ArtifactError
+from loopwright.schemas import Record
+from loopwright.tracking.files import publish, sha256_file, write_atomically
+
+MANIFEST = "manifest.json"
+
+
+class Origin(Record):
+    """Everything that decides an artifact's content, known before it is made."""
+
+    kind: str  # the stage that makes it
+    parents: dict[str, str]  # role -> artifact id
+    config: dict[str, Any]
+    inputs: dict[str, str] = {}  # external file -> sha256 of its content
+    seed: int
+    code: str  # fingerprint of the stage's source and all it imports within the package
+    modules: dict[str, str] = {}  # module -> sha256 of its source: tells what changed when `code` did
+    versions: dict[str, str]  # library -> version
+
+    def key(self) -> str:
+        decisive = {name: getattr(self, name) for name in Origin.model_fields if name != "modules"}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+class Manifest(Record):
+    """`manifest.json` of an artifact."""
+
+    id: str
+    key: str
+    kind: str
+    name: str  # of the recipe that first made it
+    files: dict[str, str]  # relative path -> sha256
+    parents: dict[str, str]
+    config: dict[str, Any]
+    inputs: dict[str, str] = {}
+    seed: int
+    code: str
+    modules: dict[str, str] = {}
+    versions: dict[str, str]
+    created: str  # ISO 8601, UTC
+    seconds: float  # spent on it, not counting what a crash lost
+    peak_rss_mb: float = 0.0
+    metrics: dict[str, Any]
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(**{name: getattr(self, name) for name in Origin.model_fields})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole artifact on this disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files or folders.
+
+        Raises:
+            ArtifactError: it has none of that name.
+        """
+        if name not in self.manifest.files and not any(known.startswith(f"{name}/") for known in self.manifest.files):
+            raise ArtifactError(
+                f"{self.path}: holds no {name}, only {', '.join(sorted(self.manifest.files))}; "
+                f"delete the folder to have {self.manifest.kind} run again"
+            )
+        return self.path / name
+
+
+class ArtifactStore:
+    """The `artifacts/` folder of a run: `<stage>-<first 12 of its key>/`, older ones kept for going back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: str, key: str) -> Path:
+        return self.folder / f"{kind}-{key[:12]}"
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The whole artifact of a key; None when it was never made.
+
+        Raises:
+            ArtifactError: it was made and is damaged: a file is missing, changed or extra.
+        """
+        path = self.path(kind, key)
+        if not path.exists():
+            return None
+        artifact = Artifact(path, read_manifest(path))
+        if artifact.manifest.key != key:
+            raise ArtifactError(
+                f"{path}: its manifest belongs to another key; delete the folder to have {kind} run again"
+            )
+        verify(artifact)
+        return artifact
+
+    def begin(self, kind: str, key: str) -> Path:
+        """An empty folder to write the artifact's files into; what a crash left there is gone."""
+        partial = self._partial(kind, key)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return partial
+
+    def commit(
+        self, origin: Origin, *, name: str, seconds: float, peak_rss_mb: float, metrics: Mapping[str, Any]
+    ) -> Artifact:
+        """Seal what was written into `begin`'s folder under its final name, replacing a damaged one.
+
+        Raises:
+            ArtifactError: the disk is full; nothing stands under the final name then.
+        """
+        key = origin.key()
+        partial = self._partial(origin.kind, key)
+        files = hash_files(partial)
+        manifest = Manifest(
+            id=hashlib.sha256(json.dumps([key, files], sort_keys=True).encode()).hexdigest(),
+            key=key,
+            name=name,
+            files=files,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(seconds, 3),
+            peak_rss_mb=round(peak_rss_mb, 1),
+            # Through JSON, so that what this process reports is what a later one reads.
+            metrics=json.loads(json.dumps(metrics)),
+            **origin.model_dump(),
+        )
+        write_atomically(partial / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        final = self.path(origin.kind, key)
+        publish(partial, final)
+        return Artifact(final, manifest)
+
+    def history(self, kind: str) -> list[Artifact]:
+        """Every readable artifact of a stage, the newest first, unverified."""
+        found = []
+        for path in self.folder.glob(f"{kind}-*"):
+            try:
+                found.append(Artifact(path, read_manifest(path)))
+            except ArtifactError:
+                continue
+        return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.path.name), reverse=True)
+
+    def _partial(self, kind: str, key: str) -> Path:
+        return self.folder / f".{kind}-{key[:12]}.partial"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact's folder.
+
+    Raises:
+        ArtifactError: there is none, or it is not whole.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder}: has no {MANIFEST}, so it is no whole artifact; delete the folder") from None
+    except (ValidationError, UnicodeDecodeError):
+        raise ArtifactError(f"{path}: is not a whole manifest; delete the folder to have its stage run again") from None
+
+
+def verify(artifact: Artifact) -> None:
+    """Compare every file's content with the manifest.
+
+    Raises:
+        ArtifactError: naming the first file that differs.
+    """
+    found, expected = hash_files(artifact.path), artifact.manifest.files
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            state = "is missing" if name not in found else "was added" if name not in expected else "was changed"
+            raise ArtifactError(f"{artifact.path}/{name} {state} after the artifact was made")
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of every file below, but for the manifest, by relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+
+
+def current_artifacts(run: Path) -> dict[str, Artifact]:
+    """The artifacts that a run's `summary.json` speaks of, by stage, in the order the stages ran.
+
+    Raises:
+        ArtifactError: there is no summary: nothing has run here.
+    """
+    path = run / "summary.json"
+    try:
+        folders = json.loads(path.read_text(encoding="utf-8"))["artifacts"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(
+            f"{run}: holds no summary.json; name a run directory in which a stage has finished"
+        ) from None
+    except (ValueError, KeyError):
+        raise ArtifactError(f"{path}: is not a summary of a run; run the same command again to write it anew") from None
+    return {stage: Artifact(run / folder, read_manifest(run / folder)) for stage, folder in folders.items()}
