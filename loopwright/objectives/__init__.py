@@ -1,0 +1,1 @@
+"""Pure maths: tensors in, tensors out. No configuration, device, logging, file or process group."""

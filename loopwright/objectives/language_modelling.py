@@ -1,0 +1,61 @@
+"""Next-token cross-entropy, without ever holding [B, T, V]."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loopwright.objectives.logprobs import HeadGrads, head_logits, row_chunks
+
+IGNORED = -100  # the label of a place that is not learned, as in transformers
+
+
+class CrossEntropy(NamedTuple):
+    total: Tensor  # scalar: sum over labelled tokens, nats; its gradient is ready
+    tokens: Tensor  # scalar int64: how many tokens were labelled
+
+
+def next_token_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, bias: Tensor | None = None
+) -> CrossEntropy:
+    """Sum of -log p(label) over labelled places, and their count; divide by the count of the whole batch.
+
+    Like transformers, it shifts: the state at place t predicts the label at t + 1, and `labels` is the input with -100
+    where nothing is learned. The LM head runs on the labelled places only.
+
+    Args:
+        hidden: [B, T, D] last hidden states.
+        weight: [V, D] LM head.
+        labels: [B, T] int64, -100 where ignored. The first column is never used.
+        bias: [V] of the LM head, if it has one.
+    """
+    if hidden.shape[:2] != labels.shape:
+        raise ValueError(f"hidden {tuple(hidden.shape)} and labels {tuple(labels.shape)} must agree in [B, T]")
+    shifted = labels[:, 1:]
+    learned = shifted != IGNORED
+    total = _SummedCrossEntropy.apply(hidden[:, :-1][learned], weight, bias, shifted[learned])
+    return CrossEntropy(total, learned.sum())
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradient of a sum is known up to one factor, so each block of logits is made once, in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        needed = ctx.needs_input_grad[:3]
+        grads = HeadGrads(hidden, weight, bias, needed, temperature=1.0)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for rows in row_chunks(len(hidden), len(weight)):
+            logits = head_logits(hidden[rows], weight, bias, 1.0, None)
+            log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+            total -= log_p.gather(-1, targets[rows, None]).sum()
+            if any(needed):  # d total / d logits = p - onehot
+                slope = log_p.exp_()
+                slope.scatter_add_(-1, targets[rows, None], slope.new_full((len(slope), 1), -1.0))
+                grads.add(rows, slope)
+        ctx.save_for_backward(grads.hidden, grads.weight, grads.bias)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, total_grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if grad is None else grad * total_grad for grad in ctx.saved_tensors), None

@@ -1,0 +1,148 @@
+"""Log-probabilities and entropies of tokens from hidden states and the LM head, a few rows at a time.
+
+A [rows, vocabulary] block lives only as long as it takes to reduce it: the backward pass makes it again from the hidden
+states, which costs one more matrix product and saves the [B, T, V] tensor.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# What a forbidden logit becomes. Finite, so that p * log p is 0 there and not NaN; exp() of it is exactly 0.
+FORBIDDEN_LOGIT = -1e30
+
+
+class TokenLogprobs(NamedTuple):
+    logprobs: Tensor  # [N] log-probability of the target, nats
+    entropy: Tensor  # [N] entropy of the whole distribution, nats
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    forbidden: Tensor | None = None,
+) -> TokenLogprobs:
+    """Log-probabilities of the targets, and entropies, of softmax((hidden weight^T + bias) / temperature).
+
+    Differentiable (once) in hidden, weight and bias, through both results. With z the logits, p = softmax(z):
+        d log p_a / dz_j = [j = a] - p_j        dH / dz_j = -p_j (log p_j + H)
+
+    Args:
+        hidden: [N, D] states that predict the targets, one row a token; any leading padding is the caller's to drop.
+        weight: [V, D] LM head.
+        targets: [N] int64.
+        bias: [V] of the LM head, if it has one.
+        temperature: the one the tokens were sampled at (Ziegler et al. 2019, arXiv:1909.08593, sample and score alike).
+        forbidden: [F] int64 ids the sampler never draws (padding, special tokens): their probability is exactly 0.
+            A target among them gets about -1e30, that is log 0.
+
+    Raises:
+        ValueError: shapes do not fit, or temperature is not above 0.
+    """
+    check_head(hidden, weight, temperature)
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(f"targets must be [N] = [{hidden.shape[0]}], got {tuple(targets.shape)}")
+    return TokenLogprobs(*_TokenLogprobs.apply(hidden, weight, bias, targets, temperature, forbidden))
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        forbidden: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        normaliser = hidden.new_empty(len(hidden), dtype=torch.float32)
+        logprobs, entropy = torch.empty_like(normaliser), torch.empty_like(normaliser)
+        for rows in row_chunks(len(hidden), len(weight)):
+            logits = head_logits(hidden[rows], weight, bias, temperature, forbidden)
+            normaliser[rows] = logits.logsumexp(-1)
+            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - normaliser[rows]
+            probabilities = torch.exp(logits - normaliser[rows, None])
+            entropy[rows] = normaliser[rows] - (probabilities * logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, forbidden, normaliser, entropy)
+        ctx.temperature = temperature
+        return logprobs, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, logprobs_grad: Tensor, entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, forbidden, normaliser, entropy = ctx.saved_tensors
+        grads = HeadGrads(hidden, weight, bias, ctx.needs_input_grad[:3], ctx.temperature)
+        for rows in row_chunks(len(hidden), len(weight)):
+            logits = head_logits(hidden[rows], weight, bias, ctx.temperature, forbidden)
+            log_p = logits.sub_(normaliser[rows, None])
+            p = log_p.exp()
+            # -g_l p - g_H p (log p + H), then g_l at the target
+            slope = (log_p.add_(entropy[rows, None])).mul_(-entropy_grad[rows, None]).sub_(logprobs_grad[rows, None])
+            slope = slope.mul_(p)
+            slope.scatter_add_(-1, targets[rows, None], logprobs_grad[rows, None])
+            grads.add(rows, slope)
+        return grads.hidden, grads.weight, grads.bias, None, None, None
+
+
+class HeadGrads:
+    """Collects the gradients of hidden states, LM head and bias from the gradients of blocks of logits."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...], temperature: float
+    ) -> None:
+        self._inputs = (hidden, weight)
+        self._temperature = temperature
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight) if needed[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+
+    def add(self, rows: slice, logits_grad: Tensor) -> None:
+        """Take [rows, V], the gradient of the logits after division by the temperature; it is overwritten."""
+        hidden, weight = self._inputs
+        if self._temperature != 1.0:
+            logits_grad = logits_grad.div_(self._temperature)
+        logits_grad = logits_grad.to(hidden.dtype)
+        if self.hidden is not None:
+            torch.mm(logits_grad, weight, out=self.hidden[rows])
+        if self.weight is not None:
+            self.weight.addmm_(logits_grad.T, hidden[rows])
+        if self.bias is not None:
+            self.bias += logits_grad.sum(0)
+
+
+def head_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, forbidden: Tensor | None
+) -> Tensor:
+    """[rows, V] float32 logits at the temperature, forbidden ids at `FORBIDDEN_LOGIT`. Made for one chunk at a time."""
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    if forbidden is not None and len(forbidden):
+        logits = logits.index_fill(-1, forbidden, FORBIDDEN_LOGIT)
+    return logits
+
+
+def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
+    """Slices over `rows` of about a million logits each: small enough for the cache, large enough to be worth a call."""
+    size = min(max(2**20 // vocabulary, 256), 4096)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
+def check_head(hidden: Tensor, weight: Tensor, temperature: float) -> None:
+    """Raise ValueError when an LM head cannot read these states, or the temperature is not above 0."""
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"need hidden [N, D] and weight [V, D] of one D, got {tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be above 0, got {temperature}; greedy sampling has no log-probabilities")

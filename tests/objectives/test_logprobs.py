@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from loopwright.objectives import logprobs as module
+from loopwright.objectives.logprobs import row_chunks, token_logprobs
+
+
+def problem(rows=7, dim=5, vocabulary=11, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, dim, generator=generator, requires_grad=True)
+    weight = torch.randn(vocabulary, dim, generator=generator, requires_grad=True)
+    bias = torch.randn(vocabulary, generator=generator, requires_grad=True)
+    targets = torch.randint(3, vocabulary, (rows,), generator=generator)  # 0..2 may be forbidden
+    return hidden, weight, bias, targets
+
+
+def plain(hidden, weight, bias, targets, temperature, forbidden):
+    """The textbook version, [N, V] and all."""
+    logits = (hidden @ weight.T + bias) / temperature
+    if forbidden is not None:
+        keep = torch.ones(len(weight), dtype=torch.bool).index_fill(0, forbidden, False)
+        chosen = (torch.cumsum(keep, 0) - 1)[targets]
+        logits = logits[:, keep]
+        targets = chosen
+    log_p = logits.log_softmax(-1)
+    return log_p.gather(-1, targets[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+def test_by_hand():
+    # logits (log 3, 0): probabilities 3/4 and 1/4
+    hidden, weight = torch.tensor([[math.log(3.0)]] * 2), torch.tensor([[1.0], [0.0]])
+    got = token_logprobs(hidden, weight, torch.tensor([0, 1]))
+    assert_close(got.logprobs, torch.tensor([math.log(0.75), math.log(0.25)]))
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert_close(got.entropy, torch.tensor([entropy, entropy]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(0, 9),
+    temperature=st.sampled_from([0.5, 1.0, 1.7]),
+    forbidden=st.sampled_from([None, [], [0], [0, 2]]),
+)
+def test_values_and_gradients_equal_plain_autograd(seed, rows, temperature, forbidden):
+    forbidden = None if forbidden is None else torch.tensor(forbidden, dtype=torch.long)
+    results = []
+    for function in (plain, token_logprobs):
+        hidden, weight, bias, targets = problem(rows=rows, seed=seed)
+        if function is plain:
+            got = plain(hidden, weight, bias, targets, temperature, forbidden)
+        else:
+            got = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, forbidden=forbidden)
+        scale = torch.linspace(-1, 2, rows)
+        ((got[0] * scale).sum() + 0.3 * (got[1] * scale.flip(0)).sum()).backward()
+        results.append((*(x.detach() for x in got), hidden.grad, weight.grad, bias.grad))
+    assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_size_of_chunks_does_not_matter(monkeypatch):
+    results = []
+    for size in (100, 2):
+        monkeypatch.setattr(
+            module,
+            "row_chunks",
+            lambda rows, _v, size=size: (slice(i, min(i + size, rows)) for i in range(0, rows, size)),
+        )
+        hidden, weight, bias, targets = problem()
+        got = token_logprobs(hidden, weight, targets, bias=bias)
+        (got.logprobs.sum() - got.entropy.sum()).backward()
+        results.append((*(x.detach() for x in got), hidden.grad, weight.grad, bias.grad))
+    assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_cover_every_row_once():
+    for rows, vocabulary in ((0, 10), (1, 10), (5000, 640), (5000, 128_256)):
+        covered = [i for rows_ in row_chunks(rows, vocabulary) for i in range(rows_.start, rows_.stop)]
+        assert covered == list(range(rows))
+
+
+def test_no_tensor_of_the_whole_size_is_kept_for_the_backward_pass():
+    hidden, weight, _, targets = problem(rows=300, dim=4, vocabulary=5000)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        token_logprobs(hidden, weight, targets)
+    assert max(kept) <= max(hidden.numel(), weight.numel()) < 300 * 5000
+
+
+def test_forbidden_ids_get_no_probability_and_no_gradient():
+    hidden, weight, bias, targets = problem()
+    forbidden = torch.tensor([0, 1])
+    got = token_logprobs(hidden, weight, targets, bias=bias, forbidden=forbidden)
+    (got.logprobs.sum() + got.entropy.sum()).backward()
+    assert not bias.grad[forbidden].any() and not weight.grad[forbidden].any()
+    allowed = [
+        token_logprobs(hidden, weight, torch.full((7,), i), bias=bias, forbidden=forbidden) for i in range(2, 11)
+    ]
+    assert_close(torch.stack([x.logprobs for x in allowed]).exp().sum(0), torch.ones(7))
+    assert (
+        token_logprobs(hidden, weight, torch.zeros(7, dtype=torch.long), forbidden=forbidden).logprobs < -1e29
+    ).all()
+
+
+def test_a_large_logit_does_not_overflow():
+    hidden = torch.tensor([[1e4]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.0]])
+    got = token_logprobs(hidden, weight, torch.tensor([0]), forbidden=torch.tensor([2]))
+    (got.logprobs + got.entropy).sum().backward()
+    assert got.logprobs == 0.0 and got.entropy == 0.0 and torch.isfinite(hidden.grad).all()
+
+
+def test_bad_arguments_are_named():
+    hidden, weight, _, targets = problem()
+    with pytest.raises(ValueError, match="one D"):
+        token_logprobs(hidden, weight[:, :3], targets)
+    with pytest.raises(ValueError, match="targets must be"):
+        token_logprobs(hidden, weight, targets[:3])
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        token_logprobs(hidden, weight, targets, temperature=0.0)
