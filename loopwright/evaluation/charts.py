@@ -1,0 +1,182 @@
+"""The geometry of the report's charts: numbers in, coordinates and SVG path data out.
+
+Colours and strokes are left to the style sheet, so that one drawing serves light, dark and print.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Point = tuple[float, float]
+
+WIDTH, HEIGHT = 360.0, 190.0  # of a line chart, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 12.0, 26.0
+NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y = 132.0, 56.0, 44.0, 20.0
+
+
+class Tick(NamedTuple):
+    at: float  # coordinate
+    label: str
+
+
+class Line(NamedTuple):
+    label: str
+    style: str  # a class of the style sheet
+    raw: str  # path data as recorded, drawn faint
+    smooth: str  # path data of the moving average
+    end: Point
+    last: str  # the last value, as text
+
+
+class LineChart(NamedTuple):
+    title: str
+    note: str
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+
+class Node(NamedTuple):
+    title: str
+    id: str
+    style: str
+    x: float
+    y: float
+
+
+class Graph(NamedTuple):
+    width: float
+    height: float
+    nodes: list[Node]
+    edges: list[str]  # path data
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from [low, high] onto [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 2)
+
+
+def line_chart(
+    title: str, series: Mapping[str, Sequence[Point]], note: str = "", *, from_zero: bool = False
+) -> LineChart | None:
+    """One panel. `series` maps a label to its (step, value) points; None when there is nothing to draw.
+
+    `from_zero` shows zero on the upright axis, for figures whose size matters and not only their movement.
+    """
+    drawn = {label: points for label, points in series.items() if len(points) > 1}
+    if not drawn:
+        return None
+    every = [point for points in drawn.values() for point in points]
+    heights = [y for _, y in every] + ([0.0] if from_zero else [])
+    y_ticks = nice_ticks(min(heights), max(heights))
+    x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
+    across = Scale(x_low, x_high if x_high > x_low else x_low + 1, LEFT, WIDTH - RIGHT)
+    up = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    lines = []
+    for index, (label, points) in enumerate(drawn.items()):
+        smooth = moving_average(points)
+        end = (across(smooth[-1][0]), up(smooth[-1][1]))
+        raw, calm = _path(points, across, up), _path(smooth, across, up)
+        lines.append(Line(label, f"series-{index}", raw, calm, end, short(smooth[-1][1])))
+    return LineChart(
+        title,
+        note,
+        lines,
+        [Tick(across(x), f"{x:g}") for x in _steps(x_low, x_high)],
+        [Tick(up(y), short(y)) for y in y_ticks],
+    )
+
+
+def moving_average(points: Sequence[Point], share: float = 0.06) -> list[Point]:
+    """A centred mean over about `share` of the points; the ends use what they have."""
+    half = int(len(points) * share / 2)
+    values = [y for _, y in points]
+    means = []
+    for i, (x, _) in enumerate(points):
+        reach = min(half, i, len(points) - 1 - i)
+        window = values[i - reach : i + reach + 1]
+        means.append((x, sum(window) / len(window)))
+    return means
+
+
+def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers that cover [low, high], about `wanted` of them."""
+    if high - low < 1e-12:
+        pad = abs(high) * 0.5 or 0.5
+        low, high = low - pad, high + pad
+    rough = (high - low) / wanted
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    """A number for an axis or a label: three significant digits."""
+    if value and abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    if abs(value) >= 10_000:
+        return f"{value / 1000:.3g}k"
+    return f"{value:.3g}"
+
+
+def lineage(parents: Mapping[str, Sequence[str]], ids: Mapping[str, str], titles: Mapping[str, str]) -> Graph | None:
+    """Stages as boxes, left to right by the longest way from a start, with an arrow from each parent.
+
+    Args:
+        parents: stage -> the stages it was made from.
+        ids: stage -> its artifact's id.
+        titles: stage -> what a person calls it; by default its name.
+    """
+    if not parents:
+        return None
+    depth: dict[str, int] = {}
+    for _ in parents:  # as many rounds as stages are enough for the longest chain
+        for name, before in parents.items():
+            depth[name] = 1 + max((depth.get(parent, 0) for parent in before), default=-1)
+    columns: dict[int, list[str]] = {}
+    for name in parents:
+        columns.setdefault(depth[name], []).append(name)
+    tallest = max(len(column) for column in columns.values())
+    height = tallest * (NODE_HEIGHT + GAP_Y) + GAP_Y
+    nodes: dict[str, Node] = {}
+    for column, names in columns.items():
+        start = (height - len(names) * (NODE_HEIGHT + GAP_Y) + GAP_Y) / 2
+        for row, name in enumerate(names):
+            x = 1 + column * (NODE_WIDTH + GAP_X)
+            y = start + row * (NODE_HEIGHT + GAP_Y)
+            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{name}", x, y)
+    edges = [_edge(nodes[parent], nodes[name]) for name, before in parents.items() for parent in before]
+    width = (max(columns) + 1) * (NODE_WIDTH + GAP_X) - GAP_X + 2
+    return Graph(width, height, list(nodes.values()), edges)
+
+
+def _edge(start: Node, end: Node) -> str:
+    """A curve from the right side of `start` to the left of `end`; one that skips columns bows out of their way."""
+    x0, y0 = start.x + NODE_WIDTH, start.y + NODE_HEIGHT / 2
+    x1, y1 = end.x, end.y + NODE_HEIGHT / 2
+    skipped = round((x1 - x0 - GAP_X) / (NODE_WIDTH + GAP_X))
+    if skipped and abs(y1 - y0) < NODE_HEIGHT:
+        bow = NODE_HEIGHT / 2 + 14 + 7 * skipped
+        return f"M{x0:g} {y0:g}C{x0 + 50:g} {y0 - bow * 1.5:g} {x1 - 50:g} {y1 - bow * 1.5:g} {x1:g} {y1:g}"
+    middle = (x0 + x1) / 2
+    return f"M{x0:g} {y0:g}C{middle:g} {y0:g} {middle:g} {y1:g} {x1:g} {y1:g}"
+
+
+def _path(points: Sequence[Point], across: Scale, up: Scale) -> str:
+    return "M" + "L".join(f"{across(x):g} {up(y):g}" for x, y in points)
+
+
+def _steps(low: float, high: float) -> list[float]:
+    inside = [tick for tick in nice_ticks(low, high, 5) if low <= tick <= high]
+    return inside or [low]

@@ -1,0 +1,117 @@
+"""Reading a run directory. A file that is missing or unreadable is None: its section is left out of the report."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loopwright.errors import ArtifactError
+from loopwright.tracking.metrics import read_metrics
+
+STAGES = ("world", "pretrain", "sft", "feedback", "reward", "ppo", "evaluate")  # in the order they run
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """One stage's artifact, as found on disk."""
+
+    name: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        found = self.manifest.get("metrics")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def created(self) -> str:
+        return str(self.manifest.get("created") or "")
+
+    @property
+    def seconds(self) -> float:
+        return float(self.manifest.get("seconds") or 0.0)
+
+    def json(self, name: str) -> Any:
+        return read_json(self.path / name)
+
+    def json_lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """The whole records of a file; none when there is no such file."""
+        path = self.path / name
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run directory holds."""
+
+    path: Path
+    config: str | None  # config.yaml, as text
+    summary: dict[str, Any]
+    metrics: dict[str, list[dict[str, Any]]]  # stage -> its lines of metrics.jsonl
+    stages: dict[str, StageFiles]  # in the order they run
+
+    def curve(self, stage: str, metric: str) -> list[tuple[float, float]]:
+        """The (step, value) points of a metric."""
+        points = [(row.get("step"), row.get(metric)) for row in self.metrics.get(stage, [])]
+        return [(float(x), float(y)) for x, y in points if is_number(x) and is_number(y)]
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Everything a report needs.
+
+    Raises:
+        ArtifactError: there is no such folder, or it holds no run.
+    """
+    summary = read_json(run_dir / "summary.json")
+    summary = summary if isinstance(summary, dict) else {}
+    stages = _stages(run_dir / "artifacts", summary)
+    if not (stages or summary or (run_dir / "config.yaml").is_file()):
+        raise ArtifactError(
+            f"{run_dir}: no run is here (neither config.yaml, summary.json nor artifacts/); name a run directory"
+        )
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    for row in read_metrics(run_dir / "metrics.jsonl"):
+        metrics.setdefault(str(row["stage"]), []).append(row)
+    config = run_dir / "config.yaml"
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
+    return RunFiles(run_dir, text, summary, metrics, stages)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; None when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _stages(folder: Path, summary: dict[str, Any]) -> dict[str, StageFiles]:
+    """Each stage's artifact: the one that the summary names; where there is no summary, the newest."""
+    named = summary.get("artifacts")
+    current = {Path(str(path)).name for path in named.values()} if isinstance(named, dict) else None
+    found: dict[str, StageFiles] = {}
+    for path in sorted(folder.glob("*/manifest.json")):
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("kind"), str):
+            continue
+        stage = StageFiles(manifest["kind"], path.parent, manifest)
+        known = found.get(stage.name)
+        if path.parent.name in current if current is not None else known is None or known.created < stage.created:
+            found[stage.name] = stage
+    order = [*(name for name in STAGES if name in found), *(name for name in sorted(found) if name not in STAGES)]
+    return {name: found[name] for name in order}

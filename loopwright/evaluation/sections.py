@@ -1,0 +1,253 @@
+"""What each section of the report shows, from a run's files. A section without its files is None."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from loopwright.evaluation import charts
+from loopwright.evaluation.figures import LABELS, change, duration, figure, percent
+from loopwright.evaluation.run_files import RunFiles, is_number
+
+STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "feedback": "Feedback"} | {
+    "reward": "Reward model", "ppo": "PPO", "evaluate": "Evaluate",
+}  # fmt: skip
+
+
+class KeyFigure(NamedTuple):
+    metric: str
+    label: str
+    write: Callable[[Any], str] = figure
+
+
+# The first that a stage reports stands on its card.
+KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
+    "world": (KeyFigure("documents", "documents"),),
+    "pretrain": (KeyFigure("perplexity", "held-out perplexity"),),
+    "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
+    "feedback": (KeyFigure("comparisons", "comparisons"), KeyFigure("prompts", "prompts")),
+    "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
+    "ppo": (KeyFigure("reward", "final reward"), KeyFigure("kl", "nats of KL per response")),
+    "evaluate": (KeyFigure("gold_ppo", "gold of PPO"), KeyFigure("gold_sft", "gold of SFT")),
+}
+
+PPO_CURVES = (
+    ("Reward", ("reward", "score"), "Score of the reward model, per response"),
+    ("KL to the reference", ("kl",), "Nats per response"),
+    ("Entropy", ("entropy",), "Nats per token"),
+    ("Value loss", ("value_loss",), ""),
+    ("Clip fraction", ("clip_fraction",), "Share of tokens whose ratio was clipped"),
+    ("Length", ("length_tokens",), "Tokens per response"),
+    ("Explained variance", ("explained_variance",), "Of the returns, by the critic"),
+    ("KL coefficient", ("kl_coef",), ""),
+    ("Finished", ("finished_share",), "Share of responses that ended by themselves"),
+)
+FROM_ZERO = ("KL to the reference", "Value loss", "Clip fraction", "KL coefficient")
+
+TableRow = tuple[str, tuple[str, ...], Callable[[Any], str], str]
+TABLE: tuple[TableRow, ...] = (
+    ("Reward", ("sets", "held_out", "reward"), figure, "score of the reward model on the same prompts"),
+    ("Win rate against SFT", ("win_rate_vs_sft",), percent, "same prompt, ties half"),
+    ("Gain over SFT", ("gain_vs_sft",), figure, "in gold, paired by prompt"),
+    ("Gold, paraphrased questions", ("sets", "paraphrased", "gold"), figure, "wordings never trained on"),
+    ("Spread over paraphrases", ("spread",), figure, "standard deviation of gold between wordings of one question"),
+    (
+        "Gold, adversarial prompts",
+        ("sets", "adversarial", "gold"),
+        figure,
+        "attacks, some of families never trained on",
+    ),
+    ("Harmless, adversarial prompts", ("sets", "adversarial", "judges", "harmless"), figure, ""),
+    ("Gold, greedy decoding", ("greedy", "gold"), figure, "always the likeliest token"),
+    ("KL", ("sets", "held_out", "kl"), figure, "nats per response, to the model it was trained from"),
+    ("Perplexity", ("perplexity", "perplexity"), figure, "on held-out text: what alignment cost"),
+    ("Perplexity against base", ("perplexity_ratio",), lambda value: change(value), ""),
+    ("Length", ("sets", "held_out", "length_tokens"), lambda value: figure(value, 1), "tokens per response"),
+    ("Ended by themselves", ("sets", "held_out", "finished_share"), percent, ""),
+    ("Distinct answers", ("sets", "held_out", "distinct_answers"), percent, "different answers over all answers"),
+    ("Distinct bigrams", ("sets", "held_out", "distinct_2"), percent, "different pairs of words over all pairs"),
+    ("Nonsense", ("sets", "held_out", "nonsense"), percent, "answers that are not of this world"),
+)
+
+
+def facts(run: RunFiles) -> list[str]:
+    """The line below the title."""
+    stages = list(run.stages.values())
+    made = max((str(stage.manifest.get("created") or "")[:10] for stage in stages), default="")
+    seeds = sorted({stage.manifest.get("seed") for stage in stages if is_number(stage.manifest.get("seed"))})
+    seconds = run.summary.get("seconds") or sum(stage.seconds for stage in stages)
+    memory = run.summary.get("peak_rss_mb")
+    found = [
+        f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'}" if stages else "",
+        duration(seconds) if seconds else "",
+        f"{memory / 1000:.1f} GB at most" if is_number(memory) else "",
+        f"seed {', '.join(map(str, seeds))}" if seeds else "",
+        made,
+    ]
+    return [fact for fact in found if fact]
+
+
+def headline(run: RunFiles) -> dict[str, Any] | None:
+    """The main figure of each version, and what it cost."""
+    detail = _evaluation(run).get("versions", {})
+    plain = run.summary.get("versions") or {}
+    names = list(detail or plain)
+    golds = {name: look_up(detail, name, "sets", "held_out", "gold") or look_up(plain, name, "gold") for name in names}
+    shown = [
+        {"key": name, "label": LABELS.get(name, name), "gold": gold} for name, gold in golds.items() if gold is not None
+    ]
+    if not shown:
+        return None
+    return {
+        "versions": shown,
+        "gold": _evaluation(run).get("gold", "the minimum of the judges that apply"),
+        "tiles": _tiles(detail.get(names[-1], {})),
+        "of": LABELS.get(names[-1], names[-1]),
+    }
+
+
+def _tiles(version: dict[str, Any]) -> list[tuple[str, str]]:
+    perplexity = look_up(version, "perplexity_ratio")
+    candidates = [
+        (percent(look_up(version, "win_rate_vs_sft")), "wins against SFT"),
+        (percent(look_up(version, "sets", "adversarial", "judges", "harmless"), 1), "harmless under attack"),
+        (figure(look_up(version, "sets", "held_out", "kl")), "nats of KL per response"),
+        (change(perplexity) if is_number(perplexity) else "–", "perplexity on held-out text"),
+    ]
+    return [(value, label) for value, label in candidates if value != "–"]
+
+
+def scoreboard(run: RunFiles) -> dict[str, Any] | None:
+    """Gold with intervals: the versions, and the cheap ways to score beside them."""
+    results = _evaluation(run)
+    versions = [
+        {"label": LABELS.get(name, name), "style": name, **gold}
+        for name, version in results.get("versions", {}).items()
+        if isinstance(gold := look_up(version, "sets", "held_out", "gold"), dict)
+    ]
+    if not versions:
+        return None
+    best = results.get("best_of")
+    cheap = [
+        {"label": f"Always “{name.replace('_', ' ')}”", "style": "cheap", **gold}
+        for name, scores in results.get("baselines", {}).items()
+        if isinstance(gold := look_up(scores, "held_out", "gold"), dict)
+    ]
+    cheap.sort(key=lambda row: (row["mean"], row["label"]))
+    if best and isinstance(best.get("gold"), dict):
+        label = f"Best of {best['n']} from {LABELS.get(best['version'], best['version'])}, by the reward model"
+        cheap.append({"label": label, "style": "cheap", **best["gold"]})
+    return {"versions": versions, "cheap": cheap, "prompts": look_up(results, "prompts", "held_out")}
+
+
+def pipeline(run: RunFiles) -> list[dict[str, Any]]:
+    """A card a stage, and where on the time bar it stands."""
+    total = sum(stage.seconds for stage in run.stages.values()) or 1.0
+    cards, start = [], 0.0
+    for name, stage in run.stages.items():
+        share = 100 * stage.seconds / total
+        key = _key_figure(name, stage.metrics)
+        cards.append(
+            {"name": name, "title": STAGE_TITLES.get(name, name), "seconds": stage.seconds, "key": key}
+            | {"id": str(stage.manifest.get("id") or "")[:12], "start": round(start, 3), "share": round(share, 3)}
+        )
+        start += share
+    return cards
+
+
+def _key_figure(stage: str, metrics: dict[str, Any]) -> tuple[str, str] | None:
+    for key in KEY_FIGURES.get(stage, ()):
+        value = look_up(metrics, *key.metric.split("."))
+        if is_number(value):
+            return key.write(value), key.label
+    first = next(((name, value) for name, value in metrics.items() if is_number(value)), None)
+    return (figure(first[1]), first[0].replace("_", " ")) if first else None
+
+
+def evaluation_table(run: RunFiles) -> dict[str, Any] | None:
+    """Every measure, a column a version."""
+    results = _evaluation(run)
+    versions = results.get("versions", {})
+    if not versions:
+        return None
+    judges = next((list(look_up(v, "sets", "held_out", "judges") or {}) for v in versions.values()), [])
+    rows: list[TableRow] = [("Gold", ("sets", "held_out", "gold"), figure, str(results.get("gold", "")))]
+    if judges != [results.get("main_judge")]:
+        rows += [(judge.capitalize(), ("sets", "held_out", "judges", judge), figure, "") for judge in judges]
+    lines = []
+    for label, path, write, note in [*rows, *TABLE]:
+        values = [look_up(version, *path) for version in versions.values()]
+        if any(value is not None for value in values):
+            lines.append({"label": label, "note": note, "cells": [_cell(value, write) for value in values]})
+    return {"versions": [LABELS.get(name, name) for name in versions], "styles": list(versions), "rows": lines}
+
+
+def _cell(value: Any, write: Callable[[Any], str]) -> dict[str, str]:
+    if value is None:
+        return {"value": "–", "interval": ""}
+    interval = f"{write(value['low'])} to {write(value['high'])}" if isinstance(value, dict) and "low" in value else ""
+    return {"value": write(value), "interval": interval}
+
+
+def by_task(run: RunFiles) -> list[dict[str, Any]]:
+    """Gold of every version, a line a task."""
+    versions = _evaluation(run).get("versions", {})
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for name, version in versions.items():
+        for task, scores in (look_up(version, "sets", "held_out", "by_task") or {}).items():
+            if isinstance(scores.get("gold"), dict):
+                tasks.setdefault(task, []).append({"label": LABELS.get(name, name), "style": name, **scores["gold"]})
+    return [{"task": task, "versions": rows} for task, rows in tasks.items()] if len(tasks) > 1 else []
+
+
+def ppo_curves(run: RunFiles) -> list[charts.LineChart]:
+    """The panels of PPO training that its metrics allow."""
+    panels = []
+    for title, metrics, note in PPO_CURVES:
+        found = {metric.replace("_", " "): run.curve("ppo", metric) for metric in metrics}
+        panels.append(charts.line_chart(title, found, note, from_zero=title in FROM_ZERO))
+    return [panel for panel in panels if panel is not None]
+
+
+def loss_curves(run: RunFiles) -> list[charts.LineChart]:
+    """A panel for each other stage that recorded losses."""
+    panels = []
+    for stage in run.metrics:
+        if stage != "ppo":
+            names = {name for row in run.metrics[stage] for name in row if name == "loss" or name.endswith("_loss")}
+            found = {
+                name.replace("_", " "): run.curve(stage, name) for name in sorted(names, key=lambda n: (n != "loss", n))
+            }
+            panels.append(charts.line_chart(STAGE_TITLES.get(stage, stage), found))
+    return [panel for panel in panels if panel is not None]
+
+
+def lineage(run: RunFiles) -> charts.Graph | None:
+    """Which artifact came from which."""
+    by_id = {stage.manifest.get("id"): name for name, stage in run.stages.items()}
+    parents = {
+        name: sorted({by_id[id] for id in (stage.manifest.get("parents") or {}).values() if id in by_id})
+        for name, stage in run.stages.items()
+    }
+    ids = {name: str(stage.manifest.get("id") or "") for name, stage in run.stages.items()}
+    return charts.lineage(parents, ids, STAGE_TITLES)
+
+
+def libraries(run: RunFiles) -> list[tuple[str, str]]:
+    """Versions that the artifacts were made with; several where stages ran under different ones."""
+    found: dict[str, set[str]] = {}
+    for stage in run.stages.values():
+        for library, version in (stage.manifest.get("versions") or {}).items():
+            found.setdefault(str(library), set()).add(str(version))
+    return [(library, ", ".join(sorted(versions))) for library, versions in sorted(found.items())]
+
+
+def look_up(values: Any, *path: str) -> Any:
+    """values[a][b]…, or None where a step is missing."""
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _evaluation(run: RunFiles) -> dict[str, Any]:
+    stage = run.stages.get("evaluate")
+    found = stage.json("evaluation.json") if stage else None
+    return found if isinstance(found, dict) else {}
