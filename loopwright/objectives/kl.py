@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from loopwright.objectives.logprobs import HeadGrads, check_head, head_logits, row_chunks
+from loopwright.objectives.logprobs import HeadGrads, at_least_float32, check_head, head_logits, row_chunks
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -76,7 +76,7 @@ class _ExactKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         policy, reference, (temperature, forbidden) = Head(*inputs[:3]), Head(*inputs[3:6]), inputs[6:]
-        kl = policy.hidden.new_empty(len(policy.hidden), dtype=torch.float32)
+        kl = policy.hidden.new_empty(len(policy.hidden), dtype=at_least_float32(policy.hidden))
         for rows in row_chunks(len(policy.hidden), len(policy.weight)):
             log_p, log_q = (_log_softmax(head, rows, temperature, forbidden) for head in (policy, reference))
             kl[rows] = (log_p.exp() * (log_p - log_q)).sum(-1)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopwright.objectives.logprobs import HeadGrads, head_logits, row_chunks
+from loopwright.objectives.logprobs import HeadGrads, at_least_float32, head_logits, row_chunks
 
 IGNORED = -100  # the label of a place that is not learned, as in transformers
 
@@ -44,7 +44,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         needed = ctx.needs_input_grad[:3]
         grads = HeadGrads(hidden, weight, bias, needed, temperature=1.0)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros((), dtype=at_least_float32(hidden))
         for rows in row_chunks(len(hidden), len(weight)):
             logits = head_logits(hidden[rows], weight, bias, 1.0, None)
             log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))

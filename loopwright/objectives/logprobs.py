@@ -64,7 +64,7 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         forbidden: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        normaliser = hidden.new_empty(len(hidden), dtype=torch.float32)
+        normaliser = hidden.new_empty(len(hidden), dtype=at_least_float32(hidden))
         logprobs, entropy = torch.empty_like(normaliser), torch.empty_like(normaliser)
         for rows in row_chunks(len(hidden), len(weight)):
             logits = head_logits(hidden[rows], weight, bias, temperature, forbidden)
@@ -122,8 +122,8 @@ class HeadGrads:
 def head_logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, forbidden: Tensor | None
 ) -> Tensor:
-    """[rows, V] float32 logits at the temperature, forbidden ids at `FORBIDDEN_LOGIT`. Made for one chunk at a time."""
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    """[rows, V] logits, float32 or better, at the temperature; forbidden ids at `FORBIDDEN_LOGIT`."""
+    logits = torch.nn.functional.linear(hidden, weight, bias).to(at_least_float32(hidden))
     if temperature != 1.0:
         logits = logits / temperature
     if forbidden is not None and len(forbidden):
@@ -131,8 +131,13 @@ def head_logits(
     return logits
 
 
+def at_least_float32(tensor: Tensor) -> torch.dtype:
+    """The type to sum probabilities in."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Slices over `rows` of about a million logits each: small enough for the cache, large enough to be worth a call."""
+    """Slices over `rows` of about a million logits each: they stay in cache, and are worth a call."""
     size = min(max(2**20 // vocabulary, 256), 4096)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))

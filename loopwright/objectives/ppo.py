@@ -42,7 +42,7 @@ def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tens
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip_range: float | None) -> ValueLoss:
     """1/2 max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2) per token.
 
-    lm-human-preferences, train_policy.py, `loss` (the form of Ziegler et al. 2019). Without a clip range: 1/2 (V - R)^2.
+    lm-human-preferences, train_policy.py, `loss` (the form of Ziegler et al. 2019). None: 1/2 (V - R)^2.
 
     Args:
         values: any shape, from the critic being trained.

@@ -32,7 +32,7 @@ def test_equals_torchs_own_with_its_gradients(seed, scale):
             count = (labels[:, 1:] != IGNORED).sum()
         (total * scale).backward()
         results.append((total.detach(), count, hidden.grad, weight.grad, bias.grad))
-    assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_uniform_model_pays_log_v_per_token():

@@ -10,11 +10,10 @@ from loopwright.objectives import logprobs as module
 from loopwright.objectives.logprobs import row_chunks, token_logprobs
 
 
-def problem(rows=7, dim=5, vocabulary=11, seed=0):
+def problem(rows=7, dim=5, vocabulary=11, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(rows, dim, generator=generator, requires_grad=True)
-    weight = torch.randn(vocabulary, dim, generator=generator, requires_grad=True)
-    bias = torch.randn(vocabulary, generator=generator, requires_grad=True)
+    shapes = ((rows, dim), (vocabulary, dim), (vocabulary,))
+    hidden, weight, bias = (torch.randn(s, generator=generator, dtype=dtype, requires_grad=True) for s in shapes)
     targets = torch.randint(3, vocabulary, (rows,), generator=generator)  # 0..2 may be forbidden
     return hidden, weight, bias, targets
 
@@ -46,20 +45,24 @@ def test_by_hand():
     rows=st.integers(0, 9),
     temperature=st.sampled_from([0.5, 1.0, 1.7]),
     forbidden=st.sampled_from([None, [], [0], [0, 2]]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_values_and_gradients_equal_plain_autograd(seed, rows, temperature, forbidden):
+def test_values_and_gradients_equal_plain_autograd(seed, rows, temperature, forbidden, dtype):
     forbidden = None if forbidden is None else torch.tensor(forbidden, dtype=torch.long)
     results = []
     for function in (plain, token_logprobs):
-        hidden, weight, bias, targets = problem(rows=rows, seed=seed)
+        hidden, weight, bias, targets = problem(rows=rows, seed=seed, dtype=dtype)
         if function is plain:
             got = plain(hidden, weight, bias, targets, temperature, forbidden)
         else:
             got = token_logprobs(hidden, weight, targets, bias=bias, temperature=temperature, forbidden=forbidden)
-        scale = torch.linspace(-1, 2, rows)
+        scale = torch.linspace(-1, 2, rows, dtype=dtype)
         ((got[0] * scale).sum() + 0.3 * (got[1] * scale.flip(0)).sum()).backward()
         results.append((*(x.detach() for x in got), hidden.grad, weight.grad, bias.grad))
-    assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    tolerance = 1e-10 if dtype is torch.float64 else 1e-5
+    for ours, theirs in zip(*results, strict=True):
+        scale = max(1.0, theirs.abs().max().item()) if len(theirs) else 1.0
+        assert_close(ours, theirs, rtol=0, atol=tolerance * scale)
 
 
 def test_the_size_of_chunks_does_not_matter(monkeypatch):
