@@ -1,0 +1,201 @@
+"""Generation over any transformers causal LM: our own decode loop, one preallocated KV cache.
+
+The model's weights are read where they are: a learner's model that changes between calls needs no copy.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from loopwright.errors import DataError
+from loopwright.generation.base import Rollouts, SamplingConfig
+from loopwright.generation.sampling import sample_tokens, sampling_logprobs, uniforms
+from loopwright.models.padding import pad_rows, position_ids
+from loopwright.models.tokens import context_length, forbidden_token_ids
+
+DROP_SHARE = 0.25  # finished rows leave the batch once they are this share of it: below, moving the cache costs more
+
+
+class TransformersEngine:
+    """Samples from a transformers model (or a peft model around one) in float32 logits."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, rows_at_once: int = 256) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.rows_at_once = rows_at_once
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        accepted = inspect.signature(base.forward).parameters
+        self.last_logit_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> Rollouts:
+        """One response for each prompt (token ids), in the order given.
+
+        Rows are batched by prompt length, so that little padding is computed.
+
+        Raises:
+            DataError: a prompt is empty, or prompt and response do not fit the model's context.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"generate needs one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
+        if not prompts:
+            raise DataError("no prompts to answer; give at least one")
+        self._check_lengths(prompts, sampling)
+        device = self.model.device
+        vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        forbidden = forbidden_token_ids(self.tokenizer, vocab_size).to(device)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        chunks = []
+        with torch.no_grad(), _evaluating(self.model):
+            for start in range(0, len(order), self.rows_at_once):
+                rows = order[start : start + self.rows_at_once]
+                ids, mask = pad_rows([prompts[i] for i in rows], self.pad_id, left=True)
+                numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens)
+                chunks.append(self._decode(ids.to(device), mask.to(device), numbers.to(device), forbidden, sampling))
+        return _joined(chunks, self.pad_id).rows(_inverse(order))
+
+    def _decode(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, numbers: Tensor, forbidden: Tensor, sampling: SamplingConfig
+    ) -> Rollouts:
+        """Sample until every row has ended or max_new_tokens are reached."""
+        (rows, width), steps = prompt_ids.shape, sampling.max_new_tokens
+        response_ids = prompt_ids.new_full((rows, steps), self.pad_id)
+        response_mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompt_ids.device)
+        logprobs = torch.zeros((rows, steps), device=prompt_ids.device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=prompt_ids.device)
+
+        # `live` are the rows still in the batch; a finished row may stay in it for a while, unrecorded.
+        live = torch.arange(rows, device=prompt_ids.device)
+        mask = torch.nn.functional.pad(prompt_mask, (0, steps), value=True)
+        positions = position_ids(mask)
+        cache = _preallocated_cache(self.model, width + steps)
+        tokens = prompt_ids
+        for step in range(steps):
+            seen = width + step
+            logits = self.model(
+                input_ids=tokens,
+                attention_mask=mask[live, :seen] if len(live) < rows else mask[:, :seen],
+                position_ids=positions[live, seen - tokens.shape[1] : seen],
+                past_key_values=cache,
+                use_cache=True,
+                **self.last_logit_only,
+            ).logits[:, -1]
+            distribution = sampling_logprobs(logits, forbidden, sampling.temperature)
+            sampled = sample_tokens(distribution, numbers[live, step], sampling)
+            running = ~finished[live]
+            now = live[running]
+            response_ids[now, step] = sampled[running]
+            response_mask[now, step] = True
+            logprobs[now, step] = distribution.gather(-1, sampled[:, None]).squeeze(1)[running]
+            finished[now] = sampled[running] == self.tokenizer.eos_token_id
+
+            running = ~finished[live]
+            still = int(running.sum())
+            if still == 0:
+                break
+            if still <= (1 - DROP_SHARE) * len(live):
+                kept = running.nonzero().squeeze(1)
+                live, sampled = live[kept], sampled[kept]
+                cache.batch_select_indices(kept)
+            tokens = sampled[:, None]
+        used = step + 1
+        return Rollouts(
+            prompt_ids, prompt_mask, response_ids[:, :used], response_mask[:, :used], logprobs[:, :used], finished
+        )
+
+    def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
+        limit = context_length(self.model)
+        for row, prompt in enumerate(prompts):
+            if not prompt:
+                raise DataError(f"prompt {row} has no tokens; a response needs at least one token to follow")
+            if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
+                raise DataError(
+                    f"prompt {row} has {len(prompt)} tokens, with max_new_tokens = {sampling.max_new_tokens} more than "
+                    f"the model's context of {limit}; shorten the prompt or lower max_new_tokens"
+                )
+
+
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one full-attention layer in a buffer allocated once, instead of grown by copying."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.used = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Store the new states; gives back all so far, as views."""
+        if not self.is_initialized:
+            rows, heads, _, size = key_states.shape
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.key_buffer = key_states.new_empty(rows, heads, self.length, size)
+            self.value_buffer = value_states.new_empty(rows, heads, self.length, value_states.shape[-1])
+            self.is_initialized = True
+        end = self.used + key_states.shape[-2]
+        self.key_buffer[:, :, self.used : end] = key_states
+        self.value_buffer[:, :, self.used : end] = value_states
+        self.used = end
+        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows."""
+        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+
+
+def _preallocated_cache(model: Any, length: int) -> Cache:
+    """The cache the model asks for, its full-attention layers preallocated; sliding windows keep their own kind."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [PreallocatedLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside (no dropout, no gradient checkpointing), the model's own mode after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _inverse(order: Sequence[int]) -> Tensor:
+    inverse = torch.empty(len(order), dtype=torch.int64)
+    inverse[torch.tensor(order)] = torch.arange(len(order))
+    return inverse
+
+
+def _joined(chunks: Sequence[Rollouts], pad_id: int) -> Rollouts:
+    """One Rollouts of all chunks, as wide as the widest."""
+    if len(chunks) == 1:
+        return chunks[0]
+    prompt = max(chunk.prompt_ids.shape[1] for chunk in chunks)
+    response = max(chunk.response_ids.shape[1] for chunk in chunks)
+
+    def left(x: Tensor, fill: int | bool) -> Tensor:
+        return torch.nn.functional.pad(x, (prompt - x.shape[1], 0), value=fill)
+
+    def right(x: Tensor, fill: int | bool | float) -> Tensor:
+        return torch.nn.functional.pad(x, (0, response - x.shape[1]), value=fill)
+
+    return Rollouts(
+        prompt_ids=torch.cat([left(chunk.prompt_ids, pad_id) for chunk in chunks]),
+        prompt_mask=torch.cat([left(chunk.prompt_mask, False) for chunk in chunks]),
+        response_ids=torch.cat([right(chunk.response_ids, pad_id) for chunk in chunks]),
+        response_mask=torch.cat([right(chunk.response_mask, False) for chunk in chunks]),
+        logprobs=torch.cat([right(chunk.logprobs, 0.0) for chunk in chunks]),
+        finished=torch.cat([chunk.finished for chunk in chunks]),
+    )

@@ -1,0 +1,159 @@
+"""What every engine must do, on every family of models."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from loopwright.errors import DataError
+from loopwright.generation.base import SamplingConfig, decode_responses
+from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.padding import position_ids
+from loopwright.models.tokens import forbidden_token_ids
+from tests.tiny import CONTEXT, FAMILIES, tiny_model, tiny_tokenizer
+
+ENGINES = {"transformers": TransformersEngine}
+PROMPTS = [[72, 101, 108], [70], [10, 20, 30, 40, 50, 60, 70, 80], [72, 101, 108, 108, 111]]
+
+
+@pytest.fixture(params=[(engine, family) for engine in ENGINES for family in FAMILIES], ids="-".join)
+def engine(request):
+    name, family = request.param
+    return ENGINES[name](tiny_model(family), tiny_tokenizer(), rows_at_once=4)
+
+
+def learner_logprobs(model, tokenizer, rollouts, temperature=1.0):
+    """[B, R] from one full forward over the left-padded sequences."""
+    ids, mask = rollouts.sequences(), rollouts.attention_mask()
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)).logits / (temperature or 1.0)
+    logits[..., forbidden_token_ids(tokenizer, logits.shape[-1])] = -torch.inf
+    logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return logprobs[:, rollouts.prompt_ids.shape[1] - 1 :].masked_fill(~rollouts.response_mask, 0.0)
+
+
+def test_greedy_equals_hf_generate(engine):
+    got = engine.generate(PROMPTS, SamplingConfig(max_new_tokens=12, temperature=0.0), seeds=range(4))
+    suppressed = forbidden_token_ids(engine.tokenizer, engine.model.config.vocab_size).tolist()
+    for row, prompt in enumerate(PROMPTS):
+        expected = engine.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            suppress_tokens=suppressed,
+            pad_token_id=engine.tokenizer.pad_token_id,
+        )[0, len(prompt) :]
+        assert got.response_tokens(row) == expected.tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@torch.no_grad()
+def test_logprobs_equal_the_learners(engine, temperature):
+    got = engine.generate(PROMPTS, SamplingConfig(max_new_tokens=20, temperature=temperature), seeds=[5, 6, 7, 8])
+    expected = learner_logprobs(engine.model, engine.tokenizer, got, temperature)
+    assert_close(got.logprobs, expected, atol=1e-4, rtol=0)
+
+
+def test_a_row_never_depends_on_its_company(engine):
+    sampling = SamplingConfig(max_new_tokens=16)
+    seeds = [11, 22, 33, 44]
+    together = engine.generate(PROMPTS, sampling, seeds)
+    crowd = engine.generate(PROMPTS[::-1] + [[1, 2, 3]] * 9, sampling, seeds[::-1] + list(range(9)))
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+        alone = engine.generate([prompt], sampling, [seed])
+        assert together.response_tokens(row) == alone.response_tokens(0) == crowd.response_tokens(3 - row)
+        assert together.prompt_tokens(row) == prompt
+        length = len(alone.response_tokens(0))
+        assert_close(together.logprobs[row, :length], alone.logprobs[0], atol=1e-5, rtol=0)
+
+
+def test_prompts_are_padded_left_and_responses_right(engine):
+    got = engine.generate(PROMPTS, SamplingConfig(max_new_tokens=6), seeds=range(4))
+    assert got.prompt_mask.tolist() == [[i >= 8 - len(prompt) for i in range(8)] for prompt in PROMPTS]
+    lengths = got.response_mask.sum(1)
+    assert torch.equal(got.response_mask, torch.arange(got.response_ids.shape[1]) < lengths[:, None])
+    pad = engine.tokenizer.pad_token_id
+    assert (got.response_ids[~got.response_mask] == pad).all() and (got.prompt_ids[~got.prompt_mask] == pad).all()
+    assert (got.logprobs[~got.response_mask] == 0).all()
+
+
+def test_a_response_ends_with_its_first_eos(engine):
+    """Rows end at different steps, leave the batch, and the others go on undisturbed."""
+    eos = engine.tokenizer.eos_token_id
+    make_eos_likely(engine.model, eos)
+    prompts = [[i % 256] for i in range(64)]
+    got = engine.generate(prompts, SamplingConfig(max_new_tokens=24), seeds=range(64))
+    assert 0 < got.finished.sum() < 64
+    for row in range(64):
+        tokens = got.response_tokens(row)
+        assert (eos in tokens) == bool(got.finished[row])
+        assert eos not in tokens[:-1]
+        assert len(tokens) == 24 or tokens[-1] == eos
+    with torch.no_grad():
+        assert_close(got.logprobs, learner_logprobs(engine.model, engine.tokenizer, got), atol=1e-4, rtol=0)
+    assert "<|end|>" not in "".join(decode_responses(engine.tokenizer, got))
+
+
+def test_other_special_tokens_are_never_sampled(engine):
+    forbidden = set(forbidden_token_ids(engine.tokenizer, engine.model.config.vocab_size).tolist())
+    assert forbidden == set(engine.tokenizer.all_special_ids) - {engine.tokenizer.eos_token_id}
+    got = engine.generate([[1]] * 32, SamplingConfig(max_new_tokens=30, temperature=8.0), seeds=range(32))
+    assert not forbidden & set(got.response_ids[got.response_mask].tolist())
+
+
+def test_tokens_follow_the_softmax(engine):
+    """Chi-square over the likeliest tokens; the bound is passed by chance once in 10,000."""
+    draws = 4000
+    got = engine.generate([[72, 105]] * draws, SamplingConfig(max_new_tokens=1, temperature=0.8), seeds=range(draws))
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([[72, 105]])).logits[0, -1] / 0.8
+    logits[forbidden_token_ids(engine.tokenizer, len(logits))] = -torch.inf
+    expected = logits.softmax(-1) * draws
+    seen = torch.bincount(got.response_ids[:, 0], minlength=len(logits)).float()
+    common = expected >= 8
+    pooled = torch.stack((seen[~common].sum(), expected[~common].sum()))
+    statistic = ((seen - expected)[common] ** 2 / expected[common]).sum() + (pooled[0] - pooled[1]) ** 2 / pooled[1]
+    degrees = int(common.sum())
+    assert degrees > 10
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5 + 8
+
+
+def test_top_k_and_top_p_keep_the_likeliest(engine):
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([[72, 105]])).logits[0, -1]
+    logits[forbidden_token_ids(engine.tokenizer, len(logits))] = -torch.inf
+    ordered = logits.argsort(descending=True).tolist()
+    sampling = SamplingConfig(max_new_tokens=1, top_k=3)
+    assert set(engine.generate([[72, 105]] * 200, sampling, range(200)).response_ids[:, 0].tolist()) == set(ordered[:3])
+    mass = logits.softmax(-1)[ordered].cumsum(0)
+    sampling = SamplingConfig(max_new_tokens=1, top_p=0.5)
+    nucleus = int((mass < 0.5).sum()) + 1
+    got = set(engine.generate([[72, 105]] * 200, sampling, range(200)).response_ids[:, 0].tolist())
+    assert got <= set(ordered[:nucleus]) and ordered[0] in got
+
+
+def test_too_long_prompt(engine):
+    with pytest.raises(
+        DataError, match=f"prompt 1 has 60 tokens.*max_new_tokens = 5 more than the model's context of {CONTEXT}"
+    ):
+        engine.generate([[1], [1] * 60], SamplingConfig(max_new_tokens=5), seeds=[0, 1])
+
+
+def test_empty_prompt(engine):
+    with pytest.raises(DataError, match="prompt 0 has no tokens"):
+        engine.generate([[]], SamplingConfig(), seeds=[0])
+
+
+def test_the_model_is_left_as_it_was(engine):
+    engine.model.train()
+    engine.generate([[1]], SamplingConfig(max_new_tokens=2), seeds=[0])
+    assert engine.model.training
+
+
+def make_eos_likely(model, eos):
+    """Point the EOS row of the output matrix along a typical hidden state."""
+    with torch.no_grad():
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.clone())
+        inner = model.base_model(torch.tensor([[1, 2, 3]])).last_hidden_state[0].mean(0)
+        others = (head.weight @ inner).logsumexp(0)
+        head.weight[eos] = inner / inner.norm() ** 2 * (others - 2.5)

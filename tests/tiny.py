@@ -1,0 +1,68 @@
+"""Random tokenizers and models of the families people bring, small enough to test with."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+FAMILIES = ("llama", "qwen2", "gpt2")
+CONTEXT = 64
+
+
+def tiny_tokenizer(*, pad: bool = True, eos: bool = True) -> PreTrainedTokenizerFast:
+    """One token a byte, and the special tokens of a chat."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|end|>"} if eos else {}
+    special |= {"pad_token": "<|pad|>"} if pad else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, extra_special_tokens=["<|user|>", "<|assistant|>"], **special
+    )
+
+
+def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: float = 4.0) -> PreTrainedModel:
+    """A random model, with dropout where it can have it, whose distributions are far from uniform."""
+    shape = dict(vocab_size=vocab_size, pad_token_id=None, eos_token_id=256, bos_token_id=None)
+    llama_shape = dict(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if family == "llama":
+            model = LlamaForCausalLM(LlamaConfig(**shape, **llama_shape, attention_dropout=0.1))
+        elif family == "qwen2":
+            model = Qwen2ForCausalLM(Qwen2Config(**shape, **llama_shape, tie_word_embeddings=True))
+        elif family == "gpt2":
+            model = GPT2LMHeadModel(GPT2Config(**shape, n_embd=16, n_layer=2, n_head=4, n_positions=CONTEXT))
+        else:
+            raise ValueError(family)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(scale)
+    return model.float().eval()
+
+
+def saved(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """The folder, written by transformers itself."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
