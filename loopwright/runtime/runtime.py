@@ -107,6 +107,13 @@ class Runtime:
         text = json.dumps([self.seed, self.stage, *names])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
+    def seed_everything(self) -> None:
+        """Set the global random states, so that a stage does not depend on what ran in this process before it."""
+        seed = self.seed_for("global")
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+
     def progress(self, description: str, total: int, start: int = 0) -> AbstractContextManager[Progress]:
         """A bar that a person may watch: `with runtime.progress("training", steps) as bar: bar.advance(loss=…)`."""
         return self._display.progress(description, total, start)

@@ -6,6 +6,7 @@ A stage whose key has a whole artifact need not run; what is made from it is key
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from loopwright.schemas import Record
 from loopwright.tracking.files import publish, sha256_file, write_atomically
 
 MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"  # the stage's lines of the run's log; they hold times, so they belong to no id
 
 
 class Origin(Record):
@@ -132,17 +134,16 @@ class ArtifactStore:
         """
         key = origin.key()
         partial = self._partial(origin.kind, key)
-        files = hash_files(partial)
+        files = _content(partial)
         manifest = Manifest(
             id=hashlib.sha256(json.dumps([key, files], sort_keys=True).encode()).hexdigest(),
             key=key,
             name=name,
             files=files,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=round(seconds, 3),
             peak_rss_mb=round(peak_rss_mb, 1),
-            # Through JSON, so that what this process reports is what a later one reads.
-            metrics=json.loads(json.dumps(metrics)),
+            metrics=_plain(metrics),
             **origin.model_dump(),
         )
         write_atomically(partial / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
@@ -159,6 +160,11 @@ class ArtifactStore:
             except ArtifactError:
                 continue
         return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.path.name), reverse=True)
+
+    def sweep(self) -> None:
+        """Remove what crashes left half written or half deleted. Only under the run's lock."""
+        for leftover in self.folder.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _partial(self, kind: str, key: str) -> Path:
         return self.folder / f".{kind}-{key[:12]}.partial"
@@ -185,7 +191,7 @@ def verify(artifact: Artifact) -> None:
     Raises:
         ArtifactError: naming the first file that differs.
     """
-    found, expected = hash_files(artifact.path), artifact.manifest.files
+    found, expected = _content(artifact.path), artifact.manifest.files
     for name in sorted({*found, *expected}):
         if found.get(name) != expected.get(name):
             state = "is missing" if name not in found else "was added" if name not in expected else "was changed"
@@ -193,9 +199,28 @@ def verify(artifact: Artifact) -> None:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file below, but for the manifest, by relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    """sha256 of every file below, by relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON will give it back, so that this process reports what a later one reads: not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "item"):  # a number of numpy or torch
+        return _plain(value.item())
+    raise TypeError(f"a metric is a {type(value).__name__}; metrics hold numbers, text, lists and mappings")
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {name: digest for name, digest in hash_files(folder).items() if name not in (MANIFEST, METRICS)}
 
 
 def current_artifacts(run: Path) -> dict[str, Artifact]:
@@ -206,11 +231,12 @@ def current_artifacts(run: Path) -> dict[str, Artifact]:
     """
     path = run / "summary.json"
     try:
-        folders = json.loads(path.read_text(encoding="utf-8"))["artifacts"]
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        folders = {stage: run / "artifacts" / figures["artifact"] for stage, figures in stages.items()}
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{run}: holds no summary.json; name a run directory in which a stage has finished"
         ) from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{path}: is not a summary of a run; run the same command again to write it anew") from None
-    return {stage: Artifact(run / folder, read_manifest(run / folder)) for stage, folder in folders.items()}
+    return {stage: Artifact(folder, read_manifest(folder)) for stage, folder in folders.items()}

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ class MetricsLog:
 
     def write(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line."""
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         row = {"stage": stage, "step": step, **finite, "time": round(time.time(), 3)}
         with disk_full_is_an_error(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_text([row]))
         if self._tensorboard is not None:
             self._to_tensorboard(row)
 
@@ -38,20 +38,17 @@ class MetricsLog:
 
         The work after a checkpoint is done again after a crash; its lines must not appear twice.
         """
-        if not self.path.exists():
-            return
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        rows = [(line, _parse(line)) for line in text.splitlines()]
-        kept = [
-            (line, row)
-            for line, row in rows
-            if row is not None and (row.get("stage") != stage or row.get("step", 0) <= step)
-        ]
-        new = "".join(line + "\n" for line, _ in kept)
-        if new != text:
-            write_atomically(self.path, new)
-        if self._tensorboard is not None:
-            self._rebuild_tensorboard(stage, [row for _, row in kept if row["stage"] == stage])
+        self._keep([row for row in read_metrics(self.path) if row["stage"] != stage or row["step"] <= step], stage)
+
+    def lines(self, stage: str) -> str:
+        """The stage's lines, as in the file."""
+        return _text(row for row in read_metrics(self.path) if row["stage"] == stage)
+
+    def put(self, stage: str, lines: Path) -> None:
+        """Replace the stage's lines by those of a file: figures of an artifact that is used again."""
+        if self.lines(stage) != _text(read_metrics(lines)):
+            others = [row for row in read_metrics(self.path) if row["stage"] != stage]
+            self._keep([*others, *read_metrics(lines)], stage)
 
     def sync(self) -> None:
         """Make every line so far survive a power cut."""
@@ -65,6 +62,13 @@ class MetricsLog:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+    def _keep(self, rows: list[dict[str, Any]], stage: str) -> None:
+        new = _text(rows)
+        if new != (self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""):
+            write_atomically(self.path, new)
+        if self._tensorboard is not None:
+            self._rebuild_tensorboard(stage, [row for row in rows if row["stage"] == stage])
 
     def _rebuild_tensorboard(self, stage: str, rows: list[dict[str, Any]]) -> None:
         """Event files cannot be cut, so the stage's are written anew from the lines that stay."""
@@ -107,4 +111,8 @@ def _parse(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return row if isinstance(row, dict) and "stage" in row else None
+    return row if isinstance(row, dict) and "stage" in row and "step" in row else None
+
+
+def _text(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,134 @@
+"""The root of a run's YAML file: a few settings, then one section for each stage that is to run."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
+
+from loopwright.config import Config, build, dump_yaml, read_yaml
+from loopwright.errors import ConfigError
+from loopwright.loop.table import load_stages
+
+if TYPE_CHECKING:
+    from loopwright.stages.base import Stage, StageConfig
+
+DATA_VARIABLE = "LOOPWRIGHT_DATA"
+_PLACEHOLDER = "${data_dir}"
+
+
+class RunConfig(Config):
+    """What belongs to no stage. `run_config_class` adds a section for each stage."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # of the recipe; the default run directory
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data_dir: Path | None = None  # what ${data_dir} stands for in the sections; default: $LOOPWRIGHT_DATA
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tensorboard: bool = True  # write event files to RUN/tensorboard
+
+    @property
+    def sections(self) -> dict[str, "StageConfig"]:
+        """The configured stages' settings, in the order of the loop."""
+        found = {name: getattr(self, name) for name in type(self).model_fields if name not in RunConfig.model_fields}
+        return {name: section for name, section in found.items() if section is not None}
+
+    @model_serializer(mode="wrap")
+    def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped = cast(dict[str, Any], handler(self))
+        return {key: value for key, value in dumped.items() if key in RunConfig.model_fields or value is not None}
+
+
+def run_config_class(stages: Mapping[str, "Stage"]) -> type[RunConfig]:
+    """The schema of a YAML file whose sections are these stages'."""
+    sections: Any = {name: (stage.config | None, None) for name, stage in stages.items()}
+    return create_model("RunConfig", __base__=RunConfig, **sections)
+
+
+def load_config(
+    path: Path, overrides: Sequence[str] = (), *, stages: Mapping[str, "Stage"] | None = None, resolved: bool = False
+) -> RunConfig:
+    """Read a recipe, or the `config.yaml` of a run directory (`resolved`).
+
+    An empty section runs its stage with the defaults; `false` in a section's place leaves the stage out.
+    `${data_dir}` in any text stands for the folder of real data.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong and where.
+    """
+    values = read_yaml(path, overrides)
+    return config_from(values, str(path), stages=stages, resolved=resolved)
+
+
+def config_from(
+    values: dict[str, Any], source: str, *, stages: Mapping[str, "Stage"] | None = None, resolved: bool = False
+) -> RunConfig:
+    """As `load_config`, from a mapping: {"name": …, "sft": {…}, …}."""
+    stages = load_stages(values) if stages is None else stages
+    for name in stages:
+        if name in values and values[name] is None:
+            values[name] = {}
+        elif values.get(name) is False:
+            del values[name]
+    _fill_in_data_dir(values, source, resolved=resolved)
+    config = build(run_config_class(stages), values, source, resolved=resolved)
+    if not config.sections:
+        raise ConfigError(f"{source}: configures no stage; add a section such as `sft:`")
+    return config
+
+
+def write_config(config: RunConfig, path: Path) -> str:
+    """The text of a run directory's `config.yaml`."""
+    return f"# {path}: every setting of this run, defaults included\n{dump_yaml(config)}"
+
+
+def portable(value: Any, data_dir: Path | None) -> Any:
+    """The same settings wherever the data lies: `data_dir` at the start of a text turned back into ${data_dir}."""
+    if isinstance(value, dict):
+        return {key: portable(inner, data_dir) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [portable(inner, data_dir) for inner in value]
+    folder = str(data_dir)
+    if data_dir is not None and isinstance(value, str) and (value == folder or value.startswith(folder + "/")):
+        return _PLACEHOLDER + value[len(folder) :]
+    return value
+
+
+def _fill_in_data_dir(values: dict[str, Any], source: str, *, resolved: bool) -> None:
+    used = _mentions(values)
+    if not used:
+        if values.get("data_dir") is not None and not resolved:
+            raise ConfigError(
+                f"{source}: data_dir = {values['data_dir']} has no effect; write {_PLACEHOLDER} in a path or drop it"
+            )
+        return
+    folder = values.get("data_dir") or os.environ.get(DATA_VARIABLE)
+    if not folder:
+        raise ConfigError(
+            f"{source}: {used} needs the folder of real data; add --set data_dir=FOLDER or set {DATA_VARIABLE}"
+        )
+    path = Path(str(folder)).expanduser().absolute()
+    if not path.is_dir():
+        raise ConfigError(
+            f"{source}: data_dir = {folder} is not a folder; add --set data_dir=FOLDER or set {DATA_VARIABLE}"
+        )
+    values["data_dir"] = str(path)
+    _replace(values, str(path))
+
+
+def _mentions(value: Any, key: str = "") -> str:
+    """The dotted key of the first text that holds the placeholder."""
+    if isinstance(value, str):
+        return key if _PLACEHOLDER in value else ""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (_mentions(inner, f"{key}.{name}".lstrip(".")) for name, inner in items)
+    return next(filter(None, found), "")
+
+
+def _replace(value: Any, folder: str) -> None:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(items):
+        if isinstance(inner, str):
+            value[key] = inner.replace(_PLACEHOLDER, folder)
+        else:
+            _replace(inner, folder)

@@ -1,0 +1,137 @@
+"""Which stages run, in which order, from what: and what decides whether one must run again."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright.errors import DataError
+from loopwright.loop.config import RunConfig, portable
+from loopwright.loop.table import load_stages
+from loopwright.tracking.artifacts import Origin, hash_files
+from loopwright.tracking.files import sha256_file
+from loopwright.tracking.fingerprint import code_fingerprint, code_hashes, library_versions
+
+if TYPE_CHECKING:
+    from loopwright.stages.base import Stage, StageConfig
+
+
+@dataclass(frozen=True)
+class Step:
+    """One configured stage."""
+
+    stage: "Stage"
+    config: "StageConfig"
+    parents: dict[str, str]  # role -> the configured stage that fills it
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, and what their artifacts' keys are made of."""
+
+    run: RunConfig
+    steps: list[Step]
+    _hashes: dict[Path, dict[str, str]] = field(default_factory=dict)
+
+    def origin(self, step: Step, parents: Mapping[str, str]) -> Origin:
+        """What decides the step's artifact.
+
+        Args:
+            parents: role -> artifact id.
+        """
+        module = step.stage.run.__module__
+        # A bar judges an artifact, it does not change it.
+        config = step.config.model_dump(mode="json", exclude={"require"})
+        return Origin(
+            kind=step.name,
+            parents=dict(sorted(parents.items())),
+            config=portable(config, self.run.data_dir),
+            inputs={
+                portable(name, self.run.data_dir): digest
+                for path in step.stage.files(step.config)
+                for name, digest in self._content(path, step.name).items()
+            },
+            seed=self.run.seed,
+            code=code_fingerprint(module),
+            modules=code_hashes(module),
+            versions=library_versions(),
+        )
+
+    def _content(self, path: Path, stage: str) -> dict[str, str]:
+        """The hashes of an external file, or of all files in a folder; each is read once a run."""
+        if path not in self._hashes:
+            _must_exist(path, stage)
+            inside = {f"{path}/{name}": digest for name, digest in hash_files(path).items()} if path.is_dir() else None
+            self._hashes[path] = {str(path): sha256_file(path)} if inside is None else inside
+        return self._hashes[path]
+
+
+def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) -> Plan:
+    """Put the configured stages in order and find who feeds whom.
+
+    Raises:
+        DataError: a file that a stage will need is not there. Found now, not hours later.
+    """
+    sections = config.sections
+    stages = load_stages(sections) if stages is None else stages
+    steps = [
+        Step(stages[name], section, {role: parent for role, parent in _parents(stages[name], sections)})
+        for name, section in sections.items()
+    ]
+    for step in steps:
+        for path in step.stage.files(step.config):
+            _must_exist(path, step.name)
+    return Plan(config, steps)
+
+
+def differences(old: Origin, new: Origin) -> list[str]:
+    """Why `new` is not `old`, one line each; empty when they are the same."""
+    lines = [
+        *_changes("config changed {}", _flat(old.config, old.kind), _flat(new.config, new.kind)),
+        *_changes("parent changed {}", _short(old.parents), _short(new.parents)),
+        *_changes("file changed {}", _short(old.inputs), _short(new.inputs)),
+        *_changes("{} changed", {"seed": old.seed}, {"seed": new.seed}),
+        *_changes("library changed {}", old.versions, new.versions),
+    ]
+    if old.code != new.code:
+        modules = sorted(
+            name for name in {*old.modules, *new.modules} if old.modules.get(name) != new.modules.get(name)
+        )
+        lines.append(f"code changed: {', '.join(modules)}")
+    return lines
+
+
+def _parents(stage: "Stage", sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for role, candidates in stage.needs.items():
+        if (parent := next((name for name in candidates if name in sections), None)) is not None:
+            yield role, parent
+
+
+def _must_exist(path: Path, stage: str) -> None:
+    if not path.exists():
+        raise DataError(f"{stage}: no file or folder {path}; correct the path in section {stage}")
+
+
+def _changes(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    absent = object()
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name, absent), new.get(name, absent)
+        if before != after:
+            shown = [
+                "nothing" if value is absent else "null" if value is None else str(value) for value in (before, after)
+            ]
+            yield f"{what.format(name)}: {shown[0]} → {shown[1]}"
+
+
+def _flat(value: Any, key: str) -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {name: leaf for inner in value for name, leaf in _flat(value[inner], f"{key}.{inner}").items()}
+    return {key: value}
+
+
+def _short(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest[:12] for name, digest in hashes.items()}
