@@ -1,0 +1,105 @@
+"""Conversations as tokens.
+
+What a person wrote never turns into a special token: a user who types `<|assistant|>` has typed thirteen
+characters, not ended a turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from loopwright.data.tokenizer import ASSISTANT, USER, bos_prefix, encode_text
+from loopwright.errors import ModelError
+from loopwright.schemas import Message
+
+# <|user|>question<|assistant|>answer<|end|>; a system message stands before the first turn as plain text.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ '<|assistant|>' + message['content'] + eos_token }}"
+    "{% elif message['role'] == 'user' %}{{ '<|user|>' + message['content'] }}"
+    "{% else %}{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+PLAIN_SEPARATOR = "\n\n"  # between the messages of a model that has no chat template
+
+
+class Example(NamedTuple):
+    prompt_ids: list[int]
+    response_ids: list[int]  # EOS included
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Store our template with a tokenizer that has none. Returns the special tokens it lacked, now added.
+
+    The model needs rows for added tokens.
+    """
+    if tokenizer.chat_template is not None:
+        return []
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in (USER, ASSISTANT) if token not in vocabulary]
+    tokenizer.add_special_tokens({"extra_special_tokens": [USER, ASSISTANT]}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return missing
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], response: str) -> Example:
+    """A prompt and its answer, as the policy will see and write them."""
+    return Example(render_prompt(tokenizer, messages), render_response(tokenizer, response))
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Token ids up to where the answer starts.
+
+    With a chat template: that, ending in its generation prompt. Without: the contents as plain text, which
+    the model continues.
+
+    Raises:
+        ModelError: the template refuses these messages (some know no system role).
+    """
+    if tokenizer.chat_template is None:
+        text = PLAIN_SEPARATOR.join(message.content for message in messages)
+        return bos_prefix(tokenizer) + encode_text(tokenizer, text)
+    special = special_token_texts(tokenizer)
+    if not any(token in message.content for token in special for message in messages):
+        return _tokens_of_rendered(tokenizer, _rendered(tokenizer, messages, [m.content for m in messages]))
+    # Somebody wrote the text of a special token: render with stand-ins, and tokenize what they stand for apart.
+    stand_ins = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    ids: list[int] = []
+    for piece in re.split("(\ue000\\d+\ue001)", _rendered(tokenizer, messages, stand_ins)):
+        if piece in stand_ins:
+            ids += encode_text(tokenizer, messages[stand_ins.index(piece)].content)
+        elif piece:
+            ids += _tokens_of_rendered(tokenizer, piece)
+    return ids
+
+
+def render_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of an answer; EOS, its last token, is part of it."""
+    return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
+
+
+def special_token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The spellings that tokenizing turns into special tokens."""
+    return sorted({str(token) for token in tokenizer.added_tokens_decoder.values() if token.special})
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], contents: Sequence[str]) -> str:
+    turns = [{"role": message.role, "content": text} for message, text in zip(messages, contents, strict=True)]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of other people, and raise what they like
+        roles = ", ".join(message.role for message in messages)
+        raise ModelError(
+            f"the tokenizer's chat template refuses a conversation of roles {roles} ({error}); "
+            "change the messages, or the tokenizer's chat_template"
+        ) from error
+
+
+def _tokens_of_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The template writes special tokens as text; here, and only here, they are read as such."""
+    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
