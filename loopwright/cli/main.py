@@ -1,0 +1,172 @@
+"""The `loopwright` command: parses, calls the library, prints. Heavy imports happen inside the commands."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from loopwright.errors import LoopwrightError
+
+app = typer.Typer(
+    name="loopwright",
+    help="Raw text to an aligned model: pre-train, fine-tune, collect feedback, train a reward model, PPO, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at data files.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, for scripts.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory. [default: runs/NAME]", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+QUICKSTART = Path(__file__).with_name("quickstart.yaml")
+
+
+def main() -> None:
+    """The entry point: errors for people are one line on stderr and exit status 1, others show where they happened."""
+    try:
+        app()
+    except LoopwrightError as error:
+        _stderr().print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def quickstart(
+    out: Out = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole run.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole loop on the embedded example, in minutes: from raw text to a report."""
+    _run_recipe(QUICKSTART, [f"seed={seed}"], out, as_json=as_json)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe, or a run directory to go on with.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: ppo.clip_range=0.1")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe's stages. Run it again to go on after a crash; what is done and unchanged is not repeated."""
+    _run_recipe(config, overrides or [], out, as_json=as_json)
+
+
+@app.command()
+def show(run: Run, as_json: Json = False) -> None:
+    """What ran, what is stale and why, what came from what."""
+    from loopwright.loop import status
+
+    found = status(run)
+    if as_json:
+        _print_json([stage.model_dump() for stage in found])
+        return
+    from loopwright.cli.tables import lineage_table
+
+    Console().print(lineage_table(run, found))
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write the run's report.html anew."""
+    from loopwright.evaluation.report import render
+
+    path = render(run)
+    if as_json:
+        _print_json({"report": str(path)})
+    else:
+        _say(f"report: {path}")
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face folder or a run directory.")],
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Talk to a model: one message a line from stdin, until end of input."""
+    from loopwright.cli.chat import Conversation, find_model, read_messages
+
+    conversation = Conversation.open(
+        find_model(model), temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+    )
+    for message in read_messages(sys.stdin):
+        answer = conversation.reply(message)
+        if as_json:
+            _print_json({"role": "assistant", "content": answer}, indent=None)
+        else:
+            _say(answer)
+
+
+@data_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    kind: Annotated[
+        str | None, typer.Option(help="comparison, ranking, rating, demonstration, prompt or text; found by itself.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count a file's records and list every bad line. Exit status 1 when there is one."""
+    from loopwright.cli.data_check import check_file
+
+    found = check_file(file, kind)
+    if as_json:
+        _print_json(found._asdict() | {"bad": [row._asdict() for row in found.bad]})
+    else:
+        _say(f"{file}: {found.good} good {found.kind} rows, {len(found.bad)} bad")
+        for row in found.bad:
+            _say(f"{row.where}: {row.reason}")
+    if found.bad:
+        raise typer.Exit(1)
+
+
+def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json: bool) -> None:
+    from loopwright.cli.display import display_for
+    from loopwright.loop import load_config
+    from loopwright.loop import run as run_loop
+
+    own = config / "config.yaml"
+    if own.is_file():  # a run directory goes on where it is
+        config, out = own, out or config
+    resolved = (config.parent / "artifacts").is_dir()
+    settings = load_config(config, overrides, resolved=resolved)
+    out = out or Path("runs") / settings.name
+    console = _stderr()
+    try:
+        with display_for(console) as display:
+            summary = run_loop(settings, out, display=display)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from the last checkpoint")
+        raise
+    if as_json:
+        _print_json(summary)
+        return
+    from loopwright.cli.tables import versions_table
+
+    stdout = Console()
+    if summary["versions"]:
+        stdout.print(versions_table(summary["versions"]))
+    stdout.print(f"{summary['seconds']:.0f} s of work, at most {summary['peak_rss_mb']:.0f} MB")
+    _say(f"report: {out / 'report.html'}")
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _say(line: str) -> None:
+    """Plain text on stdout: no markup, no wrapping, so that it can be copied and piped."""
+    typer.echo(line)
+
+
+def _print_json(value: Any, indent: int | None = 1) -> None:
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False))

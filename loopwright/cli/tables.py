@@ -1,0 +1,62 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from loopwright.loop import StageStatus
+
+_COLORS = {"done": "green", "stale": "yellow", "damaged": "red", "started": "cyan", "not run": "dim"}
+
+
+def lineage_table(run: Path, stages: Sequence[StageStatus]) -> Table:
+    """What ran, from what, and why anything will run again."""
+    table = Table(title=str(run), title_justify="left")
+    for column in ("stage", "state", "artifact", "from", "seconds", "why it will run"):
+        table.add_column(column, overflow="fold")
+    for stage in stages:
+        state = stage.state if stage.checkpoint_step is None else f"{stage.state}, step {stage.checkpoint_step}"
+        table.add_row(
+            stage.stage,
+            f"[{_COLORS[stage.state]}]{state}[/]",
+            (stage.artifact or "").removeprefix("artifacts/"),
+            "\n".join(f"{role}: {parent.removeprefix('artifacts/')[:24]}" for role, parent in stage.parents.items()),
+            "" if stage.seconds is None else f"{stage.seconds:.1f}",
+            "\n".join(stage.reasons).replace("[", "\\["),
+        )
+    return table
+
+
+def versions_table(versions: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The models of a run side by side; a dash where a figure does not apply."""
+    table = Table(title="held-out prompts", title_justify="left")
+    table.add_column("figure")
+    for version in versions:
+        table.add_column(version, justify="right")
+    rows: dict[str, dict[str, Any]] = {}
+    for version, figures in versions.items():
+        for name, value in _flat(figures):
+            rows.setdefault(name, {})[version] = value
+    for name, values in rows.items():
+        table.add_row(name, *(_number(values.get(version)) for version in versions))
+    return table
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys():
+            rows.append((prefix + name, f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"))
+        elif isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name} ")
+        else:
+            rows.append((prefix + name, value))
+    return rows
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("[", "\\[")
