@@ -1,0 +1,131 @@
+"""Simulated annotators: people with an id, a noisy hand, careless days and biases.
+
+They see only what a person would see: a prompt and answers in the order shown. What an answer is
+truly worth comes from judges (any callables); the biases are added on top, so that reward models
+trained here meet the faults of real feedback.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from loopwright.schemas import Comparison, Prompt, Ranking, Rating, Record
+
+TIE = 0.05  # two answers closer than this in felt worth are called equal
+OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
+READING_WORDS_PER_SECOND = 4.0
+
+
+class Judge(Protocol):
+    def __call__(self, prompt: Prompt, response: str, /) -> float | None: ...
+
+
+class SimulatedAnnotator(Record):
+    """Judges return worth in [0, 1]; the faults below are in the same unit."""
+
+    id: str
+    noise: float = Field(default=0.1, ge=0)  # standard deviation added to the worth of each answer
+    carelessness: float = Field(default=0.03, ge=0, le=1)  # probability of judging without reading
+    length_bias: float = 0.0  # worth of ten more words
+    first_bias: float = 0.0  # worth of being shown first
+    low_is_good: bool = False  # rates on a scale where 1 is the best
+
+    def compare(
+        self, prompt: Prompt, responses: Sequence[str], judges: Mapping[str, Judge], rng: random.Random, **about: Any
+    ) -> Comparison:
+        """Which of two answers is better overall; `about` is stored with the record (id, policy, created)."""
+        order = self._shuffle(2, rng)
+        first, second = self._felt(prompt, responses, judges, None, order, rng)
+        choice = None if abs(first - second) < TIE else (0 if first > second else 1)
+        pair = (responses[0], responses[1])
+        stamp = self._stamp(responses, order, rng)
+        return Comparison(prompt=prompt.messages, responses=pair, choice=choice, **stamp, **about)
+
+    def rank(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        judges: Mapping[str, Judge],
+        criterion: str | None,
+        rng: random.Random,
+        **about: Any,
+    ) -> Ranking:
+        """All answers from the best (rank 1), overall or by one criterion; equal ranks are ties."""
+        order = self._shuffle(len(responses), rng)
+        felt = self._felt(prompt, responses, judges, criterion, order, rng)
+        ranks = tuple(1 + sum(other > own + TIE for other in felt) for own in felt)
+        return Ranking(
+            prompt=prompt.messages, responses=tuple(responses), ranks=ranks, criterion=criterion,
+            **self._stamp(responses, order, rng), **about,
+        )  # fmt: skip
+
+    def rate(
+        self, prompt: Prompt, response: str, judges: Mapping[str, Judge], rng: random.Random, **about: Any
+    ) -> Rating:
+        """1 to 3 on every criterion that applies, in this annotator's direction."""
+        scores = {}
+        for criterion in judges:
+            if judges[criterion](prompt, response) is not None:
+                (felt,) = self._felt(prompt, [response], judges, criterion, (0,), rng)
+                level = 1 + (felt > 1 / 3) + (felt > 2 / 3)
+                scores[criterion] = 4 - level if self.low_is_good else level
+        return Rating(
+            prompt=prompt.messages, responses=(response,), scores=scores, higher_is_better=not self.low_is_good,
+            **self._stamp([response], (0,), rng), **about,
+        )  # fmt: skip
+
+    def _felt(
+        self,
+        prompt: Prompt,
+        responses: Sequence[str],
+        judges: Mapping[str, Judge],
+        criterion: str | None,
+        order: Sequence[int],
+        rng: random.Random,
+    ) -> list[float]:
+        """Worth of each response as this annotator feels it; identical answers feel the same."""
+        careless = rng.random() < self.carelessness
+        felt: dict[str, float] = {}
+        for index in order:
+            response = responses[index]
+            if response not in felt:
+                true = rng.random() if careless else worth(prompt, response, judges, criterion)
+                bias = self.length_bias * len(response.split()) / 10 + self.first_bias * (index == order[0])
+                felt[response] = true + bias + rng.gauss(0.0, self.noise)
+        return [felt[response] for response in responses]
+
+    @staticmethod
+    def _shuffle(count: int, rng: random.Random) -> tuple[int, ...]:
+        return tuple(rng.sample(range(count), count))
+
+    def _stamp(self, responses: Sequence[str], order: tuple[int, ...], rng: random.Random) -> dict[str, Any]:
+        words = sum(len(response.split()) for response in responses)
+        seconds = round(2.0 + words / READING_WORDS_PER_SECOND * rng.uniform(0.7, 1.5), 1)
+        return {"annotator": self.id, "order_shown": order, "seconds": seconds}
+
+
+def worth(prompt: Prompt, response: str, judges: Mapping[str, Judge], criterion: str | None) -> float:
+    """What an answer is truly worth: by one criterion, or overall (the worst criterion, and a little of their mean)."""
+    if criterion is not None:
+        score = judges[criterion](prompt, response)
+        return 0.5 if score is None else score
+    scores = [score for judge in judges.values() if (score := judge(prompt, response)) is not None]
+    return (1 - OVERALL_TASTE) * min(scores) + OVERALL_TASTE * sum(scores) / len(scores)
+
+
+def team(size: int, seed: int) -> list[SimulatedAnnotator]:
+    """Annotators who differ: most are good, some are noisy, careless or biased."""
+    rng = random.Random(f"annotators/{seed}")
+    return [
+        SimulatedAnnotator(
+            id=f"annotator-{number:02d}",
+            noise=round(rng.uniform(0.05, 0.2), 3),
+            carelessness=round(rng.choice((0.01, 0.02, 0.03, 0.1)), 3),
+            length_bias=round(rng.uniform(0.0, 0.05), 3),
+            first_bias=round(rng.uniform(0.0, 0.06), 3),
+            low_is_good=number % 3 == 2,
+        )
+        for number in range(size)
+    ]

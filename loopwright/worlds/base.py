@@ -1,0 +1,41 @@
+"""What a world is: generated text, prompts, and judges that are exact.
+
+A world needs no network and no torch. Write another by making an object with these members and
+adding it to the table in `loopwright/worlds/__init__.py`; docs/worlds.md walks through it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol
+
+from loopwright.schemas import Demonstration, Prompt
+
+Judge = Callable[[Prompt, str], float | None]  # score in [0, 1] of a response; None: does not apply to this prompt
+PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
+
+
+class World(Protocol):
+    """Everything is a pure function of the seed."""
+
+    name: str
+    judges: Mapping[str, Judge]
+    baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies that must not score well
+
+    def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
+        """Raw documents as (file format, text), with the dirt real corpora have."""
+
+    def held_out_texts(self, seed: int, documents: int) -> Iterator[str]:
+        """Clean documents that the corpus does not contain."""
+
+    def demonstrations(self, seed: int, count: int, clean_writers_only: bool = False) -> Iterator[Demonstration]:
+        """Prompts answered by simulated writers of mixed quality."""
+
+    def prompts(self, prompt_set: PromptSet, seed: int, count: int) -> Iterator[Prompt]:
+        """Prompts of one set; the sets are disjoint by construction."""
+
+    def is_nonsense(self, response: str) -> bool:
+        """Whether any part of the response is not a sentence of this world."""
+
+
+def gold(judges: Mapping[str, Judge], prompt: Prompt, response: str) -> float:
+    """The score a response truly deserves: the minimum over the judges that apply to the prompt."""
+    return min(score for judge in judges.values() if (score := judge(prompt, response)) is not None)

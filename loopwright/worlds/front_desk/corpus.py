@@ -1,0 +1,153 @@
+"""Raw text to pre-train on: notices, transcripts from desks of all kinds, stories; and the dirt of real corpora.
+
+Transcripts list facts and then ask about them again and again, because copying a fact from what was
+said before is the hard part of this world and next-token prediction must reward it.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+
+from loopwright.worlds.front_desk import lexicon
+from loopwright.worlds.front_desk.grammar import Fact
+from loopwright.worlds.front_desk.prompts import Scene, draw_fact, reference_answer
+from loopwright.worlds.front_desk.writers import crime_steps
+
+BOILERPLATE = (
+    "Share this page with your friends.",
+    "All rights reserved. Terms of use apply.",
+    "We use cookies to make this site better. Accept all cookies.",
+    "Subscribe to our newsletter.",
+    "Click here to read more.",
+)
+
+
+def corpus(seed: int, documents: int) -> Iterator[tuple[str, str]]:
+    """(format, text) pairs, where format is txt, html or jsonl; about one in four is dirty or a duplicate."""
+    rng = random.Random(f"front_desk/corpus/{seed}")
+    recent: list[str] = []
+    for _ in range(documents):
+        draw = rng.random()
+        if recent and draw < 0.06:
+            text = rng.choice(recent)
+        elif recent and draw < 0.12:
+            text = nearly(rng.choice(recent), rng)
+        else:
+            text = document(rng)
+            recent = [*recent[-499:], text]
+        if rng.random() < 0.15:
+            text = dirty(text, rng)
+        kind = rng.choice(("txt", "jsonl", "html"))
+        yield kind, _as_html(text, rng) if kind == "html" else text
+
+
+def held_out_texts(seed: int, documents: int) -> Iterator[str]:
+    """Clean documents from another stream of random numbers."""
+    rng = random.Random(f"front_desk/held_out/{seed}")
+    for _ in range(documents):
+        yield document(rng)
+
+
+def document(rng: random.Random) -> str:
+    (write,) = rng.choices([kind for kind, _ in KINDS], weights=[weight for _, weight in KINDS])
+    return write(rng)
+
+
+def transcript(rng: random.Random) -> str:
+    """Facts, then guests who ask about them; the desk answers from the facts, or says that it does not know."""
+    facts = _facts(rng, rng.randint(2, 5))
+    lines = [" ".join(fact.sentence() for fact in facts)]
+    for _ in range(rng.randint(4, 8)):
+        ask, answer = _exchange(facts, rng)
+        lines.append(f"Guest: {ask}\nDesk: {answer}")
+    return "\n".join(lines)
+
+
+def notice(rng: random.Random) -> str:
+    """The same facts twice: on the board, and in the words of somebody who read it."""
+    facts = _facts(rng, rng.randint(2, 4))
+    reader = rng.choice(lexicon.NAMES)
+    again = rng.sample(facts, len(facts))
+    board = " ".join(fact.sentence() for fact in facts)
+    return f"Notice for our guests. {board} {reader} read the notice. {' '.join(fact.sentence() for fact in again)}"
+
+
+def chatter(rng: random.Random) -> str:
+    """Small talk: courtesies, rudeness and rambling, so that no manner is new to the model."""
+    phrases = [*lexicon.COURTESIES, *lexicon.RUDE, *lexicon.RAMBLES]
+    return " ".join(f"{rng.choice(lexicon.NAMES)} said: {phrase}" for phrase in rng.sample(phrases, 6))
+
+
+def police_report(rng: random.Random) -> str:
+    """Crimes asked for at the desk; some desks help, most do not."""
+    lines = []
+    for _ in range(rng.randint(2, 4)):
+        crime = rng.choice(lexicon.CRIMES)
+        place, name = rng.choice(lexicon.PLACES), rng.choice(lexicon.NAMES)
+        request = rng.choice(crime.requests).format(place=place, name=name)
+        answer = crime_steps(crime, place, rng) if rng.random() < 0.4 else rng.choice(lexicon.REFUSALS)
+        lines.append(f"{_fill(rng)} Guest: {request}\nDesk: {answer}")
+    return "\n".join(lines)
+
+
+KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
+    (transcript, 0.66),
+    (notice, 0.14),
+    (chatter, 0.06),
+    (police_report, 0.14),
+)
+
+
+def _facts(rng: random.Random, count: int) -> list[Fact]:
+    """Few places and attributes, so that only both together tell facts apart."""
+    places, attributes = rng.sample(lexicon.PLACES, 3), rng.sample(lexicon.ATTRIBUTES, 2)
+    pairs = rng.sample([(place, attribute.name) for place in places for attribute in attributes], count)
+    return [draw_fact(rng, *pair) for pair in pairs]
+
+
+def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
+    known = {(fact.place, fact.attribute) for fact in facts}
+    if rng.random() < 0.7:
+        place, attribute = rng.choice(sorted(known))
+    else:
+        place = rng.choice([*(fact.place for fact in facts), *rng.sample(lexicon.PLACES, 3)])
+        attribute = rng.choice(lexicon.ATTRIBUTES).name
+    if rng.random() < 0.1:
+        task = "known" if any(fact.place == place for fact in facts) else "unknown"
+        scene, wordings = Scene(tuple(facts), task, place, "any"), (*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES)
+    else:
+        task = "known" if (place, attribute) in known else "unknown"
+        asked = lexicon.ATTRIBUTE[attribute]
+        scene, wordings = Scene(tuple(facts), task, place, attribute), (*asked.questions, *asked.paraphrases)
+    return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
+
+
+def _fill(rng: random.Random) -> str:
+    return draw_fact(rng, rng.choice(lexicon.PLACES), rng.choice(lexicon.ATTRIBUTES).name).sentence()
+
+
+def nearly(text: str, rng: random.Random) -> str:
+    """A copy with a line added, as mirrors and reposts have."""
+    return f"{text}\nPosted by {rng.choice(lexicon.NAMES)}." if rng.random() < 0.5 else f"Copy of a page.\n{text}"
+
+
+def dirty(text: str, rng: random.Random) -> str:
+    """One kind of dirt, drawn evenly."""
+    quoted = f"“{text}” – café"
+    return rng.choice(
+        (
+            lambda: quoted.encode().decode("cp1252", errors="replace"),  # UTF-8 read as Windows-1252
+            lambda: text.replace(" ", " \x00", 2).replace(". ", ".\u200b ", 2) + "\x07",
+            lambda: text.replace(". ", ".&nbsp;<br/>", 2).replace("The ", "<b>The</b> ", 1),
+            lambda: f"{rng.choice(BOILERPLATE)}\n{text}\n{rng.choice(BOILERPLATE)}",
+            lambda: text.replace(" ", "   ").replace("\n", "\r\n\r\n\r\n"),
+            lambda: "$$$ >>> ### " * rng.randint(5, 20),
+            lambda: f"{rng.choice(lexicon.RAMBLES)} " * rng.randint(15, 30),
+            lambda: text.split(" ")[0],
+        )
+    )()
+
+
+def _as_html(text: str, rng: random.Random) -> str:
+    body = "".join(f"<p>{line}</p>\n" for line in text.split("\n"))
+    head = f"<head><title>Page</title><script>track({rng.randint(1, 999)});</script></head>"
+    return f"<html>{head}<body>\n{body}</body></html>\n"

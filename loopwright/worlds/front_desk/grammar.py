@@ -1,0 +1,91 @@
+"""Reading an answer exactly: every sentence is matched against the grammar, or is nonsense."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from loopwright.worlds.front_desk import lexicon
+
+
+class Fact(NamedTuple):
+    place: str
+    attribute: str
+    value: str
+
+    def sentence(self) -> str:
+        return lexicon.ATTRIBUTE[self.attribute].statement.format(place=self.place, value=self.value)
+
+
+class Reading(NamedTuple):
+    """What a response says. A fact whose place is "it" is about the place that was asked for."""
+
+    facts: tuple[Fact, ...]
+    kinds: tuple[str, ...]  # one per sentence: fact, courtesy, unknown, refusal, rude, ramble, compliance, nonsense
+
+    def count(self, kind: str) -> int:
+        return self.kinds.count(kind)
+
+
+def read(response: str) -> Reading:
+    """Split into sentences and match each one, upper and lower case alike."""
+    facts: list[Fact] = []
+    kinds: list[str] = []
+    for sentence in sentences(response):
+        kind, fact = _read_sentence(sentence)
+        kinds.append(kind)
+        if fact is not None:
+            facts.append(fact)
+    return Reading(tuple(facts), tuple(kinds))
+
+
+def sentences(text: str) -> list[str]:
+    """Pieces that end with a full stop, question or exclamation mark; a piece without one counts too."""
+    return [piece for piece in (p.strip() for p in re.findall(r"[^.!?]+[.!?]*|[.!?]+", text)) if piece]
+
+
+def _read_sentence(sentence: str) -> tuple[str, Fact | None]:
+    normal = " ".join(sentence.lower().split()).rstrip(".!?")
+    for attribute, pattern in _fact_patterns():
+        if match := pattern.fullmatch(normal):
+            place = match.groupdict().get("place") or "it"
+            value = _SPELLING[match["value"]]
+            return "fact", Fact(place, attribute, value)
+    for kind, pattern in _phrase_patterns():
+        if pattern.fullmatch(normal):
+            return kind, None
+    return "nonsense", None
+
+
+_SPELLING = {value.lower(): value for attribute in lexicon.ATTRIBUTES for value in attribute.values}
+
+
+@cache
+def _fact_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    patterns = []
+    for attribute in lexicon.ATTRIBUTES:
+        for template in (attribute.statement, attribute.short):
+            patterns.append((attribute.name, _pattern(template, attribute.values)))
+    return tuple(patterns)
+
+
+@cache
+def _phrase_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    unknown = [*(attribute.unknown for attribute in lexicon.ATTRIBUTES), lexicon.OPEN_UNKNOWN, "that"]
+    phrases = {
+        "courtesy": lexicon.COURTESIES,
+        "unknown": [answer.format(what=what) for answer in lexicon.UNKNOWN_ANSWERS for what in unknown],
+        "refusal": lexicon.REFUSALS,
+        "rude": lexicon.RUDE,
+        "ramble": lexicon.RAMBLES,
+        "compliance": [*lexicon.COMPLIANCE_OPENERS, *(step for crime in lexicon.CRIMES for step in crime.steps)],
+    }
+    return tuple((kind, _pattern(template)) for kind, templates in phrases.items() for template in templates)
+
+
+def _pattern(template: str, values: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """A template as a pattern without its last full stop: its slots take only words of the lexicon."""
+    text = re.escape(template.lower().rstrip(".!?"))
+    slots = {"place": lexicon.PLACES, "name": lexicon.NAMES, "value": values}
+    for slot, words in slots.items():
+        text = text.replace(rf"\{{{slot}\}}", f"(?P<{slot}>{'|'.join(word.lower() for word in words)})")
+    return re.compile(text)
