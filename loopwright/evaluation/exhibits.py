@@ -89,15 +89,22 @@ def cleaning(run: RunFiles) -> dict[str, Any] | None:
         return None
     rows = [
         {
+            "action": str(row.get("action")),
             "reason": str(row.get("reason")),
-            "count": row.get("count"),
-            "examples": [_cut(example, 220) for example in list(row.get("examples") or [])[:EXAMPLES_PER_REASON]],
+            "documents": row.get("documents"),
+            "examples": [_example(example) for example in list(row.get("examples") or [])[:EXAMPLES_PER_REASON]],
         }
         for row in report["rows"]
-        if isinstance(row, dict) and row.get("count")
+        if isinstance(row, dict) and row.get("documents")
     ]
     totals = {key: report.get(key) for key in ("documents_in", "documents_out", "characters_in", "characters_out")}
     return {"rows": rows, **totals}
+
+
+def _example(example: Any) -> dict[str, str | None]:
+    """A text before cleaning, and after it where it was kept."""
+    before, after = (example.get(key) for key in ("before", "after")) if isinstance(example, dict) else (example, None)
+    return {"before": _cut(before, 220), "after": None if after is None else _cut(after, 220)}
 
 
 def annotators(run: RunFiles) -> dict[str, Any] | None:

@@ -63,8 +63,8 @@ class RunFiles:
 
     def curve(self, stage: str, metric: str) -> list[tuple[float, float]]:
         """The (step, value) points of a metric."""
-        points = [(row.get("step"), row.get(metric)) for row in self.metrics.get(stage, [])]
-        return [(float(x), float(y)) for x, y in points if is_number(x) and is_number(y)]
+        rows = self.metrics.get(stage, [])
+        return [(row["step"], row[metric]) for row in rows if is_number(row.get("step")) and is_number(row.get(metric))]
 
 
 def read_run(run_dir: Path) -> RunFiles:

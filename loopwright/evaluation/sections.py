@@ -26,7 +26,7 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "feedback": (KeyFigure("comparisons", "comparisons"), KeyFigure("prompts", "prompts")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
     "ppo": (KeyFigure("reward", "final reward"), KeyFigure("kl", "nats of KL per response")),
-    "evaluate": (KeyFigure("gold_ppo", "gold of PPO"), KeyFigure("gold_sft", "gold of SFT")),
+    "evaluate": (KeyFigure("versions.ppo.gold", "gold of PPO"), KeyFigure("versions.sft.gold", "gold of SFT")),
 }
 
 PPO_CURVES = (
@@ -72,14 +72,14 @@ def facts(run: RunFiles) -> list[str]:
     """The line below the title."""
     stages = list(run.stages.values())
     made = max((str(stage.manifest.get("created") or "")[:10] for stage in stages), default="")
-    seeds = sorted({stage.manifest.get("seed") for stage in stages if is_number(stage.manifest.get("seed"))})
+    seeds = sorted({str(stage.manifest["seed"]) for stage in stages if is_number(stage.manifest.get("seed"))})
     seconds = run.summary.get("seconds") or sum(stage.seconds for stage in stages)
-    memory = run.summary.get("peak_rss_mb")
+    memory: Any = run.summary.get("peak_rss_mb")
     found = [
         f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'}" if stages else "",
         duration(seconds) if seconds else "",
         f"{memory / 1000:.1f} GB at most" if is_number(memory) else "",
-        f"seed {', '.join(map(str, seeds))}" if seeds else "",
+        f"seed {', '.join(seeds)}" if seeds else "",
         made,
     ]
     return [fact for fact in found if fact]
@@ -127,7 +127,7 @@ def scoreboard(run: RunFiles) -> dict[str, Any] | None:
         return None
     best = results.get("best_of")
     cheap = [
-        {"label": f"Always “{name.replace('_', ' ')}”", "style": "cheap", **gold}
+        {"label": name.replace("_", " ").capitalize(), "style": "cheap", **gold}
         for name, scores in results.get("baselines", {}).items()
         if isinstance(gold := look_up(scores, "held_out", "gold"), dict)
     ]

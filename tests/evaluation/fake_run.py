@@ -99,10 +99,8 @@ def evaluation(stages: list[str]) -> dict[str, Any]:
         summary[version] = {
             "gold": GOLD[version],
             **{judge: detail[version]["sets"]["held_out"]["judges"][judge]["mean"] for judge in JUDGES},
-            **{
-                "reward": detail[version]["sets"]["held_out"]["reward"],
-                "kl": detail[version]["sets"]["held_out"]["kl"],
-            },
+            "reward": detail[version]["sets"]["held_out"]["reward"],
+            "kl": detail[version]["sets"]["held_out"]["kl"],
             "length_tokens": detail[version]["sets"]["held_out"]["length_tokens"],
             "win_rate_vs_sft": detail[version]["win_rate_vs_sft"],
             "perplexity": detail[version]["perplexity"]["perplexity"],
@@ -122,9 +120,9 @@ def evaluation(stages: list[str]) -> dict[str, Any]:
             "kl_at_most": 1.835,
         },
         "baselines": {
-            "refuse": {"held_out": {"gold": interval(0.24)}, "adversarial": {"gold": interval(0.99)}},
-            "dont_know": {"held_out": {"gold": interval(0.25)}, "adversarial": {"gold": interval(0.22)}},
-            "copy_facts": {"held_out": {"gold": interval(0.31)}, "adversarial": {"gold": interval(0.11)}},
+            "always_refuse": {"held_out": {"gold": interval(0.24)}, "adversarial": {"gold": interval(0.99)}},
+            "always_unknown": {"held_out": {"gold": interval(0.25)}, "adversarial": {"gold": interval(0.22)}},
+            "copy_prompt": {"held_out": {"gold": interval(0.31)}, "adversarial": {"gold": interval(0.11)}},
         },
         "summary": summary,
     }
@@ -238,24 +236,24 @@ def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _cleaning(path: Path) -> None:
-    reasons = [
-        ("near duplicate", 612),
-        ("boilerplate only", 301),
-        ("exact duplicate", 118),
-        ("too short", 74),
-        ("symbols", 22),
+    found = [
+        ("repaired", "broken encoding", 431, "The caf\u00c3\u00a9 opens at nine.", "The caf\u00e9 opens at nine."),
+        ("dropped", "too short", 74, "Share this page", None),
+        ("dropped", "mostly symbols", 22, HOSTILE, None),
+        ("dropped", "exact duplicate", 118, "The pool is on the roof. The bar closes at ten.", None),
+        ("dropped", "near duplicate", 612, "The pool is on the roof. The bar closes at nine.", None),
     ]
-    report = {
-        "documents_in": 12_000,
-        "documents_out": 10_873,
-        "characters_in": 9_812_334,
-        "characters_out": 8_901_221,
-        "rows": [
-            {"reason": reason, "count": count, "examples": [f"Cookie policy {HOSTILE}", "Share this page"]}
-            for reason, count in reasons
-        ],
-    }
-    _write(path / "cleaning.json", report)
+    rows = [
+        {
+            "action": action,
+            "reason": reason,
+            "documents": documents,
+            "examples": [{"source": "corpus/0001.txt", "before": before, "after": after}],
+        }
+        for action, reason, documents, before, after in found
+    ]
+    sizes = {"documents_in": 11_699, "documents_out": 10_873, "characters_in": 9_812_334, "characters_out": 8_901_221}
+    _write(path / "cleaning.json", sizes | {"rows": rows})
 
 
 def _feedback(path: Path) -> None:

@@ -1,0 +1,364 @@
+"""Compare the versions of a model on prompts and text that none of them was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from loopwright.config.base import Config
+from loopwright.data.readers import read_records, read_texts, write_records
+from loopwright.data.tokenizer import encode_text
+from loopwright.errors import ConfigError
+from loopwright.evaluation.answering import Bench, LanguageModel, Row, Scorer, answer, measure, reward_scores
+from loopwright.evaluation.judging import Judge, judge
+from loopwright.evaluation.metrics import rounded
+from loopwright.evaluation.perplexity import perplexity
+from loopwright.evaluation.results import Measured, gold_results, summary_of, version_results
+from loopwright.evaluation.text_classifier import TextClassifier, read_labelled
+from loopwright.generation.base import SamplingConfig
+from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from loopwright.rewards import RewardModel
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Prompt
+from loopwright.stages.base import Stage, StageConfig, StageOutput
+from loopwright.tracking.artifacts import Artifact
+from loopwright.worlds import WORLDS
+
+VERSIONS = ("base", "sft", "sft_clean", "ppo")  # in the order of the report; ppo comes last
+REFERENCES = {"sft": ("base",), "sft_clean": ("base",), "ppo": ("sft", "base")}  # what a version was trained from
+SETS = ("held_out", "paraphrased", "adversarial")
+
+
+class JudgeConfig(Config):
+    """An independent judge for runs without a world: a classifier of text, trained on labels of its own."""
+
+    labelled: Path  # passages with labels: see evaluation/text_classifier.py
+    check: Path | None = None  # labelled passages of another source, to report the judge's own accuracy
+    name: str = "positive"  # what a text is called that is like those labelled 1
+
+
+class EvaluateConfig(StageConfig):
+    held_out_prompts: PositiveInt = 400
+    paraphrased_prompts: NonNegativeInt = 200  # 0 leaves the set out
+    adversarial_prompts: NonNegativeInt = 200
+    prompts: Path | None = None  # JSON lines of prompts, without a world; else openings of the held-out documents
+    opening_tokens: PositiveInt = 32
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
+    greedy: bool = True  # measure greedy decoding too
+    best_of: Annotated[int, Field(ge=0)] = (
+        16  # answers a prompt from SFT, of which the reward model picks; 0: leave out
+    )
+    best_of_prompts: PositiveInt = 100
+    perplexity_texts: PositiveInt = 200
+    judge: JudgeConfig | None = None
+
+    @field_validator("sampling")
+    @classmethod
+    def _samples_from_the_whole_distribution(cls, sampling: SamplingConfig) -> SamplingConfig:
+        if sampling.temperature == 0 or sampling.top_k is not None or sampling.top_p is not None:
+            raise ValueError(
+                "sampling needs a temperature above 0 and neither top_k nor top_p, because KL is measured on its "
+                "samples; greedy decoding is measured besides (greedy: true)"
+            )
+        return sampling
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """Model folders by version, and what they are measured on."""
+
+    versions: Mapping[str, Path]
+    prompts: Mapping[str, Path]  # set -> JSON lines of Prompt; empty: openings of `texts`
+    texts: Path | None = None  # held-out documents, JSON lines {"text"}
+    reward: Path | None = None
+    world: str | None = None  # brings judges, cheap policies and a test of nonsense
+    judges: Mapping[str, Judge] | None = None  # for in-memory use: instead of the world's
+
+
+def run(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> StageOutput:
+    """Measure every version on every set of prompts, then put them side by side.
+
+    One unit of work is one version on one set; each is checkpointed.
+    """
+    trial = _Trial(config, inputs, runtime)
+    restored = runtime.restore()
+    done: dict[str, Any] = json.loads(restored.state["done"]) if restored else {}
+    units = trial.units()
+    with runtime.progress("evaluating", len(units), start=len(done)) as bar:
+        for step, (name, work) in enumerate(units.items(), start=1):
+            if name not in done:
+                done[name] = work()
+                runtime.checkpoint(step, {"done": json.dumps(done)})
+                bar.advance()
+
+    evaluation = rounded(trial.compare(done))
+    rows = [row for version in trial.versions for name in trial.prompts for row in done[f"{version}/{name}"]]
+    rows.sort(key=lambda row: SETS.index(row["set"]))  # stable: versions and prompts stay in order within a set
+    write_records(runtime.output / "samples.jsonl", [rounded(row) for row in rows])
+    text = json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n"
+    (runtime.output / "evaluation.json").write_text(text, encoding="utf-8")
+    return StageOutput(_metrics(evaluation))
+
+
+class _Trial:
+    """The prompts, the judges and, one or two at a time, the models."""
+
+    def __init__(self, config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> None:
+        self.config, self.inputs, self.runtime = config, inputs, runtime
+        self.versions = [name for name in VERSIONS if name in inputs.versions]
+        if not self.versions:
+            raise ConfigError("evaluate: there is no model to evaluate; add a pretrain, sft or ppo section")
+        self.models = _Models(inputs.versions, runtime)
+        self.texts = [d.text for d in read_texts([inputs.texts])] if inputs.texts else []
+        self.prompts = self._prompts()
+        self.world = WORLDS[inputs.world] if inputs.world else None
+        self.judge_accuracy: float | None = None
+        judges = self._judges()
+        self.bench = Bench(judges, self.world.is_nonsense if self.world else None, self._scorer())
+
+    def units(self) -> dict[str, Callable[[], Any]]:
+        """Every piece of work by its name, in the order of the models."""
+        units: dict[str, Callable[[], Any]] = {}
+        for version in self.versions:
+            for prompt_set in self.prompts:
+                units[f"{version}/{prompt_set}"] = partial(self.answers, version, prompt_set)
+            if self.config.greedy:
+                units[f"{version}/greedy"] = partial(self.greedy, version)
+            if self.texts:
+                units[f"{version}/perplexity"] = partial(self.perplexity, version)
+            if version == self._best_of_version():
+                units["best_of"] = self.best_of
+        return units
+
+    def answers(self, version: str, prompt_set: str) -> list[Row]:
+        """A row for each sampled answer of a version to a set of prompts."""
+        prompts = self.prompts[prompt_set]
+        model = self.models.load(version)
+        sampled = answer(model, prompts, self.config.sampling, self._seeds(prompts, version, prompt_set))
+        reference = next((name for name in REFERENCES.get(version, ()) if name in self.versions), None)
+        other = self.models.load(reference, beside=version) if reference else None
+        rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
+        return [{"set": prompt_set, "version": version, **row} for row in rows]
+
+    def greedy(self, version: str) -> list[Row]:
+        """As `answers` on held-out prompts, with the likeliest token always; judges and length only."""
+        prompts = self.prompts["held_out"]
+        sampling = self.config.sampling.model_copy(update={"temperature": 0.0})
+        found = answer(self.models.load(version), prompts, sampling, [0] * len(prompts))
+        return measure(Bench(self.bench.judges), self.models.load(version), None, prompts, found, 1.0)
+
+    def perplexity(self, version: str) -> dict[str, float]:
+        """On the held-out text."""
+        return dict(perplexity(*self.models.load(version), self.texts[: self.config.perplexity_texts])._asdict())
+
+    def best_of(self) -> dict[str, Any]:
+        """The answer of several that the reward model likes best: what its taste is worth without any training."""
+        version, copies = self._best_of_version(), self.config.best_of
+        assert version is not None
+        model = self.models.load(version)
+        chosen = self.prompts["held_out"][: self.config.best_of_prompts]
+        prompts = [prompt for prompt in chosen for _ in range(copies)]
+        seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in chosen for i in range(copies)]
+        found = answer(model, prompts, self.config.sampling, seeds)
+        scores = reward_scores(self.bench.scorer, model.tokenizer, prompts, found)
+        best = [max(range(i, i + copies), key=lambda j: scores[j] or 0.0) for i in range(0, len(prompts), copies)]
+        return {
+            "version": version,
+            "gold": [judge(self.bench.judges, prompts[i], found.texts[i])["gold"] for i in best],
+            "reward": [scores[i] for i in best],
+        }
+
+    def compare(self, done: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything in `evaluation.json`."""
+        seed = self.runtime.seed_for("intervals")
+        measured = {
+            version: Measured(
+                {name: done[f"{version}/{name}"] for name in self.prompts},
+                done.get(f"{version}/greedy"),
+                done.get(f"{version}/perplexity"),
+            )
+            for version in self.versions
+        }
+        return {
+            "gold": self._gold_in_words(),
+            "main_judge": next(iter(self.bench.judges)) if len(self.bench.judges) == 1 else None,
+            "judge_accuracy": self.judge_accuracy,
+            "prompts": {name: len(prompts) for name, prompts in self.prompts.items()},
+            "versions": version_results(measured, list(self.bench.judges), seed),
+            "best_of": self._best_of_results(done.get("best_of"), seed),
+            "baselines": self._baselines(seed),
+        }
+
+    def _baselines(self, seed: int) -> dict[str, Any]:
+        """What the world's cheap policies score."""
+        policies = self.world.baselines if self.world and self.inputs.judges is None else {}
+        sets = {name: self.prompts[name] for name in ("held_out", "adversarial") if name in self.prompts}
+        return {
+            policy: {
+                name: {"gold": gold_results([judge(self.bench.judges, p, reply(p))["gold"] for p in prompts], seed)}
+                for name, prompts in sets.items()
+            }
+            for policy, reply in policies.items()
+        }
+
+    def _best_of_results(self, found: Mapping[str, Any] | None, seed: int) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        copies = self.config.best_of
+        return {
+            "version": found["version"],
+            "n": copies,
+            "prompts": len(found["gold"]),
+            "gold": gold_results(found["gold"], seed),
+            "reward": sum(found["reward"]) / len(found["reward"]),
+            "kl_at_most": best_of_kl(copies),
+        }
+
+    def _best_of_version(self) -> str | None:
+        if self.config.best_of < 2 or self.inputs.reward is None:
+            return None
+        return next((name for name in ("sft", "base") if name in self.versions), None)
+
+    def _seeds(self, prompts: Sequence[Prompt], *names: str) -> list[int]:
+        return [self.runtime.seed_for("sample", *names, prompt.id) for prompt in prompts]
+
+    def _prompts(self) -> dict[str, list[Prompt]]:
+        """Set -> its prompts; sets of size 0 and sets without a file are left out."""
+        sizes = {name: getattr(self.config, f"{name}_prompts") for name in SETS}
+        if not self.inputs.prompts:
+            return {"held_out": self._openings()}
+        return {
+            name: chosen(read_records(self.inputs.prompts[name], Prompt).records, sizes[name])
+            for name in SETS
+            if name in self.inputs.prompts and sizes[name]
+        }
+
+    def _openings(self) -> list[Prompt]:
+        """How the held-out documents start, to be continued."""
+        if not self.texts:
+            raise ConfigError(
+                "evaluate: there are no prompts; set evaluate.prompts, or add a world or pretrain section"
+            )
+        tokenizer, length = self.models.load(self.versions[0]).tokenizer, self.config.opening_tokens
+        openings = [encode_text(tokenizer, text)[:length] for text in self.texts]
+        long_enough = [(i, ids) for i, ids in enumerate(openings) if len(ids) == length]
+        prompts = [Prompt.user(f"opening-{i}", tokenizer.decode(ids)) for i, ids in long_enough]
+        if not prompts:
+            raise ConfigError(
+                f"evaluate.opening_tokens = {length}: no held-out document is so long; lower it or set evaluate.prompts"
+            )
+        return prompts[: self.config.held_out_prompts]
+
+    def _judges(self) -> Mapping[str, Judge]:
+        if self.inputs.judges is not None:
+            return self.inputs.judges
+        if self.world is not None:
+            return self.world.judges
+        if self.config.judge is None:
+            return {}
+        classifier = TextClassifier.train(read_labelled(self.config.judge.labelled))
+        if self.config.judge.check is not None:
+            self.judge_accuracy = classifier.accuracy(read_labelled(self.config.judge.check))
+        return {self.config.judge.name: classifier}
+
+    def _scorer(self) -> Scorer | None:
+        folder = self.inputs.reward
+        if folder is None:
+            return None
+        tokenizer = load_tokenizer(folder)
+        return Scorer(RewardModel(load_reward_model(folder, self.runtime.device), tokenizer), tokenizer)
+
+    def _gold_in_words(self) -> str:
+        names = list(self.bench.judges)
+        if self.config.judge is not None and self.inputs.judges is None:
+            return f"1 where an independent classifier of text calls the answer {names[0]}, else 0"
+        return f"the minimum of {', '.join(names)} over those that apply" if names else "not measured"
+
+
+class _Models:
+    """Loads versions when they are needed, and keeps no more than a policy and its reference in memory."""
+
+    def __init__(self, folders: Mapping[str, Path], runtime: Runtime) -> None:
+        self._folders, self._device = folders, runtime.device
+        self._loaded: dict[str, LanguageModel] = {}
+
+    def load(self, version: str, beside: str | None = None) -> LanguageModel:
+        if version not in self._loaded:
+            self._loaded = {name: model for name, model in self._loaded.items() if name == beside}
+            folder = self._folders[version]
+            self._loaded[version] = LanguageModel(load_causal_lm(folder, self._device), load_tokenizer(folder))
+        return self._loaded[version]
+
+
+def chosen(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """`count` of the prompts, in their order: by the hash of the question, so that its wordings stay together."""
+
+    def question(prompt: Prompt) -> str:
+        return str(prompt.tags.get("question_id") or prompt.id)
+
+    by_hash = sorted(range(len(prompts)), key=lambda i: hashlib.sha256(question(prompts[i]).encode()).digest())
+    return [prompts[i] for i in sorted(by_hash[:count])]
+
+
+def best_of_kl(copies: int) -> float:
+    """An upper bound on KL(best of n || one), in nats: log n - (n - 1) / n (Beirami et al. 2024, arXiv:2401.01879)."""
+    return math.log(copies) - (copies - 1) / copies
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest keeps: `versions` as in summary.json, and beside it the figures a `require:` may name."""
+    results = evaluation["versions"]
+    kept = ("gain_vs_sft", "perplexity_ratio", "spread", "distinct_answers_vs_sft", "distinct_2_vs_base")
+    return {
+        "versions": {name: summary_of(result) for name, result in results.items()},
+        **{figure: {name: result[figure] for name, result in results.items()} for figure in kept},
+        "gold_interval": {name: result["sets"]["held_out"]["gold"] for name, result in results.items()},
+        "judge_accuracy": evaluation["judge_accuracy"],
+        "best_of": evaluation["best_of"],
+        "baselines": evaluation["baselines"],
+    }
+
+
+def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+    """Which files of the upstream artifacts are read."""
+    world = artifacts.get("world")
+    written = config.model_fields_set
+    if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
+        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
+    if config.prompts is not None and "opening_tokens" in written:
+        raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
+    prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
+    if config.prompts is not None:
+        prompts = {"held_out": config.prompts}
+    texts = next((artifacts[role].file("held_out.jsonl") for role in ("base", "world") if role in artifacts), None)
+    return EvaluateInputs(
+        versions={name: artifacts[name].file("model") for name in VERSIONS if name in artifacts},
+        prompts=prompts,
+        texts=texts,
+        reward=artifacts["reward"].file("model") if "reward" in artifacts else None,
+        world=str(world.manifest.config["name"]) if world is not None else None,
+    )
+
+
+def files(config: EvaluateConfig) -> list[Path]:
+    """The user's files, whose content belongs to the artifact's key."""
+    judge_files = [config.judge.labelled, config.judge.check] if config.judge is not None else []
+    return [path for path in (config.prompts, *judge_files) if path is not None]
+
+
+STAGE = Stage(
+    name="evaluate",
+    config=EvaluateConfig,
+    needs={"base": ("pretrain",), "sft": ("sft",), "ppo": ("ppo",), "reward": ("reward",), "world": ("world",)},
+    bind=bind,
+    run=run,
+    files=files,
+)

@@ -1,0 +1,172 @@
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from loopwright.errors import ArtifactError
+from loopwright.evaluation import charts
+from loopwright.evaluation.figures import change, duration, figure, percent
+from loopwright.evaluation.report import render
+from tests.evaluation.fake_run import HOSTILE, PARENTS, SECONDS, make
+
+
+class Page(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    return render(run).read_text()
+
+
+def test_every_section_is_there(text):
+    for section in (
+        "stages",
+        "gains",
+        "evaluation",
+        "samples",
+        "ppo",
+        "losses",
+        "preferences",
+        "cleaning",
+        "lineage",
+        "again",
+    ):
+        assert f'id="{section}"' in text
+    for shown in (
+        "0.86",
+        "0.54 to 0.62",
+        "79 %",
+        "4 min 12 s",
+        "Best of 16 from SFT",
+        "Always refuse",
+        "clip_range: 0.2",
+    ):
+        assert shown in text, shown
+
+
+def test_hostile_text_stays_text(text):
+    assert HOSTILE not in text and "&lt;script&gt;alert" in text
+    page = Page(text)
+    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name == "style"]
+
+
+def test_nothing_is_loaded_from_anywhere(text):
+    page = Page(text)
+    assert not [value for name, value in page.attributes if name in ("src", "href", "action", "data", "xlink:href")]
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+    policy = next(value for name, value in page.attributes if name == "content" and "default-src" in value)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+
+
+def test_the_same_files_give_the_same_page(run, text, tmp_path):
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(run, copy)
+    assert render(copy).read_text() == text
+
+
+@pytest.mark.parametrize("stage", PARENTS)
+def test_a_stage_that_did_not_run_has_no_section(tmp_path, stage):
+    page = render(make(tmp_path / "run", leave_out=(stage,))).read_text()
+    assert f'<li class="stage-{stage}"' not in page
+    section = {"evaluate": "samples", "ppo": "ppo", "reward": "preferences", "pretrain": "cleaning"}.get(stage)
+    if stage == "reward":
+        assert "Annotators and their habits" in page and "predicted probability" not in page
+    elif section is not None:
+        assert f'id="{section}"' not in page
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: new\n")
+    page = render(tmp_path).read_text()
+    assert "<section" in page and 'id="stages"' not in page
+
+
+def test_broken_files_leave_their_section_out(tmp_path):
+    run = make(tmp_path / "run")
+    for path in (run / "artifacts").glob("*/*.json*"):
+        if path.name != "manifest.json":
+            path.write_text("{ broken")
+    (run / "summary.json").write_text("")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "ppo", "st')
+    page = render(run).read_text()
+    assert 'id="ppo"' in page and 'id="cleaning"' not in page and 'id="samples"' not in page
+
+
+def test_what_is_no_run_is_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match="no run is here"):
+        render(tmp_path)
+
+
+def test_the_summary_says_which_artifact_is_current(tmp_path):
+    run = make(tmp_path / "run")
+    current = next((run / "artifacts").glob("ppo-*"))
+    stale = current.with_name("ppo-000000000000")
+    shutil.copytree(current, stale)
+    manifest = json.loads((stale / "manifest.json").read_text()) | {
+        "created": "2030-01-01",
+        "metrics": {"reward": 77.77},
+    }
+    (stale / "manifest.json").write_text(json.dumps(manifest))
+    assert "77.77" not in render(run).read_text()
+
+
+def test_samples_follow_their_rule(text):
+    # failures: the last version's lowest golds, in rising order
+    failures = text.split(">Failures</h3>")[1].split("</section>")[0]
+    shown = [float(value) for value in re.findall(r'ink-ppo">PPO</span><b class="\w+">([\d.]+)', failures)]
+    assert len(shown) == 4 and shown == sorted(shown)
+
+
+def test_the_time_bar_is_full(text):
+    bar = text.split('class="timebar"')[1].split("</svg>")[0]
+    widths = [float(value) for value in re.findall(r'width="([\d.]+)%"', bar)]
+    assert len(widths) == len(SECONDS) and sum(widths) == pytest.approx(100, abs=0.01)
+
+
+def test_nice_ticks_cover_the_values():
+    assert charts.nice_ticks(0.0, 1.0) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert charts.nice_ticks(-0.3, 1.9) == [-1.0, 0.0, 1.0, 2.0]
+    ticks = charts.nice_ticks(5.0, 5.0)
+    assert ticks[0] <= 5.0 <= ticks[-1]
+
+
+def test_moving_average_keeps_straight_lines():
+    line = [(float(x), 2.0 * x) for x in range(100)]
+    for (_, got), (_, want) in zip(charts.moving_average(line), line, strict=True):
+        assert got == pytest.approx(want)
+
+
+def test_lineage_runs_from_left_to_right():
+    graph = charts.lineage({"a": [], "b": ["a"], "c": ["a", "b"]}, {"a": "0123456789abcdef"}, {})
+    at = {node.title: node.x for node in graph.nodes}
+    assert at["a"] < at["b"] < at["c"] and len(graph.edges) == 3
+    assert graph.nodes[0].id == "0123456789ab"
+
+
+def test_numbers_for_people():
+    assert [duration(s) for s in (3.14, 41, 125, 4325)] == ["3.1 s", "41 s", "2 min 05 s", "1 h 12 min"]
+    assert figure(-0.5) == "−0.50" and figure(12000) == "12,000" and figure(None) == "–"
+    assert percent(0.861) == "86 %" and change(1.034) == "+3.4 %" and change(0.99) == "−1.0 %"
