@@ -1,0 +1,217 @@
+"""The one training loop of pre-training, supervised fine-tuning and reward modelling."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from loopwright.errors import CheckError, ConfigError
+from loopwright.models.trainable import trainable_parameters
+from loopwright.runtime.runtime import Runtime
+from loopwright.training.config import TrainConfig
+from loopwright.training.optim import learning_rate_factor, make_optimizers
+
+Micro = TypeVar("Micro")
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroLoss:
+    """The loss of one microbatch as sums, so that how a batch is cut never matters."""
+
+    total: Tensor  # scalar: the SUM over tokens or pairs
+    count: float  # of tokens or pairs
+    stats: Mapping[str, float] = dataclasses.field(default_factory=dict)  # sums too; recorded divided by the count
+
+
+class FitResult(NamedTuple):
+    steps: int
+    metrics: dict[str, float]  # the last figures recorded while training
+    evaluation: dict[str, float]  # after the last step; empty without `evaluate`
+
+
+@dataclasses.dataclass
+class Window:
+    """Sums since figures were last recorded. Part of the checkpoint: a resumed run records the same lines."""
+
+    steps: int = 0
+    total: float = 0.0
+    count: float = 0.0
+    grad_norm: float = 0.0
+    stats: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, total: float, count: float, grad_norm: float, stats: Mapping[str, float]) -> None:
+        self.steps += 1
+        self.total += total
+        self.count += count
+        self.grad_norm += grad_norm
+        for name, value in stats.items():
+            self.stats[name] = self.stats.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        stats = {name: value / self.count for name, value in self.stats.items()}
+        return {"loss": self.total / self.count, "grad_norm": self.grad_norm / self.steps} | stats
+
+
+def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say how
+    model: nn.Module,
+    config: TrainConfig,
+    runtime: Runtime,
+    *,
+    batch: Callable[[int], list[Micro]],
+    loss: Callable[[Micro], MicroLoss],
+    count: Callable[[Micro], float],
+    steps: int,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    unit: str = "tokens",
+) -> FitResult:
+    """Train the model in place; goes on from the runtime's checkpoint, to the same bits.
+
+    Args:
+        model: its parameters that require gradients are trained (`make_trainable`).
+        batch: the microbatches of a step (0-based), a pure function of it.
+        loss: of one microbatch. The loss of a step is the sum of totals over the sum of counts, so
+            8 microbatches of 1 row and 1 of 8 rows are the same step.
+        count: of one microbatch, known before its loss.
+        evaluate: figures on held-out data, every eval_steps and after the last step.
+        unit: what is counted, for the figure `<unit>_per_second`.
+
+    Raises:
+        CheckError: the loss or the gradient is not finite; the state before the step is saved, and the
+            batch written to the runtime's scratch folder.
+    """
+    if evaluate is None and config.eval_steps is not None:
+        raise ConfigError(f"eval_steps = {config.eval_steps} has no effect without held-out data; hold some out")
+    training = _Training(model, config, runtime, steps, unit)
+    start, evaluation = training.restore(), {}
+    model.train()
+    with runtime.progress(runtime.stage, steps, start) as bar:
+        for step in range(start, steps):
+            micros = batch(step)
+            shown = training.update(step, micros, loss, sum(count(micro) for micro in micros))
+            done = step + 1
+            if done % config.log_steps == 0 or done == steps:
+                training.record(done)
+            if evaluate is not None and (done == steps or (config.eval_steps and done % config.eval_steps == 0)):
+                evaluation = _evaluated(model, evaluate)
+                runtime.record(done, evaluation)
+            if done % config.save_steps == 0 or done == steps:
+                training.save(done)
+            bar.advance(loss=shown)
+    if evaluate is not None and not evaluation:  # resumed after the last step
+        evaluation = _evaluated(model, evaluate)
+    model.eval()
+    return FitResult(steps, training.metrics, evaluation)
+
+
+class _Training:
+    """What changes while training, and how it is saved."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, runtime: Runtime, steps: int, unit: str) -> None:
+        self.model = model
+        self.config = config
+        self.runtime = runtime
+        self.steps = steps
+        self.unit = unit
+        self.optimizers = make_optimizers(trainable_parameters(model), config)
+        self.window = Window()
+        self.metrics: dict[str, float] = {}
+        self.clock, self.counted = time.perf_counter(), 0.0  # of this process: times are not resumed
+
+    def restore(self) -> int:
+        """Go back to the newest checkpoint; gives the number of steps done."""
+        saved = self.runtime.restore()
+        if saved is None:
+            return 0
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(self.model):
+                parameter.copy_(saved.state["weights"][name])
+        self.optimizers.load_state(saved.state["optimizers"])
+        self.window, self.metrics = Window(**saved.state["window"]), dict(saved.state["metrics"])
+        return saved.step
+
+    def save(self, done: int) -> None:
+        state = {
+            "weights": {name: parameter.detach() for name, parameter in trainable_parameters(self.model)},
+            "optimizers": self.optimizers.state(),
+            "window": dataclasses.asdict(self.window),
+            "metrics": self.metrics,
+        }
+        self.runtime.checkpoint(done, state)
+
+    def update(self, step: int, micros: list[Micro], loss: Callable[[Micro], MicroLoss], denominator: float) -> float:
+        """One optimizer step; gives its loss."""
+        parts = [_backward(loss(micro), denominator) for micro in micros]
+        total = sum(float(part.total) for part in parts)
+        limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.optimizers.parameters, limit))
+        if not math.isfinite(total + grad_norm):
+            self.save(step)
+            raise _not_finite(step, micros, parts, grad_norm, self.runtime.scratch)
+        self.optimizers.step(learning_rate_factor(step, self.steps, self.config))
+        self.window.add(total, denominator, grad_norm, _summed(parts))
+        self.counted += denominator
+        return total / denominator
+
+    def record(self, done: int) -> None:
+        """Write the means since the last time."""
+        factor = learning_rate_factor(done - 1, self.steps, self.config)
+        self.metrics = self.window.means() | {"learning_rate": self.config.learning_rate * factor}
+        speed = self.counted / (time.perf_counter() - self.clock)
+        self.runtime.record(done, self.metrics | {f"{self.unit}_per_second": speed})
+        self.window, self.clock, self.counted = Window(), time.perf_counter(), 0.0
+
+
+def _backward(part: MicroLoss, denominator: float) -> MicroLoss:
+    (part.total / denominator).backward()
+    return dataclasses.replace(part, total=part.total.detach())
+
+
+def _summed(parts: list[MicroLoss]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.stats.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _evaluated(model: nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():
+        figures = evaluate()
+    model.train()
+    return figures
+
+
+def _not_finite(step: int, micros: list[Any], parts: list[MicroLoss], grad_norm: float, scratch: Path) -> CheckError:
+    """The error to raise; writes the microbatches to blame (all, when only the gradient is not finite)."""
+    blamed = [i for i, part in enumerate(parts) if not torch.isfinite(part.total)] or list(range(len(parts)))
+    tensors = {f"{i}.{name}": value for i in blamed for name, value in _tensors(micros[i]).items()}
+    path = scratch / f"offending-batch-step-{step}.safetensors"
+    if tensors:
+        safetensors.torch.save_file(tensors, path)
+    losses = [float(part.total / max(part.count, 1)) for part in parts]
+    return CheckError(
+        f"the loss or gradient of step {step} is not finite (losses {losses}, gradient norm {grad_norm}); the batch is "
+        f"in {path} and the state before it in the checkpoint of step {step}: lower the learning rate or fix the data"
+    )
+
+
+def _tensors(micro: Any) -> dict[str, Tensor]:
+    """The tensors of a microbatch (named tuple, dataclass or mapping), by field name, in memory of their own."""
+    if isinstance(micro, Tensor):
+        fields: Mapping[str, Any] = {"tensor": micro}
+    elif isinstance(micro, Mapping):
+        fields = micro
+    elif dataclasses.is_dataclass(micro):
+        fields = vars(micro)
+    else:
+        fields = getattr(micro, "_asdict", dict)()
+    return {name: v.detach().cpu().contiguous().clone() for name, v in fields.items() if isinstance(v, Tensor)}
