@@ -12,7 +12,7 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360.0, 190.0  # of a line chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 12.0, 26.0
-NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y = 132.0, 56.0, 44.0, 20.0
+NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y = 124.0, 54.0, 32.0, 22.0
 
 
 class Tick(NamedTuple):
@@ -45,11 +45,16 @@ class Node(NamedTuple):
     y: float
 
 
+class Edge(NamedTuple):
+    path: str
+    end: Point
+
+
 class Graph(NamedTuple):
     width: float
     height: float
     nodes: list[Node]
-    edges: list[str]  # path data
+    edges: list[Edge]
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ def short(value: float) -> str:
 
 
 def lineage(parents: Mapping[str, Sequence[str]], ids: Mapping[str, str], titles: Mapping[str, str]) -> Graph | None:
-    """Stages as boxes, left to right by the longest way from a start, with an arrow from each parent.
+    """Stages as boxes, left to right by the longest way from a start, with a line from each parent.
+
+    A line that passes over stages is an arc: above the boxes, or below them when it comes from the first column.
 
     Args:
         parents: stage -> the stages it was made from.
@@ -140,37 +147,54 @@ def lineage(parents: Mapping[str, Sequence[str]], ids: Mapping[str, str], titles
     """
     if not parents:
         return None
-    depth: dict[str, int] = {}
+    column = _columns(parents)
+    rows: dict[int, list[str]] = {}
+    for name in parents:
+        rows.setdefault(column[name], []).append(name)
+    arcs = [(column[before], column[name]) for name in parents for before in parents[name]]
+    above = max((_bow(start, end) for start, end in arcs if start > 0), default=0.0)
+    below = max((_bow(start, end) for start, end in arcs if start == 0), default=0.0)
+    tallest = max(len(names) for names in rows.values()) * (NODE_HEIGHT + GAP_Y) - GAP_Y
+    nodes: dict[str, Node] = {}
+    for at, names in rows.items():
+        top = above + 2 + (tallest - len(names) * (NODE_HEIGHT + GAP_Y) + GAP_Y) / 2
+        for row, name in enumerate(names):
+            x, y = 1 + at * (NODE_WIDTH + GAP_X), top + row * (NODE_HEIGHT + GAP_Y)
+            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{name}", x, y)
+    edges = [
+        _edge(nodes[before], nodes[name], column[before], column[name]) for name in parents for before in parents[name]
+    ]
+    width = (max(rows) + 1) * (NODE_WIDTH + GAP_X) - GAP_X + 2
+    return Graph(width, above + tallest + below + 4, list(nodes.values()), edges)
+
+
+def _columns(parents: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The longest way to each stage from one without parents."""
+    column: dict[str, int] = {}
     for _ in parents:  # as many rounds as stages are enough for the longest chain
         for name, before in parents.items():
-            depth[name] = 1 + max((depth.get(parent, 0) for parent in before), default=-1)
-    columns: dict[int, list[str]] = {}
-    for name in parents:
-        columns.setdefault(depth[name], []).append(name)
-    tallest = max(len(column) for column in columns.values())
-    height = tallest * (NODE_HEIGHT + GAP_Y) + GAP_Y
-    nodes: dict[str, Node] = {}
-    for column, names in columns.items():
-        start = (height - len(names) * (NODE_HEIGHT + GAP_Y) + GAP_Y) / 2
-        for row, name in enumerate(names):
-            x = 1 + column * (NODE_WIDTH + GAP_X)
-            y = start + row * (NODE_HEIGHT + GAP_Y)
-            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{name}", x, y)
-    edges = [_edge(nodes[parent], nodes[name]) for name, before in parents.items() for parent in before]
-    width = (max(columns) + 1) * (NODE_WIDTH + GAP_X) - GAP_X + 2
-    return Graph(width, height, list(nodes.values()), edges)
+            column[name] = 1 + max((column.get(parent, 0) for parent in before), default=-1)
+    return column
 
 
-def _edge(start: Node, end: Node) -> str:
-    """A curve from the right side of `start` to the left of `end`; one that skips columns bows out of their way."""
-    x0, y0 = start.x + NODE_WIDTH, start.y + NODE_HEIGHT / 2
-    x1, y1 = end.x, end.y + NODE_HEIGHT / 2
-    skipped = round((x1 - x0 - GAP_X) / (NODE_WIDTH + GAP_X))
-    if skipped and abs(y1 - y0) < NODE_HEIGHT:
-        bow = NODE_HEIGHT / 2 + 14 + 7 * skipped
-        return f"M{x0:g} {y0:g}C{x0 + 50:g} {y0 - bow * 1.5:g} {x1 - 50:g} {y1 - bow * 1.5:g} {x1:g} {y1:g}"
-    middle = (x0 + x1) / 2
-    return f"M{x0:g} {y0:g}C{middle:g} {y0:g} {middle:g} {y1:g} {x1:g} {y1:g}"
+def _bow(start: int, end: int) -> float:
+    """How far an arc between two columns leaves the boxes; 0 for neighbours."""
+    return 0.0 if end - start < 2 else 9.0 + 11.0 * (end - start - 1)
+
+
+def _edge(start: Node, end: Node, from_column: int, to_column: int) -> Edge:
+    bow = _bow(from_column, to_column)
+    if not bow:
+        x0, y0, x1, y1 = start.x + NODE_WIDTH, start.y + NODE_HEIGHT / 2, end.x, end.y + NODE_HEIGHT / 2
+        middle = (x0 + x1) / 2
+        return Edge(f"M{x0:g} {y0:g}C{middle:g} {y0:g} {middle:g} {y1:g} {x1:g} {y1:g}", (x1, y1))
+    # Arcs leave to the right of the middle and arrive to its left; a Bézier curve reaches 3/4 of its control points.
+    side = 1.0 if from_column == 0 else -1.0
+    lift = side * bow / 0.75
+    x0, x1 = start.x + NODE_WIDTH * 0.62, end.x + NODE_WIDTH * (0.5 - 0.05 * (to_column - from_column))
+    y0, y1 = (node.y + (NODE_HEIGHT if side > 0 else 0.0) for node in (start, end))
+    lean = 0.25 * (x1 - x0)
+    return Edge(f"M{x0:g} {y0:g}C{x0 + lean:g} {y0 + lift:g} {x1 - lean:g} {y1 + lift:g} {x1:g} {y1:g}", (x1, y1))
 
 
 def _path(points: Sequence[Point], across: Scale, up: Scale) -> str:

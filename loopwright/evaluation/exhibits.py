@@ -115,13 +115,29 @@ def annotators(run: RunFiles) -> dict[str, Any] | None:
     by_annotator: dict[str, list[dict[str, Any]]] = {}
     for row in stage.json_lines("comparisons.jsonl"):
         by_annotator.setdefault(str(row.get("annotator") or "unknown"), []).append(row)
-    if not by_annotator:
+    known = stage.metrics.get("annotators")
+    known = known if isinstance(known, dict) else {}
+    names = sorted({*by_annotator, *known})
+    if not names:
         return None
     agreement = stage.metrics.get("agreement")
-    rows = [{"name": name} | _habits(judged) for name, judged in sorted(by_annotator.items())]
+    rows = [{"name": name, **_record(known.get(name)), **_habits(by_annotator.get(name, []))} for name in names]
     everyone = _habits(row for judged in by_annotator.values() for row in judged)
-    others = {kind: sum(1 for _ in stage.json_lines(f"{kind}.jsonl")) for kind in ("rankings", "ratings")}
-    return {"rows": rows, "all": everyone, "agreement": agreement if is_number(agreement) else None, "others": others}
+    totals = [
+        (kind, sum(1 for _ in stage.json_lines(f"{kind}.jsonl"))) for kind in ("comparisons", "rankings", "ratings")
+    ]
+    return {
+        "rows": rows,
+        "all": everyone,
+        "agreement": agreement if is_number(agreement) else None,
+        "totals": [(kind, count) for kind, count in totals if count],
+    }
+
+
+def _record(known: Any) -> dict[str, Any]:
+    """What the stage itself says of an annotator: pairs judged, and how often rightly by the exact judges."""
+    known = known if isinstance(known, dict) else {}
+    return {"pairs": known.get("pairs"), "accuracy": known.get("accuracy")}
 
 
 def _habits(judged: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "world": (KeyFigure("documents", "documents"),),
     "pretrain": (KeyFigure("perplexity", "held-out perplexity"),),
     "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
-    "feedback": (KeyFigure("comparisons", "comparisons"), KeyFigure("prompts", "prompts")),
+    "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
     "ppo": (KeyFigure("reward", "final reward"), KeyFigure("kl", "nats of KL per response")),
     "evaluate": (KeyFigure("versions.ppo.gold", "gold of PPO"), KeyFigure("versions.sft.gold", "gold of SFT")),

@@ -49,6 +49,8 @@ class EvaluateConfig(StageConfig):
     held_out_prompts: PositiveInt = 400
     paraphrased_prompts: NonNegativeInt = 200  # 0 leaves the set out
     adversarial_prompts: NonNegativeInt = 200
+    base: Path | None = None  # model folder to compare with, where no pretrain stage makes one
+    reward: Path | None = None  # reward model folder, where no reward stage makes one
     prompts: Path | None = None  # JSON lines of prompts, without a world; else openings of the held-out documents
     opening_tokens: PositiveInt = 32
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
@@ -339,11 +341,17 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
     if config.prompts is not None:
         prompts = {"held_out": config.prompts}
     texts = next((artifacts[role].file("held_out.jsonl") for role in ("base", "world") if role in artifacts), None)
+    models = {name: artifacts[name].file("model") for name in (*VERSIONS, "reward") if name in artifacts}
+    for name, folder in (("base", config.base), ("reward", config.reward)):
+        if folder is not None and name in models:
+            raise ConfigError(f"evaluate.{name} = {folder} contradicts the stage that makes its own; leave one out")
+        if folder is not None:
+            models[name] = folder
     return EvaluateInputs(
-        versions={name: artifacts[name].file("model") for name in VERSIONS if name in artifacts},
+        versions={name: models[name] for name in VERSIONS if name in models},
         prompts=prompts,
         texts=texts,
-        reward=artifacts["reward"].file("model") if "reward" in artifacts else None,
+        reward=models.get("reward"),
         world=str(world.manifest.config["name"]) if world is not None else None,
     )
 
@@ -351,7 +359,7 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
 def files(config: EvaluateConfig) -> list[Path]:
     """The user's files, whose content belongs to the artifact's key."""
     judge_files = [config.judge.labelled, config.judge.check] if config.judge is not None else []
-    return [path for path in (config.prompts, *judge_files) if path is not None]
+    return [path for path in (config.base, config.reward, config.prompts, *judge_files) if path is not None]
 
 
 STAGE = Stage(

@@ -23,7 +23,12 @@ METRICS: dict[str, dict[str, Any]] = {
     "world": {"documents": 12000, "demonstrations": 3000, "prompts_train": 4000},
     "pretrain": {"perplexity": 3.912, "gap": 0.031, "verbatim_share": 0.004, "tokens": 2_400_000, "documents": 10_873},
     "sft": {"held_out_loss": 0.412, "perplexity": 1.51},
-    "feedback": {"comparisons": 18_240, "rankings": 3_000, "ratings": 1_200, "annotators": 5, "agreement": 0.78},
+    "feedback": {
+        "comparisons": 18_240,
+        "agreement": 0.78,
+        "pairs": 21_400,
+        "annotators": {f"annotator-{i}": {"pairs": 4_000 + 140 * i, "accuracy": 0.88 - 0.06 * i} for i in range(5)},
+    },
     "reward": {"accuracy": 0.861, "calibration_error": 0.024, "score_correlation": 0.9991},
     "ppo": {"reward": 1.42, "kl": 2.31, "score": 1.58},
 }

@@ -208,6 +208,15 @@ def test_bind_takes_what_the_run_has():
     assert bare.prompts == {"held_out": Path("mine.jsonl")} and bare.texts is None and bare.reward is None
 
 
+def test_folders_of_the_user_stand_in_for_stages():
+    config = EvaluateConfig(base=Path("mine"), reward=Path("judge"))
+    got = bind(config, {"sft": artifact("sft")})
+    assert got.versions == {"base": Path("mine"), "sft": Path("sft/model")} and got.reward == Path("judge")
+    assert STAGE.files(config) == [Path("mine"), Path("judge")]
+    with pytest.raises(ConfigError, match="evaluate.base = mine contradicts"):
+        bind(config, {"base": artifact("base")})
+
+
 @pytest.mark.parametrize("setting", [{"prompts": "x.jsonl"}, {"opening_tokens": 8}, {"judge": {"labelled": "x.tsv"}}])
 def test_settings_without_effect_are_refused(setting):
     with pytest.raises(ConfigError, match=f"evaluate.{next(iter(setting))} has no effect"):
