@@ -95,7 +95,7 @@ def lines(folder):
 def test_it_learns(tmp_path, optimizer):
     first = float(((net()(data()[0]) - data()[1]) ** 2).mean().detach())
     result, _ = train(tmp_path, net(), steps=300, learning_rate=0.03, save_steps=100, **optimizer)
-    assert result.evaluation["eval_loss"] < 0.2 * first
+    assert result.evaluation["eval_loss"] < 0.4 * first
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon", "muon_learning_rate": 0.02}], ids=["adamw", "muon"])

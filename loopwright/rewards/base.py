@@ -1,0 +1,58 @@
+"""What every reward takes and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from loopwright.errors import CheckError
+from loopwright.schemas import Prompt
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A response as it was sampled. Models score its tokens; callables read its text."""
+
+    prompt: Prompt
+    response: str
+    prompt_ids: list[int]
+    response_ids: list[int]  # EOS included
+    finished: bool  # an EOS was sampled
+
+
+class Scores(NamedTuple):
+    total: Tensor  # [B] float32, on the CPU
+    per_token: Tensor | None = None  # [B, T]
+    std: Tensor | None = None  # [B] how unsure the reward is
+    parts: Mapping[str, Tensor] = {}  # name -> [B], what a sum was made of
+
+
+class Reward(Protocol):
+    """Scores responses; the more, the better."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, samples: Sequence[Sample]) -> Scores: ...
+
+
+def check_scores(name: str, scores: Sequence[float] | Tensor, samples: Sequence[Sample]) -> Tensor:
+    """[B] float32 scores, one finite number for each sample.
+
+    Raises:
+        CheckError: there are more or fewer, or one is not a finite number.
+    """
+    if len(scores) != len(samples):
+        raise CheckError(f"reward {name} gave {len(scores)} scores for {len(samples)} responses; give one for each")
+    try:
+        total = torch.as_tensor(scores, dtype=torch.float32).reshape(len(samples))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckError(f"reward {name} gave something other than numbers ({error}); give one for each") from error
+    if not torch.isfinite(total).all():
+        bad = int((~torch.isfinite(total)).nonzero()[0, 0])
+        raise CheckError(f"reward {name} gave {float(total[bad])} to {samples[bad].response!r}; give finite numbers")
+    return total

@@ -1,0 +1,98 @@
+"""A trained reward model: a sequence classifier with one label, on the tokens as they were sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from loopwright.errors import DataError
+from loopwright.models.heads import last_token_features, scores_at_last_token
+from loopwright.models.loading import load_reward_model, load_tokenizer
+from loopwright.models.padding import pad_rows
+from loopwright.models.tokens import context_length
+from loopwright.rewards.base import Sample, Scores, check_scores
+
+TOKENS_AT_ONCE = 16_384  # of a batch, padding included
+
+
+class RewardModel:
+    """Scores a response by its last token, in batches of like length."""
+
+    def __init__(
+        self,
+        model: Path | Any,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        name: str = "reward_model",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`model`: a folder, or a model in memory, which needs its tokenizer."""
+        self.name = name
+        if isinstance(model, Path):
+            self.model: Any = load_reward_model(model, device)
+            self.tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer
+        else:
+            if tokenizer is None:
+                raise ValueError("a reward model in memory needs its tokenizer")
+            self.model, self.tokenizer = model, tokenizer
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """[B] scores of prompt and response.
+
+        Raises:
+            DataError: a sample is longer than the model's context.
+            CheckError: a score is not finite.
+        """
+        rows = [sample.prompt_ids + sample.response_ids for sample in samples]
+        return Scores(check_scores(self.name, score_rows(self.model, rows, self.pad_id), samples))
+
+    @property
+    def pad_id(self) -> int:
+        pad_id = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+
+def score_rows(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """[N] float32 scores of token rows, in their order, on the CPU."""
+    return _in_batches(scores_at_last_token, model, rows, pad_id)
+
+
+def features_of_rows(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """[N, d] float32: what the head reads on each token row, in their order, on the CPU."""
+    return _in_batches(last_token_features, model, rows, pad_id)
+
+
+def _in_batches(
+    forward: Callable[[Any, Tensor, Tensor], Tensor], model: Any, rows: Sequence[Sequence[int]], pad_id: int
+) -> Tensor:
+    limit = context_length(model)
+    longest = max(len(row) for row in rows)
+    if limit is not None and longest > limit:
+        raise DataError(f"a row of {longest} tokens exceeds the reward model's context of {limit}; shorten it")
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    outputs = []
+    with torch.no_grad():
+        for batch in _batches(order, rows):
+            ids, mask = pad_rows([rows[i] for i in batch], pad_id)
+            outputs.append(forward(model, ids.to(device), mask.to(device)).float().cpu())
+    joined = torch.cat(outputs)
+    result = torch.empty_like(joined)
+    result[torch.tensor(order)] = joined
+    return result
+
+
+def _batches(order: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Row numbers, shortest first, at most TOKENS_AT_ONCE padded tokens at a time."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(rows[i]) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(i)
+    yield batch
