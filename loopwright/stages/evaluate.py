@@ -24,7 +24,7 @@ from loopwright.evaluation.perplexity import perplexity
 from loopwright.evaluation.results import Measured, gold_results, summary_of, version_results
 from loopwright.evaluation.text_classifier import TextClassifier, read_labelled
 from loopwright.generation.base import SamplingConfig
-from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.rewards import RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
@@ -272,11 +272,10 @@ class _Trial:
         return {self.config.judge.name: classifier}
 
     def _scorer(self) -> Scorer | None:
-        folder = self.inputs.reward
-        if folder is None:
+        if self.inputs.reward is None:
             return None
-        tokenizer = load_tokenizer(folder)
-        return Scorer(RewardModel(load_reward_model(folder, self.runtime.device), tokenizer), tokenizer)
+        reward = RewardModel(self.inputs.reward, device=self.runtime.device)
+        return Scorer(reward, reward.tokenizer)
 
     def _gold_in_words(self) -> str:
         names = list(self.bench.judges)
