@@ -1,24 +1,30 @@
-"""How much of a text stands word for word in another."""
+"""How much of a text stands word for word in others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-from loopwright.data.near_duplicates import word_windows, words_of
+from loopwright.data.near_duplicates import words_of
 
 
-class CopyIndex:
-    """Every run of `words` words in some texts, by hash; a run is found again wherever it stands."""
+def contain_copies(texts: Sequence[str], sources: Iterable[str], words: int) -> list[bool | None]:
+    """For each text, whether a run of so many words stands in one of the sources; None when it is too short to tell.
 
-    def __init__(self, texts: Iterable[str], words: int) -> None:
-        self.words = words
-        self._runs = {hash(run) for text in texts for run in word_windows(words_of(text), words)}
+    Case and punctuation do not count. Only the runs of `texts` are kept in memory, however many sources there are.
+    """
+    runs = [set(_runs(text, words)) for text in texts]
+    wanted = set().union(*runs)
+    found = {run for source in sources for run in _runs(source, words) if run in wanted}
+    return [bool(mine & found) if mine else None for mine in runs]
 
-    def copied_share(self, texts: Iterable[str]) -> float | None:
-        """The share of texts that contain such a run, of those long enough to; None when none is."""
-        long_enough = copied = 0
-        for text in texts:
-            runs = list(word_windows(words_of(text), self.words))
-            long_enough += bool(runs)
-            copied += any(hash(run) in self._runs for run in runs)
-        return copied / long_enough if long_enough else None
+
+def share(flags: Iterable[bool | None]) -> float | None:
+    """How many of those that could be told are true; None when none could."""
+    told = [flag for flag in flags if flag is not None]
+    return sum(told) / len(told) if told else None
+
+
+def _runs(text: str, size: int) -> Iterator[str]:
+    words = words_of(text)
+    for start in range(len(words) - size + 1):
+        yield " ".join(words[start : start + size])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -113,9 +113,3 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 def _fold(shingle: int) -> int:
     return shingle >> 32
-
-
-def word_windows(words: Sequence[str], size: int) -> Iterator[str]:
-    """Every run of `size` words."""
-    for start in range(len(words) - size + 1):
-        yield " ".join(words[start : start + size])

@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import torch
 from pydantic import model_validator
+from torch import Tensor, nn
 
 from loopwright.config.base import Config
-from loopwright.errors import RequirementError
+from loopwright.data.packing import IGNORED, PackedBatch
+from loopwright.errors import ConfigError, RequirementError
+from loopwright.models.tokens import context_length
+from loopwright.objectives.language_modelling import next_token_cross_entropy
+from loopwright.objectives.logprobs import row_chunks
 from loopwright.runtime.runtime import Runtime
 from loopwright.tracking.artifacts import Artifact
 
@@ -78,3 +84,51 @@ def _lookup(metrics: Mapping[str, Any], name: str) -> Any:
     head, _, rest = name.partition(".")
     inner = metrics.get(head)
     return _lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def check_max_length(max_length: int, model: Any) -> None:
+    """Raise ConfigError when the model's positions do not reach as far as the rows to train on."""
+    context = context_length(model)
+    if context is not None and max_length > context:
+        raise ConfigError(f"max_length = {max_length} is longer than the model's context of {context}; lower it")
+
+
+class NextTokens(NamedTuple):
+    """How well a model predicts the learned tokens of a batch; sums, nats."""
+
+    total: Tensor  # scalar: sum of -log p, with a gradient
+    tokens: int
+    right: int | None  # how often the likeliest token was the right one; None: not asked for
+
+
+# Families that change the logits after the head name it so; their own forward pass is used whole.
+_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> NextTokens:
+    """Next-token cross-entropy of a causal LM on packed rows, the LM head run on learned places alone.
+
+    Rows carry no attention mask: segments and padding are told apart by their positions.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = base.get_output_embeddings()
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+    targets = batch.labels[:, 1:]
+    learned = targets != IGNORED
+    if type(head) is nn.Linear and not any(getattr(base.config, name, None) for name in _AFTER_THE_HEAD):
+        hidden = base.base_model(**inputs).last_hidden_state
+        total = next_token_cross_entropy(hidden, head.weight, batch.labels, bias=head.bias).total
+        states = hidden.detach()[:, :-1][learned]
+    else:
+        states = base(**inputs).logits[:, :-1][learned].float()
+        total = nn.functional.cross_entropy(states, targets[learned], reduction="sum")
+        head = nn.Identity()
+    right = _right(states, head, targets[learned]) if count_right else None
+    return NextTokens(total, int(learned.sum()), right)
+
+
+@torch.no_grad()
+def _right(states: Tensor, head: nn.Module, targets: Tensor) -> int:
+    width = head.weight.shape[0] if isinstance(head, nn.Linear) else states.shape[-1]
+    chunks = row_chunks(len(states), width)
+    return sum(int((head(states[rows]).argmax(dim=-1) == targets[rows]).sum()) for rows in chunks)

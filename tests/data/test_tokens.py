@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.data.chat import encode_example, ensure_chat_template, render_prompt, render_response
-from loopwright.data.copies import CopyIndex
+from loopwright.data.copies import contain_copies, share
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import SPECIAL_TOKENS, encode_documents, encode_text, encode_texts, train_tokenizer
 from loopwright.errors import DataError, ModelError
@@ -152,7 +152,8 @@ def test_split_sizes_and_equal_ids():
 
 
 def test_copies_are_runs_of_words():
-    index = CopyIndex(["the pool closes at six on sunday"], words=4)
     texts = ["Well, the pool closes at SIX!", "the pool closes before six", "the pool"]
-    assert index.copied_share(texts) == 0.5  # the last is too short to tell
-    assert index.copied_share(["short"]) is None
+    found = contain_copies(texts, ["another text", "the pool closes at six on sunday"], words=4)
+    assert found == [True, False, None]  # the last is too short to tell
+    assert share(found) == 0.5
+    assert share([None]) is None

@@ -1,0 +1,303 @@
+"""Supervised fine-tuning: teach a language model to answer as people demonstrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from loopwright.data.chat import Example, encode_example, ensure_chat_template
+from loopwright.data.packing import PackedBatch, TokenStream, pack_examples, pad_examples
+from loopwright.data.readers import Loaded, read_records, read_texts
+from loopwright.data.splits import split_by_hash
+from loopwright.data.tokenizer import encode_documents
+from loopwright.errors import CheckError, ConfigError, DataError
+from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
+from loopwright.models.tokens import match_vocabulary
+from loopwright.models.trainable import make_trainable
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Demonstration
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
+from loopwright.tracking.artifacts import Artifact
+from loopwright.training.batches import EpochOrder
+from loopwright.training.config import TrainConfig, steps_to_train
+from loopwright.training.loop import MicroLoss, fit
+
+T = TypeVar("T")
+PACKING_TOLERANCE = 1e-3  # nats per token; a leak costs far more, rounding far less
+
+
+class SFTConfig(StageConfig, TrainConfig):
+    epochs: PositiveFloat | None = 2.0
+    max_length: Annotated[int, Field(ge=2)] = 256  # tokens of prompt and answer together
+    model: Path | None = None  # a Hugging Face folder; None: the pre-trained model
+    demonstrations: Path | None = None  # JSON lines of Demonstration; None: the world's
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of unreadable rows; more stop the run
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the prompts, by hash
+    packing: bool = True  # several examples in a row, blind to each other; changes the speed and nothing else
+    lm_loss_coef: NonNegativeFloat = 0.0  # weight of the loss on raw text, mixed in so that perplexity survives
+    text: Path | None = None  # that raw text; None: what the model was pre-trained on in this run
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.text is not None and self.lm_loss_coef == 0:
+            raise ValueError("text has no effect with lm_loss_coef = 0; set lm_loss_coef (0.3 is a start) or drop text")
+        return self
+
+
+@dataclass(frozen=True)
+class SFTInputs:
+    model: Path  # a Hugging Face folder
+    demonstrations: Path  # JSON lines of Demonstration
+    text: Path | None = None  # raw text for lm_loss_coef
+
+
+class Examples(NamedTuple):
+    train: list[Example]
+    held_out: list[Example]
+    truncated: int  # answers cut at max_length, over both
+    bad_rows: int
+
+
+class Micro(NamedTuple):
+    """A microbatch: of demonstrations, or of raw text with its weight."""
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
+    lm_weight: float | None = None  # None: demonstrations
+
+
+def run(config: SFTConfig, inputs: SFTInputs, runtime: Runtime) -> StageOutput:
+    """Cross-entropy of the answers, given their prompts (Ouyang et al. 2022, sec. 3.5).
+
+    Writes model/ with its tokenizer, the chat template in it, and bad_rows.jsonl where rows were unreadable.
+    """
+    tokenizer, model = load_tokenizer(inputs.model), load_causal_lm(inputs.model, runtime.device)
+    check_max_length(config.max_length, model)
+    if added := ensure_chat_template(tokenizer):
+        runtime.log(f"the tokenizer has no chat template; storing ours, with new tokens {', '.join(added)}")
+        if config.trainable.mode != "all":
+            runtime.log(f"their embeddings stay as they are with trainable.mode = {config.trainable.mode}")
+    match_vocabulary(model, tokenizer)
+    examples = read_examples(config, inputs.demonstrations, tokenizer, runtime)
+    model = make_trainable(model, config.trainable, runtime.seed_for("adapters"))
+    if config.packing:
+        check_packing(model, examples.train, config.max_length, tokenizer.pad_token_id)
+
+    batches = Batches.of(examples.train, config, inputs, tokenizer, runtime)
+    steps = steps_to_train(config, len(examples.train))
+    before = assess(model, examples.held_out, config, tokenizer)
+    fitted = fit(
+        model,
+        config,
+        runtime,
+        batch=batches.of_step,
+        loss=partial(loss, model),
+        count=learned_tokens,
+        steps=steps,
+        evaluate=lambda: assess(model, examples.held_out, config, tokenizer),
+    )
+    save_model(model, tokenizer, runtime.output / "model")
+    counts = {"examples": len(examples.train), "held_out_examples": len(examples.held_out), "steps": steps}
+    lost = {"truncated": examples.truncated, "bad_rows": examples.bad_rows}
+    return StageOutput(counts | lost | fitted.evaluation | {"held_out_loss_before": before["held_out_loss"]})
+
+
+def read_examples(config: SFTConfig, path: Path, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> Examples:
+    """Demonstrations as tokens, split by the hash of the prompt: no prompt is on both sides.
+
+    An answer that does not fit `max_length` is cut, without an EOS: what is left of it is still right, and
+    nothing teaches the model to stop there.
+
+    Raises:
+        DataError: a prompt alone fills `max_length`, or there are fewer than two different prompts.
+    """
+    loaded = read_records(
+        path,
+        Demonstration,
+        max_bad_share=config.max_bad_share,
+        quarantine_file=runtime.output / "bad_rows.jsonl",
+    )
+    encoded = [encode_example(tokenizer, record.prompt, record.response) for record in loaded.records]
+    _check_prompts(encoded, loaded, config.max_length)
+    cut = [
+        example._replace(response_ids=example.response_ids[: config.max_length - len(example.prompt_ids)])
+        for example in encoded
+    ]
+    truncated = sum(len(a.response_ids) < len(b.response_ids) for a, b in zip(cut, encoded, strict=True))
+    if truncated:
+        limit = f"max_length = {config.max_length} tokens"
+        runtime.log(f"{truncated} of {len(cut)} answers are cut at {limit}; raise it to keep them whole")
+    if loaded.bad:
+        runtime.log(
+            f"{len(loaded.bad)} rows of {path} are unreadable, the first is {loaded.bad[0].where}; see bad_rows.jsonl"
+        )
+    prompts = ["\n".join(f"{m.role}: {m.content}" for m in record.prompt) for record in loaded.records]
+    split = split_by_hash(prompts, config.held_out_share, runtime.seed_for("held out"))
+    if not split.held_out or not split.train:
+        raise DataError(
+            f"{path}: all {len(prompts)} demonstrations have one prompt; some must be held out, so give more"
+        )
+    return Examples([cut[i] for i in split.train], [cut[i] for i in split.held_out], truncated, len(loaded.bad))
+
+
+def check_packing(model: Any, examples: Sequence[Example], max_length: int, pad_id: int) -> None:
+    """Raise CheckError when examples in one row see each other: this model builds its mask some other way."""
+    few = sorted(examples, key=lambda example: len(example.prompt_ids) + len(example.response_ids))[:3]
+    with torch.no_grad():
+        packed = predict(model, _on(model, pack_examples(few, max_length, pad_id)))
+        padded = predict(model, _on(model, pad_examples(few, pad_id)))
+    gap = abs(float(packed.total - padded.total)) / max(packed.tokens, 1)
+    if not gap <= PACKING_TOLERANCE:
+        raise CheckError(
+            f"packing changes the loss by {gap:.2g} nats per token: {type(model).__name__} lets examples that share "
+            "a row see each other; set packing: false"
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The microbatches of any step, from its number alone."""
+
+    examples: Sequence[Example]
+    order: EpochOrder
+    config: SFTConfig
+    pad_id: int
+    device: torch.device
+    text: TokenStream | None  # raw text, when its loss is mixed in
+
+    @classmethod
+    def of(
+        cls,
+        examples: Sequence[Example],
+        config: SFTConfig,
+        inputs: SFTInputs,
+        tokenizer: PreTrainedTokenizerBase,
+        runtime: Runtime,
+    ) -> Batches:
+        """Raises ConfigError when raw text is to be mixed in and there is none."""
+        text = None
+        if config.lm_loss_coef:
+            if inputs.text is None:
+                raise ConfigError(
+                    "sft.lm_loss_coef needs raw text; name a file or folder in sft.text or pre-train in this run"
+                )
+            documents = [document.text for document in read_texts([inputs.text])]
+            text = TokenStream(encode_documents(tokenizer, documents), runtime.seed_for("text"))
+        # Packed rows are full whatever they hold; padded ones want examples of like length.
+        lengths = None if config.packing else [len(e.prompt_ids) + len(e.response_ids) for e in examples]
+        order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"), lengths)
+        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text)
+
+    def of_step(self, step: int) -> list[Micro]:
+        rows = self.order.rows_of(step)
+        examples = [self.examples[i] for i in rows]
+        micros = [self._demonstrations(part) for part in _cut(examples, self.config.batch_size_per_device)]
+        return micros if self.text is None else micros + self._raw_text(step, examples)
+
+    def _demonstrations(self, examples: Sequence[Example]) -> Micro:
+        if self.config.packing:
+            batch = pack_examples(examples, self.config.max_length, self.pad_id)
+        else:
+            batch = pad_examples(examples, self.pad_id)
+        ids, labels, positions, segments = (tensor.to(self.device) for tensor in batch)
+        return Micro(ids, labels, positions, segments)
+
+    def _raw_text(self, step: int, examples: Sequence[Example]) -> list[Micro]:
+        """About as many tokens of raw text as the examples have.
+
+        Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
+        mean over the text's.
+        """
+        assert self.text is not None
+        length = self.config.max_length
+        rows = math.ceil(sum(len(e.prompt_ids) + len(e.response_ids) for e in examples) / length)
+        answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
+        weight = self.config.lm_loss_coef * answers / (rows * (length - 1))
+        first = step * self.config.rows_per_step  # an example fits a row: steps never overlap
+        micros = []
+        for part in _cut(range(first, first + rows), self.config.batch_size_per_device):
+            ids = torch.stack([self.text.block(number, length - 1) for number in part]).to(self.device)
+            positions = torch.arange(length, device=self.device).expand_as(ids)
+            micros.append(Micro(ids, ids, positions, torch.ones_like(ids), weight))
+        return micros
+
+
+def loss(model: Any, micro: Micro) -> MicroLoss:
+    """Cross-entropy of the answers' tokens, EOS included; of raw text all tokens, by its weight."""
+    found = predict(model, PackedBatch(*micro[:4]))
+    if micro.lm_weight is None:
+        return MicroLoss(found.total, float(found.tokens), {"response_loss": float(found.total.detach())})
+    weighted = found.total * micro.lm_weight
+    return MicroLoss(weighted, 0.0, {"weighted_text_loss": float(weighted.detach())})
+
+
+def learned_tokens(micro: Micro) -> float:
+    """What the loss is divided by: raw text has its share in its weight."""
+    return 0.0 if micro.lm_weight is not None else float((micro.labels[:, 1:] >= 0).sum())
+
+
+@torch.no_grad()
+def assess(
+    model: Any, examples: Sequence[Example], config: SFTConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """Loss, perplexity and share of right tokens on held-out answers, token means, the right prefix given."""
+    total, tokens, right = 0.0, 0, 0
+    by_length = sorted(examples, key=lambda example: len(example.prompt_ids) + len(example.response_ids))
+    for start in range(0, len(by_length), config.batch_size_per_device):
+        batch = pad_examples(by_length[start : start + config.batch_size_per_device], int(tokenizer.pad_token_id))
+        found = predict(model, _on(model, batch), count_right=True)
+        assert found.right is not None
+        total, tokens, right = total + float(found.total), tokens + found.tokens, right + found.right
+    loss = total / tokens
+    return {"held_out_loss": loss, "held_out_perplexity": math.exp(loss), "held_out_accuracy": right / tokens}
+
+
+def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], max_length: int) -> None:
+    too_long = [i for i, example in enumerate(encoded) if len(example.prompt_ids) >= max_length]
+    if too_long:
+        first, others = too_long[0], len(too_long) - 1
+        raise DataError(
+            f"{loaded.sources[first]}: the prompt has {len(encoded[first].prompt_ids)} tokens, which leaves no room "
+            f"for an answer in max_length = {max_length} (as {others} others); shorten or drop it, or raise max_length"
+        )
+
+
+def _cut(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _on(model: Any, batch: PackedBatch) -> PackedBatch:
+    return PackedBatch(*(tensor.to(model.device) for tensor in batch))
+
+
+def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
+    model, demonstrations, text = config.model, config.demonstrations, config.text
+    if model is None:
+        if "model" not in artifacts:
+            raise ConfigError("sft has no model; name a Hugging Face folder in sft.model, or add a pretrain section")
+        model = artifacts["model"].file("model")
+    if demonstrations is None:
+        if "world" not in artifacts:
+            raise ConfigError("sft has no demonstrations; name a file in sft.demonstrations, or add a world section")
+        demonstrations = artifacts["world"].file("demonstrations.jsonl")
+    if text is None and config.lm_loss_coef and "model" in artifacts:
+        text = artifacts["model"].file("text.jsonl.gz")
+    return SFTInputs(model, demonstrations, text)
+
+
+def files(config: SFTConfig) -> list[Path]:
+    return [path for path in (config.model, config.demonstrations, config.text) if path is not None]
+
+
+STAGE = Stage("sft", SFTConfig, needs={"model": ("pretrain",), "world": ("world",)}, bind=bind, run=run, files=files)
