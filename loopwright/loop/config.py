@@ -77,9 +77,9 @@ def config_from(
     return config
 
 
-def write_config(config: RunConfig, path: Path) -> str:
+def resolved_text(config: RunConfig) -> str:
     """The text of a run directory's `config.yaml`."""
-    return f"# {path}: every setting of this run, defaults included\n{dump_yaml(config)}"
+    return f"# Every setting of this run, defaults included.\n{dump_yaml(config)}"
 
 
 def portable(value: Any, data_dir: Path | None) -> Any:

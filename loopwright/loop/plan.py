@@ -85,6 +85,7 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
     for step in steps:
         for path in step.stage.files(step.config):
             _must_exist(path, step.name)
+        code_hashes(step.stage.run.__module__)  # as close as can be to the moment the code was loaded
     return Plan(config, steps)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright.config import read_yaml
 from loopwright.errors import ArtifactError, ConfigError
-from loopwright.loop.config import RunConfig, write_config
+from loopwright.loop.config import RunConfig, resolved_text
 from loopwright.loop.lock import locked
 from loopwright.loop.plan import Plan, Step, differences, make_plan
 from loopwright.loop.summary import last_used, peak_rss_mb, write_summary
 from loopwright.runtime.display import Display, Quiet
 from loopwright.tracking.artifacts import METRICS, Artifact, ArtifactStore, Origin
-from loopwright.tracking.files import disk_full_is_an_error, remove, write_atomically
+from loopwright.tracking.files import disk_full_is_an_error, remove, sweep, write_atomically
 from loopwright.tracking.metrics import MetricsLog
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run(
             made[step.name] = workshop.make(step, made)
             summary = write_summary(out, config, made)
             check_requirements(step.name, step.config.require, made[step.name].manifest.metrics)
+        workshop.metrics.arrange(list(made))
         workshop.metrics.close()
         (render or _report)(out)
     return summary
@@ -80,7 +81,8 @@ class _Workshop:
     @classmethod
     def open(cls, plan: Plan, out: Path, display: Display) -> "_Workshop":
         store = ArtifactStore(out / "artifacts")
-        store.sweep()
+        for folder in (out / "artifacts", out / "scratch"):
+            sweep(folder)
         metrics = MetricsLog(out / "metrics.jsonl", out / "tensorboard" if plan.run.tensorboard else None)
         return cls(plan, out, store, metrics, _device(plan.run.device), display, last_used(out, plan.run.sections))
 
@@ -154,7 +156,7 @@ def _claim(out: Path, config: RunConfig) -> None:
             )
     elif strangers := sorted(entry.name for entry in out.iterdir() if not entry.name.startswith(".")):
         raise ConfigError(f"{out}: is not empty and no run directory (it holds {strangers[0]}); choose another --out")
-    text = write_config(config, path)
+    text = resolved_text(config)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
 

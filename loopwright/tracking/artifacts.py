@@ -161,11 +161,6 @@ class ArtifactStore:
                 continue
         return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.path.name), reverse=True)
 
-    def sweep(self) -> None:
-        """Remove what crashes left half written or half deleted. Only under the run's lock."""
-        for leftover in self.folder.glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
     def _partial(self, kind: str, key: str) -> Path:
         return self.folder / f".{kind}-{key[:12]}.partial"
 

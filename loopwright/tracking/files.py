@@ -44,6 +44,15 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the folders that crashes left half written or half deleted. Only when nobody else is writing here."""
+    for leftover in [*folder.rglob(".*.partial"), *folder.rglob(".*.doomed")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder below to the disk, the innermost first."""
     for parent, _, names in os.walk(folder, topdown=False):

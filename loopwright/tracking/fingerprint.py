@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import loopwright
@@ -33,11 +34,12 @@ def code_fingerprint(module_name: str) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in hashes.items()).encode()).hexdigest()
 
 
+@cache
 def code_hashes(module_name: str) -> dict[str, str]:
     """sha256 of the source of a module and of everything it imports within the package, transitively, sorted by name.
 
     Imports inside functions count. A module outside the package (a user's own stage) counts alone, with what it
-    imports from the package.
+    imports from the package. Read once a process, because the process also runs what it read first.
     """
     found: dict[str, str] = {}
     waiting = [module_name]

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,14 @@ class MetricsLog:
         if self.lines(stage) != _text(read_metrics(lines)):
             others = [row for row in read_metrics(self.path) if row["stage"] != stage]
             self._keep([*others, *read_metrics(lines)], stage)
+
+    def arrange(self, stages: Sequence[str]) -> None:
+        """Put the stages' lines in this order, whichever of them ran last; lines of other stages come after."""
+        rank = {stage: position for position, stage in enumerate(stages)}
+        rows = list(read_metrics(self.path))
+        ordered = sorted(rows, key=lambda row: rank.get(row["stage"], len(rank)))
+        if ordered != rows:
+            write_atomically(self.path, _text(ordered))
 
     def sync(self) -> None:
         """Make every line so far survive a power cut."""

@@ -1,0 +1,30 @@
+"""Kill the process at every moment that matters; the result is that of the run that was never killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _crash_everywhere(folder: Path, stride: int) -> dict[str, object]:
+    command = [sys.executable, "-m", "tests.loop.crash_everywhere", str(folder), str(stride)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_sample_of_kills_leaves_no_trace(tmp_path):
+    found = _crash_everywhere(tmp_path, stride=13)
+    assert found["calls"] > 100
+    assert found["differ"] == []
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_disk_changing_call_leaves_no_trace(tmp_path):
+    assert _crash_everywhere(tmp_path, stride=1)["differ"] == []
