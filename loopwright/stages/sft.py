@@ -32,7 +32,7 @@ from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
 
 T = TypeVar("T")
-PACKING_TOLERANCE = 1e-3  # nats per token; a leak costs far more, rounding far less
+PACKING_TOLERANCE = 1e-3  # of the largest hidden state; rounding is far below, a leak above
 
 
 class SFTConfig(StageConfig, TrainConfig):
@@ -91,8 +91,8 @@ def run(config: SFTConfig, inputs: SFTInputs, runtime: Runtime) -> StageOutput:
     match_vocabulary(model, tokenizer)
     examples = read_examples(config, inputs.demonstrations, tokenizer, runtime)
     model = make_trainable(model, config.trainable, runtime.seed_for("adapters"))
-    if config.packing:
-        check_packing(model, examples.train, config.max_length, tokenizer.pad_token_id)
+    if config.packing and len(examples.train) > 1:
+        check_packing(model, examples.train, config.max_length)
 
     batches = Batches.of(examples.train, config, inputs, tokenizer, runtime)
     steps = steps_to_train(config, len(examples.train))
@@ -151,16 +151,28 @@ def read_examples(config: SFTConfig, path: Path, tokenizer: PreTrainedTokenizerB
     return Examples([cut[i] for i in split.train], [cut[i] for i in split.held_out], truncated, len(loaded.bad))
 
 
-def check_packing(model: Any, examples: Sequence[Example], max_length: int, pad_id: int) -> None:
-    """Raise CheckError when examples in one row see each other: this model builds its mask some other way."""
-    few = sorted(examples, key=lambda example: len(example.prompt_ids) + len(example.response_ids))[:3]
-    with torch.no_grad():
-        packed = predict(model, _on(model, pack_examples(few, max_length, pad_id)))
-        padded = predict(model, _on(model, pad_examples(few, pad_id)))
-    gap = abs(float(packed.total - padded.total)) / max(packed.tokens, 1)
+@torch.no_grad()
+def check_packing(model: Any, examples: Sequence[Example], max_length: int) -> None:
+    """Compare an example's hidden states behind another example with those it has alone.
+
+    Raises:
+        CheckError: they differ, because this model builds its mask or positions some other way.
+    """
+    first, second = ([*e.prompt_ids, *e.response_ids] for e in sorted(examples, key=_length)[:2])
+    if len(first) + len(second) > max_length:
+        return
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def states(*segments: list[int]) -> Tensor:
+        ids = torch.tensor([[token for segment in segments for token in segment]], device=model.device)
+        places = torch.tensor([[place for segment in segments for place in range(len(segment))]], device=model.device)
+        return base.base_model(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state[0]
+
+    alone = states(second)
+    gap = float((states(first, second)[len(first) :] - alone).abs().max() / alone.abs().max())
     if not gap <= PACKING_TOLERANCE:
         raise CheckError(
-            f"packing changes the loss by {gap:.2g} nats per token: {type(model).__name__} lets examples that share "
+            f"packing changes hidden states by {gap:.2g} of their size: {type(base).__name__} lets examples that share "
             "a row see each other; set packing: false"
         )
 
@@ -195,7 +207,7 @@ class Batches:
             documents = [document.text for document in read_texts([inputs.text])]
             text = TokenStream(encode_documents(tokenizer, documents), runtime.seed_for("text"))
         # Packed rows are full whatever they hold; padded ones want examples of like length.
-        lengths = None if config.packing else [len(e.prompt_ids) + len(e.response_ids) for e in examples]
+        lengths = None if config.packing else [_length(example) for example in examples]
         order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"), lengths)
         return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text)
 
@@ -221,7 +233,7 @@ class Batches:
         """
         assert self.text is not None
         length = self.config.max_length
-        rows = math.ceil(sum(len(e.prompt_ids) + len(e.response_ids) for e in examples) / length)
+        rows = math.ceil(sum(map(_length, examples)) / length)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         weight = self.config.lm_loss_coef * answers / (rows * (length - 1))
         first = step * self.config.rows_per_step  # an example fits a row: steps never overlap
@@ -253,7 +265,7 @@ def assess(
 ) -> dict[str, float]:
     """Loss, perplexity and share of right tokens on held-out answers, token means, the right prefix given."""
     total, tokens, right = 0.0, 0, 0
-    by_length = sorted(examples, key=lambda example: len(example.prompt_ids) + len(example.response_ids))
+    by_length = sorted(examples, key=_length)
     for start in range(0, len(by_length), config.batch_size_per_device):
         batch = pad_examples(by_length[start : start + config.batch_size_per_device], int(tokenizer.pad_token_id))
         found = predict(model, _on(model, batch), count_right=True)
@@ -271,6 +283,10 @@ def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], ma
             f"{loaded.sources[first]}: the prompt has {len(encoded[first].prompt_ids)} tokens, which leaves no room "
             f"for an answer in max_length = {max_length} (as {others} others); shorten or drop it, or raise max_length"
         )
+
+
+def _length(example: Example) -> int:
+    return len(example.prompt_ids) + len(example.response_ids)
 
 
 def _cut(rows: Sequence[T], size: int) -> list[Sequence[T]]:
