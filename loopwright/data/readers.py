@@ -88,8 +88,9 @@ def read_texts(
 ) -> Iterator[Document]:
     """Every document under `paths`, folders in the order of their file names.
 
-    A txt or html file is one document; a jsonl line or parquet row is one, in `text_field`. Text that is
-    not UTF-8 is taken for UTF-16 when marked as such, else for Windows-1252.
+    An html file is one document, and a txt file too, unless form feeds or lines `<|endoftext|>` cut it into
+    several; a jsonl line or parquet row is one, in `text_field`. Text that is not UTF-8 is taken for UTF-16
+    when marked as such, else for Windows-1252.
 
     Raises:
         DataError: a path is missing or of an unknown format, a file is damaged, nothing was found,
@@ -174,11 +175,19 @@ def html_text(markup: str) -> str:
 
 _WHITE_SPACE = re.compile(r"\s+")
 _BLOCK_ENDS = re.compile(r"\s*\n\s*")
+_SEPARATOR = re.compile(r"(\f|^<\|endoftext\|>[^\S\n]*\r?\n?)", re.MULTILINE)  # of documents in one txt file
 _HTML_BLOCKS = "p, div, h1, h2, h3, h4, h5, h6, li, ul, ol, tr, table, section, article, blockquote, pre, dt, dd"
 
 
 def _read_text(path: Path, text_field: str, quarantine: Quarantine) -> Iterator[Document]:
-    yield Document(decode(_content(path)), str(path))
+    text, line = decode(_content(path)), 1
+    for piece in _SEPARATOR.split(text):
+        if piece in ("\f", "") or piece.startswith("<|endoftext|>"):
+            line += piece.count("\n")
+            continue
+        if piece.strip():
+            yield Document(piece, f"{path}:{line}" if line > 1 else str(path))
+        line += piece.count("\n")
 
 
 def _read_html(path: Path, text_field: str, quarantine: Quarantine) -> Iterator[Document]:

@@ -42,6 +42,14 @@ def test_every_format_plain_and_gzipped_in_one_folder(tmp_path):
     assert sources == [f"{tmp_path / 'c.jsonl'}:1", f"{tmp_path / 'c.jsonl'}:3"]
 
 
+def test_several_documents_in_one_txt_file(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("one\nmore\n<|endoftext|>\ntwo <|endoftext|> words\n<|endoftext|>\n\n<|endoftext|>\nthree\ffour")
+    documents = list(read_texts([path]))
+    assert [d.text.strip() for d in documents] == ["one\nmore", "two <|endoftext|> words", "three", "four"]
+    assert [d.source for d in documents] == [str(path), f"{path}:4", f"{path}:8", f"{path}:8"]
+
+
 def test_another_field_of_jsonl_and_parquet(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"review": "good"}\n')
     pyarrow.parquet.write_table(pyarrow.table({"review": ["bad"]}), tmp_path / "b.parquet")
