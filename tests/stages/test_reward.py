@@ -1,0 +1,199 @@
+"""A reward model learns a rule that people follow, and what is saved is the normalised model."""
+
+import json
+import random
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.testing import assert_close
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from loopwright.data.readers import write_records
+from loopwright.errors import CheckError, ConfigError, DataError
+from loopwright.models.heads import last_token_features, scores_at_last_token
+from loopwright.models.loading import LlamaShape, load_reward_model, new_llama
+from loopwright.rewards.reward_model import score_rows
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Comparison, Message, Prompt, Ranking
+from loopwright.stages import reward
+from loopwright.stages.reward import RewardConfig, RewardInputs
+from tests.tiny import saved, tiny_tokenizer
+
+SHAPE = LlamaShape(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_positions=64, initializer_range=0.1)
+SETTINGS = dict(
+    learning_rate=3e-3, batch_size_per_device=16, max_length=40, save_steps=5, log_steps=5, reference_samples=32
+)
+
+
+def worth(prompt, response):
+    return response.count("y") / 6
+
+
+def comparisons(count, *, prompts=True, seed=0):
+    """People prefer the answer with more letters y."""
+    rng = random.Random(seed)
+    records = []
+    while len(records) < count:
+        pair = tuple("".join(rng.choice("nyo ") for _ in range(6)) for _ in range(2))
+        scores = [worth(None, text) for text in pair]
+        prompt = (Message(role="user", content=f"Q{len(records)}"),) if prompts else ()
+        choice = None if scores[0] == scores[1] else int(scores[1] > scores[0])
+        records.append(Comparison(id=str(len(records)), prompt=prompt, responses=pair, choice=choice))
+    return records
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    return saved(new_llama(SHAPE, tiny_tokenizer(), seed=0), tiny_tokenizer(), folder)
+
+
+def train(folder, inputs, **settings):
+    runtime = Runtime.temporary(folder, stage="reward", seed=1)
+    output = reward.run(RewardConfig(**(SETTINGS | settings)), inputs, runtime)
+    return output.metrics, runtime.output
+
+
+def test_it_learns_what_people_prefer(policy, tmp_path):
+    records = comparisons(900)
+    prompts = [
+        Prompt(id=c.id, messages=c.prompt, tags={"task": "even" if int(c.id) % 2 == 0 else "odd"}) for c in records
+    ]
+    judges = {"helpful": worth}
+    metrics, output = train(tmp_path, RewardInputs(policy, records, prompts=prompts, judges=judges))
+    ties = sum(c.choice is None for c in records)
+    assert metrics["accuracy"] > 0.9 and metrics["accuracy_gold"] == metrics["accuracy"]
+    assert metrics["ties"] == ties and metrics["pairs"] + metrics["pairs_held_out"] + ties == 900
+    by_task = metrics["accuracy_by_task"]
+    assert set(by_task) == {"even", "odd"}
+    assert sum(task["pairs"] for task in by_task.values()) == metrics["pairs_held_out"]
+    assert metrics["normalisation"]["reference_samples"] == 32 and metrics["normalisation"]["correlation"] > 0.95
+    table = json.loads((output / "calibration.json").read_text())
+    assert sum(row["count"] for row in table["bins"]) == metrics["pairs_held_out"] and table["ece"] == metrics["ece"]
+    assert table["scale"] == metrics["normalisation"]["std_before"]
+
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    theirs = AutoModelForSequenceClassification.from_pretrained(output / "model")
+    texts = ["Q1" + "y" * 6 + "<|end|>", "Q1" + "n" * 6 + "<|end|>", "Q2yy<|end|>"]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = theirs(encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits[:, 0]
+        ours = scores_at_last_token(
+            load_reward_model(output / "model"), encoded["input_ids"], encoded["attention_mask"].bool()
+        )
+    assert scores[0] > scores[1] + 1
+    assert_close(ours, scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompts", [True, False], ids=["policy", "responses"])
+def test_reference_samples_score_0_and_1(policy, tmp_path, monkeypatch, prompts):
+    rows = []
+    original = reward.reference_rows
+    monkeypatch.setattr(reward, "reference_rows", lambda *args: rows.extend(original(*args)) or rows)
+    _, output = train(tmp_path, RewardInputs(policy, comparisons(60, prompts=prompts)))
+    scores = score_rows(load_reward_model(output / "model"), rows, pad_id=257)
+    assert len(rows) == 32
+    assert abs(float(scores.mean())) < 1e-5 and abs(float(scores.std(correction=0)) - 1) < 1e-5
+
+
+def test_plain_texts_without_prompts(policy, tmp_path):
+    metrics, _ = train(tmp_path, RewardInputs(policy, comparisons(500, prompts=False)), append_eos=False)
+    assert metrics["accuracy"] > 0.8
+    with pytest.raises(ConfigError, match="normalise_on = policy, but the comparisons have no prompts"):
+        train(tmp_path / "b", RewardInputs(policy, comparisons(20, prompts=False)), normalise_on="policy")
+
+
+def test_no_prompt_is_on_both_sides(policy, tmp_path):
+    records = [c.model_copy(update={"prompt": comparisons(50)[i % 50].prompt}) for i, c in enumerate(comparisons(300))]
+    config = RewardConfig(**SETTINGS, held_out_share=0.3)
+    data = reward.load_pairs(config, RewardInputs(policy, records), tiny_tokenizer(), Runtime.temporary(tmp_path))
+    train_prompts, held_out = ({g.messages for g in groups} for groups in (data.train, data.held_out))
+    assert not train_prompts & held_out and len(train_prompts) + len(held_out) == 50
+    assert 5 <= len(held_out) <= 25
+
+
+def test_held_out_file(policy, tmp_path):
+    write_records(tmp_path / "held.jsonl", comparisons(40, seed=5)[:20])
+    metrics, _ = train(tmp_path, RewardInputs(policy, comparisons(60)), held_out=tmp_path / "held.jsonl")
+    assert metrics["prompts"] <= 40  # the prompts Q0..Q19 of the file are not trained on
+    assert metrics["pairs_held_out"] == sum(c.choice is not None for c in comparisons(40, seed=5)[:20])
+
+
+def test_files_with_rankings_and_bad_rows(policy, tmp_path):
+    path = tmp_path / "comparisons.jsonl"
+    write_records(path, comparisons(60))
+    with path.open("a") as file:
+        file.write('{"id": "x"}\n')
+    ranking = Ranking(
+        id="r", prompt=(Message(role="user", content="R"),), responses=("yyy", "yn", "n"), ranks=(1, 2, 3)
+    )
+    metrics, output = train(tmp_path, RewardInputs(policy, path, [ranking]))
+    assert metrics["bad_rows"] == 1 and "comparisons.jsonl" in (output / "bad_comparisons.jsonl").read_text()
+    decided = sum(c.choice is not None for c in comparisons(60))
+    assert metrics["pairs"] + metrics["pairs_held_out"] == decided + 3
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(DataError, match="no pair is left to train on"):
+        train(tmp_path / "b", RewardInputs(policy, empty, empty))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, monkeypatch):
+    inputs = RewardInputs(policy, comparisons(200))
+    expected, whole = train(tmp_path / "whole", inputs)
+    collate, calls = reward.collate, []
+
+    def dies(*args):
+        calls.append(0)
+        if len(calls) == 8:
+            raise Killed
+        return collate(*args)
+
+    monkeypatch.setattr(reward, "collate", dies)
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", inputs)
+    got, resumed = train(tmp_path / "killed", inputs)
+    assert got == expected and len(calls) < 8 + expected["steps"]
+    for name in ("model/model.safetensors", "calibration.json"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_adapters_are_merged(policy, tmp_path):
+    trainable = {"mode": "lora", "lora": {"r": 4, "alpha": 8}}
+    metrics, output = train(
+        tmp_path, RewardInputs(policy, comparisons(600)), trainable=trainable, learning_rate=1e-2, epochs=4
+    )
+    assert metrics["accuracy"] > 0.75
+    assert AutoModelForSequenceClassification.from_pretrained(output / "model").config.num_labels == 1
+
+
+def test_a_model_that_cannot_tell_is_refused(policy, tmp_path, monkeypatch):
+    def same(model, rows, pad_id):
+        ids = torch.tensor([[1, 2, 3]])
+        return last_token_features(model, ids, ids.bool()).detach().expand(len(rows), -1)
+
+    monkeypatch.setattr(reward, "features_of_rows", same)
+    with pytest.raises(CheckError, match="the same score to all 32"):
+        train(tmp_path, RewardInputs(policy, comparisons(40)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"held_out": "x.jsonl", "held_out_share": 0.2}, "held_out_share has no effect with held_out"),
+        ({"normalise_on": "responses", "sampling": {"temperature": 0.5}}, "sampling has no effect"),
+        ({"learning_rat": 1.0}, "learning_rat"),
+    ],
+)
+def test_settings_that_do_nothing(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        RewardConfig(**settings)
+
+
+def test_inputs_given_neither_way():
+    with pytest.raises(ConfigError, match="reward has no model; add an sft or pretrain section"):
+        reward.bind(RewardConfig(), {})
