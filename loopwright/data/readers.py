@@ -186,7 +186,7 @@ def _read_text(path: Path, text_field: str, quarantine: Quarantine) -> Iterator[
             line += piece.count("\n")
             continue
         if piece.strip():
-            yield Document(piece, f"{path}:{line}" if line > 1 else str(path))
+            yield Document(piece.strip("\r\n"), f"{path}:{line}" if line > 1 else str(path))
         line += piece.count("\n")
 
 
