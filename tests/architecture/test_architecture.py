@@ -1,0 +1,229 @@
+"""The shape of the code: layers, owners of heavy dependencies, sizes, what starts without torch."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "loopwright"
+
+# A folder imports only from folders above it.
+LAYERS = (
+    "errors",
+    "schemas",
+    "objectives",
+    "config",
+    "tracking",
+    "runtime",
+    "data",
+    "feedback",
+    "models",
+    "training",
+    "generation",
+    "rewards",
+    "evaluation",
+    "worlds",
+    "stages",
+    "loop",
+    "cli",
+)
+
+# Folders that may import less than all that is above them.
+NARROWER = {
+    "feedback": {"errors", "schemas", "config", "tracking", "feedback"},
+    "objectives": {"objectives"},
+}
+
+OWNERS = {
+    "torch": {
+        "objectives",
+        "runtime",
+        "data",
+        "models",
+        "training",
+        "generation",
+        "rewards",
+        "evaluation",
+        "stages",
+        "loop",
+        "cli",
+    },
+    "transformers": {"models", "data", "training", "generation", "rewards", "evaluation", "stages"},
+    "tokenizers": {"data"},
+    "peft": {"models", "training"},
+    "accelerate": {"runtime"},
+    "ray": {"runtime"},
+    "vllm": {"generation"},
+    "safetensors": {"runtime", "models", "training", "stages"},
+    "fastapi": {"feedback", "rewards"},
+    "sqlalchemy": {"feedback"},
+    "matplotlib": {"evaluation"},
+    "sklearn": {"evaluation"},
+    "jinja2": {"evaluation", "feedback"},
+    "tensorboard": {"tracking"},
+    "pyarrow": {"data"},
+    "ftfy": {"data"},
+    "datasketch": {"data"},
+    "selectolax": {"data"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+
+WITHOUT_TORCH = ("errors", "schemas", "config", "tracking", "feedback", "worlds")
+
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 80
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SHIPPED = [*MODULES, *sorted((ROOT / "benchmarks").rglob("*.py"))]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _layer(path: Path) -> str | None:
+    """The folder of a module; None for the package's own __init__ and __main__."""
+    parts = path.relative_to(PACKAGE).parts
+    layer = parts[0].removesuffix(".py")
+    return None if layer.startswith("__") else layer
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything a module imports, inside functions too."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_name(path)}:{node.lineno}: write the import out in full"
+            yield node.lineno, node.module or ""
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def test_every_folder_is_a_layer():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders <= set(LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_folder_imports_only_from_folders_above_it(path):
+    layer = _layer(path)
+    if layer is None:
+        return
+    allowed = NARROWER.get(layer, set(LAYERS[: LAYERS.index(layer) + 1]))
+    for line, name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "loopwright" and len(parts) > 1 and parts[1] in LAYERS:
+            assert parts[1] in allowed, f"{_name(path)}:{line}: {layer} must not import {parts[1]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_heavy_dependencies_have_owners(path):
+    layer = _layer(path)
+    for line, name in _imports(path):
+        owners = OWNERS.get(name.split(".")[0])
+        assert owners is None or layer in owners, f"{_name(path)}:{line}: {layer} must not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "stages").glob("*.py")), ids=_name)
+def test_a_stage_never_imports_another_stage(path):
+    for line, name in _imports(path):
+        if name.startswith("loopwright.stages."):
+            assert name.split(".")[2] == "base", f"{_name(path)}:{line}: shared parts of stages live in stages/base.py"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=_name)
+def test_modules_and_functions_are_short(path):
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_MODULE_LINES, f"{_name(path)} has {lines} lines; split it"
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_no_module_is_called_utils():
+    assert not [_name(path) for path in MODULES if re.search(r"(^|_)(utils?|helpers?|common|misc)$", path.stem)]
+
+
+@pytest.mark.parametrize("layer", WITHOUT_TORCH)
+def test_works_without_torch(layer):
+    """Every module of the folder is imported in a process where torch cannot be."""
+    modules = [path for path in MODULES if _layer(path) == layer]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules]
+    code = "import sys, importlib\nsys.modules['torch'] = None\n"
+    code += f"for name in {names!r}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys\nsys.modules['torch'] = None\nsys.argv = ['loopwright', '--help']\n"
+    code += "from loopwright.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+
+
+PAGES = {"world": "worlds.md"}
+
+
+def _stages() -> list[str]:
+    from loopwright.loop.table import STAGES
+
+    return list(STAGES)
+
+
+@pytest.mark.parametrize("stage", _stages())
+def test_every_stage_has_a_page_that_names_its_settings(stage):
+    module = PACKAGE / "stages" / f"{stage}.py"
+    if not module.exists():
+        pytest.skip(f"{stage} is not written yet")
+    page = ROOT / "docs" / PAGES.get(stage, f"{stage}.md")
+    if not page.exists():
+        pytest.skip(f"{_name(page)} is not written yet")
+    text = page.read_text(encoding="utf-8")
+    config = importlib.import_module(f"loopwright.stages.{stage}").STAGE.config
+    own = set(config.model_fields) - {"require"} - set(_train_settings())
+    missing = sorted(name for name in own if not re.search(rf"\b{name}\b", text))
+    assert not missing, f"docs/{stage}.md does not name {', '.join(missing)}"
+
+
+def _train_settings() -> list[str]:
+    """The settings that all training stages share are documented once."""
+    try:
+        from loopwright.training.config import TrainConfig
+    except ImportError:
+        return []
+    return list(TrainConfig.model_fields)
+
+
+def test_every_command_is_documented():
+    from typer.main import get_command
+
+    from loopwright.cli.main import app
+
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    commands = get_command(app).commands
+    names = [name for name in commands if not hasattr(commands[name], "commands")]
+    names += [f"{group} {name}" for group in commands for name in getattr(commands[group], "commands", {})]
+    assert not [name for name in names if f"loopwright {name}" not in text]
+
+
+def test_every_setting_of_the_root_is_documented():
+    from loopwright.loop.config import RunConfig
+
+    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert not [name for name in RunConfig.model_fields if f"`{name}`" not in text]

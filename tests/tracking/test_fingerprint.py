@@ -1,0 +1,65 @@
+"""The fingerprint sees every module that a stage can reach, and nothing else."""
+
+import sys
+
+import pytest
+
+from loopwright.errors import ArtifactError
+from loopwright.tracking import code_fingerprint, code_hashes, fingerprint, library_versions
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of the same name elsewhere: a imports b (in a function) and c.d; e is nobody's."""
+    root = tmp_path / "loopwright"
+    (root / "c").mkdir(parents=True)
+    for name, source in {
+        "__init__": "",
+        "a": "def f():\n    from loopwright.b import thing\n",
+        "b": "import numpy\nfrom loopwright import c\nimport loopwright.c.d as d\n",
+        "c/__init__": "from .d import x\n",
+        "c/d": "from . import g\nx = 1\n",
+        "c/g": "",
+        "e": "",
+    }.items():
+        (root / f"{name}.py").write_text(source)
+    monkeypatch.setattr(fingerprint, "_ROOT", root)
+    code_hashes.cache_clear()
+    yield root
+    code_hashes.cache_clear()
+
+
+def test_it_follows_imports_and_only_those(package):
+    assert list(code_hashes("loopwright.a")) == [
+        "loopwright",
+        "loopwright.a",
+        "loopwright.b",
+        "loopwright.c",
+        "loopwright.c.d",
+        "loopwright.c.g",
+    ]
+
+
+@pytest.mark.parametrize(("name", "moves"), [("a", True), ("b", True), ("c/g", True), ("e", False)])
+def test_it_moves_with_what_is_reached(package, name, moves):
+    before = code_fingerprint("loopwright.a")
+    path = package / f"{name}.py"
+    path.write_text(path.read_text() + "y = 2\n")
+    code_hashes.cache_clear()
+    assert (code_fingerprint("loopwright.a") != before) is moves
+
+
+def test_it_imports_nothing(package):
+    code_hashes("loopwright.a")
+    assert "loopwright.a" not in sys.modules
+
+
+def test_a_module_without_a_file_is_refused():
+    with pytest.raises(ArtifactError, match="the source of nowhere cannot be found"):
+        code_hashes("nowhere")
+
+
+def test_versions_name_what_numbers_depend_on():
+    versions = library_versions()
+    assert versions["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert {"torch", "transformers", "numpy"} <= versions.keys()
