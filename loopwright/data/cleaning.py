@@ -34,7 +34,7 @@ class CleaningConfig(Config):
 
     min_characters: NonNegativeInt = 20
     min_letter_share: Share = 0.6  # letters, marks and digits among the characters that are not white space
-    max_repeated_share: Share = 0.6  # of a document's three-word runs, how many occurred before in it
+    max_repeated_share: Share = 0.75  # of a document's three-word runs, how many occurred before in it
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] | None = 0.9  # Jaccard; None: exact ones only
 
 

@@ -1,16 +1,15 @@
-"""Token rows without padding work: a stream of documents, or several examples in one row.
+"""Token rows without padding work: several documents or examples in one row.
 
-Examples that share a row never see each other. Each starts again at position 0, and transformers (5 and
+Those that share a row never see each other. Each starts again at position 0, and transformers (5 and
 later) builds its attention mask from that, as long as it is given no mask of its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,40 +28,40 @@ class PackedBatch(NamedTuple):
     segment_ids: Tensor  # [B, T] int64: from 1 in each row; 0 on padding
 
 
-class TokenStream:
-    """Documents without end: each epoch all of them, in an order of its own, one after another.
+class PackedDocuments:
+    """Raw documents in rows: several in one, blind to each other; a longer one in several.
 
-    Blocks are cut from this stream, so that every token is predicted exactly once an epoch and none is
-    padding. Any block can be made from its number alone: going on after a crash needs no state.
+    A document that is cut off from its beginning teaches a model to make up what it cannot see, so none is
+    cut that fits a row.
     """
 
-    def __init__(self, documents: Iterable[Sequence[int]], seed: int) -> None:
-        """Documents end in EOS. Raises DataError when there is not a single token."""
-        pieces = [np.asarray(document, dtype=np.int32) for document in documents]
-        self._starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-        self.tokens = int(self._starts[-1])  # in one epoch
-        if not self.tokens:
+    def __init__(self, documents: Iterable[Sequence[int]], capacity: int, before: int, pad_id: int) -> None:
+        """Documents end in EOS; `before` stands in front of one, so that its first token is predicted, too.
+
+        Raises:
+            DataError: there is not a single token.
+        """
+        pieces = (piece for document in documents for piece in _pieces([before, *document], capacity))
+        self.examples = [Example(piece[:1], piece[1:]) for piece in pieces]
+        if not self.examples:
             raise DataError("no tokens to train on: the data set is empty")
-        self._flat = np.concatenate(pieces)
-        self._seed = seed
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self.tokens = sum(len(example.response_ids) for example in self.examples)  # that are learned
+        self._bins = pack_lengths([1 + len(example.response_ids) for example in self.examples], capacity)
+        self._pad_id = pad_id
 
-    def block(self, number: int, length: int) -> Tensor:
-        """[length + 1] int64: what follows block number - 1, and one token more, for the last prediction."""
-        first, parts = number * length, []
-        missing = length + 1
-        while missing:
-            epoch, offset = divmod(first, self.tokens)
-            parts.append(self._ordered(epoch)[offset : offset + missing])
-            first, missing = first + len(parts[-1]), missing - len(parts[-1])
-        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._bins)
 
-    def _ordered(self, epoch: int) -> np.ndarray:
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(self._starts) - 1)
-            pieces = [self._flat[self._starts[i] : self._starts[i + 1]] for i in order]
-            self._epoch = (epoch, np.concatenate(pieces))
-        return self._epoch[1]
+    def rows(self, numbers: Sequence[int]) -> PackedBatch:
+        """The rows of these numbers, in this order."""
+        return _rows(self.examples, [self._bins[number] for number in numbers], self._pad_id)
+
+
+def _pieces(tokens: Sequence[int], capacity: int) -> Iterator[list[int]]:
+    """At most `capacity` tokens each; the last of one is the first of the next, so each is predicted once."""
+    for start in range(0, len(tokens) - 1, capacity - 1):
+        yield list(tokens[start : start + capacity])
 
 
 def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:

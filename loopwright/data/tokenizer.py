@@ -77,8 +77,12 @@ def bos_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode_documents(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, batch: int = 1024
 ) -> Iterator[list[int]]:
-    """Each text as it stands in a pre-training stream: BOS where the tokenizer uses one, the text, EOS."""
-    start, end = bos_prefix(tokenizer), [tokenizer.eos_token_id]
+    """Each text as pre-training predicts it: the text, EOS. What stands before it is `document_start`."""
     for first in range(0, len(texts), batch):
         for ids in encode_texts(tokenizer, texts[first : first + batch]):
-            yield start + ids + end
+            yield [*ids, tokenizer.eos_token_id]
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token before a document: BOS where the tokenizer uses one, else EOS, as if another had ended."""
+    return (bos_prefix(tokenizer) or [tokenizer.eos_token_id])[0]
