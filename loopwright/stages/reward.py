@@ -47,7 +47,6 @@ class RewardConfig(TrainConfig, StageConfig):
 
     epochs: PositiveFloat | None = 1.0  # more overfit
     batch_size_per_device: PositiveInt = 16
-    learning_rate: PositiveFloat = 1e-5
     model: Path | None = None  # a causal LM's folder to start from, where no stage makes one
     comparisons: Path | None = None  # jsonl of Comparison, where no stage collects feedback
     held_out: Path | None = None  # jsonl of Comparison to assess on; None: a share of the prompts
