@@ -69,9 +69,9 @@ class _TokenLogprobs(torch.autograd.Function):
         for rows in row_chunks(len(hidden), len(weight)):
             logits = head_logits(hidden[rows], weight, bias, temperature, forbidden)
             normaliser[rows] = logits.logsumexp(-1)
-            logprobs[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - normaliser[rows]
-            probabilities = torch.exp(logits - normaliser[rows, None])
-            entropy[rows] = normaliser[rows] - (probabilities * logits).sum(-1)
+            log_p = logits.sub_(normaliser[rows, None])
+            logprobs[rows] = log_p.gather(-1, targets[rows, None]).squeeze(-1)
+            entropy[rows] = -(log_p.exp() * log_p).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, forbidden, normaliser, entropy)
         ctx.temperature = temperature
         return logprobs, entropy

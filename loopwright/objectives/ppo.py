@@ -64,5 +64,7 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
     """1 - Var(R - V) / Var(R) of flat tensors: 1 is a perfect critic, 0 one no better than a constant; 0 if R is."""
+    if len(returns) < 2:
+        return returns.new_zeros(())
     variance = returns.var(unbiased=False)
     return torch.where(variance > 0, 1.0 - (returns - values).var(unbiased=False) / variance.clamp(min=1e-12), 0.0)

@@ -1,0 +1,273 @@
+"""Improve a policy against a reward, held near a frozen reference. docs/ppo.md has the algorithm and every detail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loopwright.data.chat import render_prompt
+from loopwright.data.readers import read_records
+from loopwright.errors import ConfigError, DataError
+from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
+from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.heads import Critic, head_of, reward_model_from
+from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
+from loopwright.models.tokens import context_length, forbidden_token_ids
+from loopwright.rewards import Reward, RewardModel, Sample, Scores, WeightedSum
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Prompt
+from loopwright.stages.base import Stage, StageConfig, StageOutput
+from loopwright.tracking.artifacts import Artifact
+from loopwright.training import ppo_checks
+from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, with_advantages
+from loopwright.training.ppo_config import PPOSettings
+from loopwright.training.ppo_learner import PPOLearner
+
+LAST_STEPS = 10  # the final figures are means over this many steps: one step's are noisy
+SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "finished_share")
+
+
+class PPOConfig(PPOSettings, StageConfig):
+    """The `ppo` section of a recipe. The paths stand in for stages that the recipe does not have."""
+
+    policy: Path | None = None  # a Hugging Face folder of a causal LM
+    reward: Path | None = None  # a Hugging Face folder of a one-label sequence classifier
+    prompts: Path | None = None  # jsonl of Prompt
+
+
+@dataclass(frozen=True)
+class PPOInputs:
+    policy: Path
+    reward: Path | Sequence[tuple[Reward, float]]  # a reward model's folder, or rewards with weights
+    prompts: Path | Sequence[Prompt]
+    critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
+
+
+def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
+    """Improve a policy against a reward (Ouyang et al. 2022, sec. 3.5)."""
+    tokenizer = load_tokenizer(inputs.policy)
+    policy = load_causal_lm(inputs.policy, runtime.device)
+    tasks = load_prompts(config, inputs, tokenizer, policy)
+    reward = load_reward(inputs, tokenizer, runtime)
+    learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
+    engine = TransformersEngine(learner.policy, tokenizer)  # reads the learner's weights: nothing is copied
+    sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
+    start, recent = resume(learner, runtime)  # also cuts the metrics back to the checkpoint
+
+    with runtime.progress("ppo", config.steps, start) as bar:
+        for step in range(start, config.steps):
+            batch = tasks_of_step(tasks, step, config, runtime)
+            seeds = [runtime.seed_for("rollout", step, row) for row in range(len(batch))]
+            rollouts = engine.generate([task.tokens for task in batch], sampling, seeds)
+            scored = score(reward, batch, rollouts, tokenizer)
+            episodes = Episodes.of(rollouts, runtime.device)
+            observed = learner.observe(episodes)
+            check(learner, reward, scored, episodes, observed, first=step == 0)
+
+            kl_coef = learner.controller.coefficient
+            experience, figures = with_advantages(
+                episodes, observed, (scored.scores.total, scored.scores.per_token), kl_coef, config
+            )
+            figures |= learner.update(experience, step, partial(runtime.seed_for, "epoch", step))
+            learner.controller.update(figures["kl"], len(batch))  # after training, as in Ziegler et al. 2019
+
+            figures |= {"kl_coef": kl_coef, **scored.figures}
+            recent = [*recent[1 - LAST_STEPS :], {name: figures[name] for name in SUMMARISED}]
+            if (step + 1) % config.log_steps == 0 or step + 1 == config.steps:
+                runtime.record(step + 1, figures)
+            if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
+                runtime.checkpoint(step + 1, {"learner": learner.state(), "recent": recent})
+            bar.advance(1, reward=figures["reward"], kl=figures["kl"])
+
+    save_model(learner.policy, tokenizer, runtime.output / "model")
+    learner.critic.save(tokenizer, runtime.output / "critic")
+    return StageOutput(summarise(config, recent))
+
+
+class Task(NamedTuple):
+    """A prompt as a record and as tokens."""
+
+    prompt: Prompt
+    tokens: list[int]
+
+
+class Scored(NamedTuple):
+    """Responses as the reward saw them, and what it said."""
+
+    samples: list[Sample]
+    responses: list[str]
+    scores: Scores
+    figures: dict[str, float]
+
+
+def load_prompts(
+    config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
+) -> list[Task]:
+    """Prompts as tokens; each leaves room for a response.
+
+    Raises:
+        DataError: there is none, or one is empty or does not fit the context with its response.
+    """
+    given = read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
+    if not given:
+        raise DataError("PPO got no prompts; give at least one")
+    tasks = [Task(prompt, render_prompt(tokenizer, prompt.messages)) for prompt in given]
+    limit = context_length(policy)
+    for task in tasks:
+        if not task.tokens:
+            raise DataError(f"prompt {task.prompt.id!r} has no tokens; a response needs at least one to follow")
+        if limit is not None and len(task.tokens) + config.max_new_tokens > limit:
+            raise DataError(
+                f"prompt {task.prompt.id!r} has {len(task.tokens)} tokens, which with max_new_tokens = "
+                f"{config.max_new_tokens} exceeds the model's context of {limit}; shorten it or lower max_new_tokens"
+            )
+    return tasks
+
+
+def load_reward(inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> WeightedSum:
+    """The rewards to sum, each with its weight."""
+    if isinstance(inputs.reward, Path):
+        return WeightedSum([(RewardModel(inputs.reward, tokenizer, device=runtime.device), 1.0)])
+    return WeightedSum(list(inputs.reward))
+
+
+def make_learner(
+    config: PPOConfig,
+    inputs: PPOInputs,
+    reward: WeightedSum,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+) -> PPOLearner:
+    """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
+    critic = start_critic(inputs, reward, policy, runtime)
+    forbidden = forbidden_token_ids(tokenizer, _vocabulary(policy))
+    return PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
+
+
+def start_critic(inputs: PPOInputs, reward: WeightedSum, policy: PreTrainedModel, runtime: Runtime) -> Critic:
+    """From the folder that is named, the first reward model that reads the policy's tokens, or the policy's body.
+
+    A head on the policy's body starts at 0 (lm-human-preferences): no value is better than a made-up one.
+    """
+    if inputs.critic is not None:
+        return Critic.load(inputs.critic, runtime.device)
+    for part, _ in reward.rewards:
+        if isinstance(part, RewardModel) and _vocabulary(part.model) == _vocabulary(policy):
+            return Critic.from_reward_model(part.model)
+    body = reward_model_from(policy, seed=0)
+    with torch.no_grad():
+        head_of(body).weight.zero_()
+    return Critic(body)
+
+
+def _vocabulary(model: Any) -> int:
+    """Rows of the embedding, which may be more than the tokenizer's tokens."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def resume(learner: PPOLearner, runtime: Runtime) -> tuple[int, list[dict[str, float]]]:
+    """The step to go on from and the figures of the steps before it."""
+    found = runtime.restore()
+    if found is None:
+        return 0, []
+    learner.load(found.state["learner"])
+    return found.step, found.state["recent"]
+
+
+def score(reward: WeightedSum, tasks: Sequence[Task], rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase) -> Scored:
+    """Score what was sampled, token for token, and count it."""
+    responses = decode_responses(tokenizer, rollouts)
+    samples = [
+        Sample(
+            prompt=task.prompt,
+            response=response,
+            prompt_ids=task.tokens,
+            response_ids=rollouts.response_tokens(row),
+            finished=bool(rollouts.finished[row]),
+        )
+        for row, (task, response) in enumerate(zip(tasks, responses, strict=True))
+    ]
+    scores = reward.score(samples)
+    figures = {
+        "score": scores.total.mean().item(),
+        "score_std": scores.total.std(correction=0).item(),
+        "length_tokens": rollouts.response_mask.sum(1).float().mean().item(),
+        "finished_share": rollouts.finished.float().mean().item(),
+    }
+    if len(scores.parts) > 1:
+        figures |= {f"score_{name}": part.mean().item() for name, part in scores.parts.items()}
+    return Scored(samples, responses, scores, figures)
+
+
+def tasks_of_step(tasks: Sequence[Task], step: int, config: PPOConfig, runtime: Runtime) -> list[Task]:
+    """The prompts of a step: a pure function of seed and step."""
+    chosen = prompts_of_step(len(tasks), step, config.rollouts_per_step, partial(runtime.seed_for, "prompts"))
+    return [tasks[i] for i in chosen]
+
+
+def check(
+    learner: PPOLearner,
+    reward: WeightedSum,
+    scored: Scored,
+    episodes: Episodes,
+    observed: Observations,
+    *,
+    first: bool,
+) -> None:
+    """Scores can be learned from; before the first update KL is 0, and padding changes no model's result."""
+    ppo_checks.check_scores(scored.scores.total, scored.responses, first=first)
+    if not first:
+        return
+    ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs)
+    ppo_checks.check_padding(learner, episodes)
+    few = scored.samples[: ppo_checks.PADDED_ROWS]
+    for part, _ in reward.rewards:
+        if isinstance(part, RewardModel):
+            alone = torch.cat([part.score([sample]).total for sample in few])
+            ppo_checks.check_reward_padding(part.name, part.score(few).total, alone)
+
+
+def summarise(config: PPOConfig, recent: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Means over the last steps."""
+    figures = {name: sum(step[name] for step in recent) / len(recent) for name in SUMMARISED}
+    return {"steps": config.steps, "responses_sampled": config.steps * config.rollouts_per_step, **figures}
+
+
+def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
+    """Inputs from the stages before, or from the paths in the config.
+
+    Raises:
+        ConfigError: one of the three is given neither way, or both ways.
+    """
+    return PPOInputs(
+        policy=_chosen("policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
+        reward=_chosen("reward", config.reward, artifacts.get("reward"), "model", "a reward section"),
+        prompts=_chosen("prompts", config.prompts, artifacts.get("world"), "prompts_train.jsonl", "a world section"),
+    )
+
+
+def _chosen(name: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:
+    if path is not None and artifact is not None:
+        raise ConfigError(
+            f"ppo.{name} = {path} contradicts the stage {artifact.manifest.name}, which makes its own; leave one out"
+        )
+    if path is None and artifact is None:
+        raise ConfigError(f"ppo has no {name}; add {section} to the recipe, or set ppo.{name} to a path")
+    return path if artifact is None else artifact.file(file)  # type: ignore[return-value]
+
+
+STAGE = Stage(
+    name="ppo",
+    config=PPOConfig,
+    needs={"policy": ("sft", "pretrain"), "reward": ("reward",), "world": ("world",)},
+    bind=bind,
+    run=run,
+    files=lambda config: [path for path in (config.policy, config.reward, config.prompts) if path is not None],
+)

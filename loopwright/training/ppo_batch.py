@@ -1,0 +1,175 @@
+"""The data of a PPO step: which prompts, how rows lie in memory, and from scores to advantages.
+
+Rows are kept as [prompt][response][padding]. The padding is on the right only, behind everything that is read: with
+causal attention no real token can see it, so no mask is needed, and a microbatch is as wide as its longest row.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from loopwright.objectives.advantages import gae, token_rewards
+from loopwright.objectives.kl import kl_estimate
+from loopwright.objectives.masking import whiten
+from loopwright.training.ppo_config import PPOSettings
+
+
+class Sampled(Protocol):
+    """What an engine gives back (generation/base.py, `Rollouts`)."""
+
+    @property
+    def prompt_ids(self) -> Tensor: ...  # [B, P], padded on the left
+    @property
+    def prompt_mask(self) -> Tensor: ...  # [B, P] bool
+    @property
+    def response_ids(self) -> Tensor: ...  # [B, R], padded on the right
+    @property
+    def response_mask(self) -> Tensor: ...  # [B, R] bool
+    @property
+    def logprobs(self) -> Tensor: ...  # [B, R]
+    @property
+    def finished(self) -> Tensor: ...  # [B] bool
+
+
+class Episodes(NamedTuple):
+    """Sampled responses with their prompts, one a row."""
+
+    ids: Tensor  # [B, W] int64, prompt and response without a gap
+    prompt_lengths: Tensor  # [B] int64, at least 1
+    mask: Tensor  # [B, R] bool, true on response tokens (a prefix of each row)
+    logprobs: Tensor  # [B, R] of the sampler, at the sampling temperature
+    finished: Tensor  # [B] bool, the response ends with EOS
+
+    @classmethod
+    def of(cls, sampled: Sampled, device: torch.device) -> Self:
+        """Close the gap that padding leaves between the start of the row and the prompt."""
+        ids = torch.cat((sampled.prompt_ids, sampled.response_ids), dim=1)
+        prompt_lengths = sampled.prompt_mask.sum(1)
+        gap = sampled.prompt_ids.shape[1] - prompt_lengths
+        columns = torch.arange(ids.shape[1], device=ids.device) + gap[:, None]
+        ids = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))
+        parts = (ids, prompt_lengths, sampled.response_mask, sampled.logprobs, sampled.finished)
+        return cls(*(part.to(device) for part in parts))
+
+    def rows(self, index: Tensor) -> Self:
+        """The chosen rows, trimmed to the longest of them."""
+        picked = [field[index] for field in self]
+        width = int((picked[1] + picked[2].sum(1)).max())
+        return type(self)(picked[0][:, :width], *picked[1:])
+
+    def lengths(self) -> Tensor:
+        """[B] int64: tokens of prompt and response."""
+        return self.prompt_lengths + self.mask.sum(1)
+
+    def predicts(self) -> Tensor:
+        """[B, W] bool: the places whose next token is a response token, in the same order as `mask` read row by row."""
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device) + 1
+        return (columns >= self.prompt_lengths[:, None]) & (columns < self.lengths()[:, None])
+
+    def response_ids(self) -> Tensor:
+        """[N] int64: all response tokens, row by row."""
+        return self.ids[:, 1:][self.predicts()[:, :-1]]
+
+
+class Observations(NamedTuple):
+    """What the frozen reference and the critic say of episodes, before an update. Token tensors are [B, R]."""
+
+    reference_logprobs: Tensor
+    values: Tensor  # of the state before each token
+    exact_kl: Tensor | None  # over the full vocabulary, when it is to be reported
+
+
+class Experience(NamedTuple):
+    """Everything an update reads. Token tensors are [B, R]."""
+
+    episodes: Episodes
+    reference_logprobs: Tensor
+    values: Tensor  # of the state before each token
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor) -> Self:
+        """The chosen rows."""
+        return type(self)(self.episodes.rows(index), *(field[index] for field in self[1:]))
+
+
+def with_advantages(
+    episodes: Episodes,
+    observed: Observations,
+    scores: tuple[Tensor, Tensor | None],
+    kl_coef: float,
+    config: PPOSettings,
+) -> tuple[Experience, dict[str, float]]:
+    """From scores to whitened advantages over the whole rollout batch, and the figures of the batch.
+
+    Above `max_kl` the advantages are those of -KL alone, without discount, critic or score, so that the step leads back
+    to the reference; the critic goes on learning the returns of the real reward.
+
+    Args:
+        scores: [B] per response, and [B, R] per token or None.
+        kl_coef: the coefficient before this batch changes it.
+    """
+    mask, reference_logprobs, values = episodes.mask, observed.reference_logprobs, observed.values
+    k1 = kl_estimate(episodes.logprobs, reference_logprobs, "k1").masked_fill(~mask, 0.0)
+    penalty = None
+    if config.kl_penalty == "reward" and config.kl_estimator != "exact":
+        penalty = kl_coef * kl_estimate(episodes.logprobs, reference_logprobs, config.kl_estimator)
+    total, per_token = (None if part is None else part.to(mask.device) for part in scores)
+    assert total is not None
+    rewards = token_rewards(
+        total,
+        mask,
+        finished=episodes.finished,
+        missing_eos_penalty=config.missing_eos_penalty,
+        kl_penalty=penalty,
+        per_token=per_token,
+    )
+    reward = rewards.sum(1).mean().item()
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    kl = k1.sum(1).mean().item()
+    beyond = config.max_kl is not None and kl > config.max_kl
+    if beyond:
+        advantages = gae(-k1, torch.zeros_like(values), mask, gamma=1.0, lam=1.0).advantages
+    if config.whiten_advantages or beyond:
+        advantages = whiten(advantages, mask)
+    figures = {"reward": reward, "kl": kl}
+    if config.max_kl is not None:
+        figures["beyond_max_kl"] = float(beyond)
+    if observed.exact_kl is not None:
+        figures["kl_exact"] = observed.exact_kl.sum(1).mean().item()
+    return Experience(episodes, reference_logprobs, values, advantages, returns), figures
+
+
+def spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """[B, R] from the [N] values of the mask's true places, row by row; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+
+def microbatches(lengths: Tensor, size: int) -> list[Tensor]:
+    """Row indices in groups of at most `size`, rows of like length together, so that little padding is computed."""
+    return list(torch.argsort(lengths, stable=True).split(size))
+
+
+def permutation(count: int, seed: int) -> Tensor:
+    """A permutation of `count` rows that depends on the seed alone."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def prompts_of_step(count: int, step: int, per_step: int, seed_of_epoch: Callable[[int], int]) -> Sequence[int]:
+    """The prompts of a step: a place in an endless sequence of fresh permutations, so that no state needs saving.
+
+    Args:
+        count: how many prompts there are.
+        per_step: how many a step takes; may be more than `count`.
+        seed_of_epoch: the seed of each pass over the prompts.
+    """
+    first, end = step * per_step, (step + 1) * per_step
+    chosen: list[int] = []
+    for epoch in range(first // count, (end - 1) // count + 1):
+        order = permutation(count, seed_of_epoch(epoch)).tolist()
+        chosen += order[max(first - epoch * count, 0) : end - epoch * count]
+    return chosen

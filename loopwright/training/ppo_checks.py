@@ -1,0 +1,145 @@
+"""Invariants of PPO that are checked while it runs. Each one stops the run and says what is wrong."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from loopwright.errors import CheckError
+from loopwright.training.ppo_batch import Episodes, Experience
+
+# Float32, nats: the sampler reads a cache, the learner whole rows, so the two round differently.
+MEAN_TOLERANCE = 1e-4
+LARGEST_TOLERANCE = 1e-3
+PADDING_TOLERANCE = 1e-3
+PADDED_ROWS = 8  # how many rows the padding checks look at
+
+
+class _Learner(Protocol):
+    def response_logprobs(self, episodes: Episodes) -> Tensor: ...
+    def response_values(self, episodes: Episodes) -> Tensor: ...
+
+
+def check_ratio_is_one(drift: Tensor, step: int) -> None:
+    """On the first minibatch after sampling, new and old policy are the same: [N] log ratios must be 0.
+
+    Raises:
+        CheckError: they are not.
+    """
+    if _is_zero(drift):
+        return
+    raise CheckError(
+        f"step {step}: before its first update the policy's log-probabilities differ from the sampler's by "
+        f"{_mean(drift):.2g} on average and {_largest(drift):.2g} at most, so the ratio is not 1; sampler and learner "
+        "must agree on temperature, forbidden tokens, positions and dropout, and logits must be a plain linear head's"
+    )
+
+
+def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor) -> None:
+    """Before the first update KL(policy || reference) is 0, token by token.
+
+    Raises:
+        CheckError: it is not.
+    """
+    difference = (episodes.logprobs - reference_logprobs)[episodes.mask]
+    if _is_zero(difference):
+        return
+    raise CheckError(
+        "before the first update KL(policy || reference) is not 0: log-probabilities differ by "
+        f"{_mean(difference):.2g} on average and {_largest(difference):.2g} at most; "
+        "the reference must be the policy that training starts from, at the same temperature"
+    )
+
+
+def check_padding(learner: _Learner, episodes: Episodes) -> None:
+    """Policy and critic give a row the same alone as beside longer rows, and whatever stands in its padding.
+
+    Raises:
+        CheckError: they do not.
+    """
+    few = episodes.rows(torch.arange(min(PADDED_ROWS, len(episodes.ids)), device=episodes.ids.device))
+    wide = torch.nn.functional.pad(few.ids, (0, 3))
+    columns = torch.arange(wide.shape[1], device=wide.device)
+    junk = few._replace(ids=torch.where(columns < few.lengths()[:, None], wide, few.ids[0, 0]))
+    for name, measure in (("policy", learner.response_logprobs), ("critic", learner.response_values)):
+        alone = [measure(few.rows(torch.tensor([row], device=wide.device))) for row in range(len(few.ids))]
+        gap = _largest(torch.cat(alone) - measure(junk))
+        if not gap <= PADDING_TOLERANCE:
+            raise CheckError(
+                f"the {name} is not invariant to padding: a token's result changes by {gap:.2g} with what stands "
+                "behind its row; use a causal model whose attention looks at nothing later"
+            )
+
+
+def check_reward_padding(name: str, together: Tensor, alone: Tensor) -> None:
+    """A reward model scores a response the same beside others as alone: two [n] tensors of the same responses.
+
+    Raises:
+        CheckError: it does not.
+    """
+    gap = _largest(together - alone)
+    if not gap <= PADDING_TOLERANCE * max(1.0, _largest(alone)):
+        raise CheckError(
+            f"the reward model {name} is not invariant to padding: a score changes by {gap:.2g} when longer responses "
+            "share its batch; its pad token must be masked and its score read at the last real token"
+        )
+
+
+def check_scores(scores: Tensor, responses: Sequence[str], *, first: bool) -> None:
+    """[B] scores are finite and, at the first step, not all the same unless the responses are.
+
+    Raises:
+        CheckError: they are not.
+    """
+    broken = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+    if broken:
+        raise CheckError(
+            f"the reward is {scores[broken[0]].item()} for {len(broken)} of {len(scores)} responses, "
+            f"first for {responses[broken[0]][:60]!r}; a reward must be a finite number"
+        )
+    if first and len(set(responses)) > 1 and bool((scores == scores[0]).all()):
+        raise CheckError(
+            f"the reward model gives the same score, {scores[0].item():.4g}, to all {len(scores)} responses of the "
+            "first step, so there is nothing to learn; train it again and look at its held-out accuracy"
+        )
+
+
+def non_finite_loss(scratch: Path, step: int, state: Mapping[str, Any], batch: Experience) -> CheckError:
+    """Write weights and minibatch of an update that broke, and return the error to raise.
+
+    The weights are those before the update; checkpoints are left as they are, so that a run with other settings or a
+    repaired reward can go on from the last one.
+    """
+    folder = scratch / f"non-finite-step-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        f"{part}.{name}": _whole(tensor) for part in ("policy", "critic") for name, tensor in state[part].items()
+    }
+    safetensors.torch.save_file(weights, folder / "state.safetensors")
+    tensors = batch.episodes._asdict() | {name: value for name, value in batch._asdict().items() if name != "episodes"}
+    safetensors.torch.save_file({name: _whole(value) for name, value in tensors.items()}, folder / "batch.safetensors")
+    return CheckError(
+        f"step {step}: the loss or its gradient is not finite; the weights before it and the batch are in {folder}: "
+        "lower the learning rate, or look for extreme rewards in the batch"
+    )
+
+
+def _is_zero(difference: Tensor) -> bool:
+    # Written so that NaN is not zero.
+    return _mean(difference) <= MEAN_TOLERANCE and _largest(difference) <= LARGEST_TOLERANCE
+
+
+def _mean(difference: Tensor) -> float:
+    return difference.abs().mean().item() if len(difference) else 0.0
+
+
+def _largest(difference: Tensor) -> float:
+    return difference.abs().max().item() if len(difference) else 0.0
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A copy of its own: safetensors refuses tensors that share memory."""
+    return tensor.detach().cpu().clone().contiguous()

@@ -1,0 +1,139 @@
+"""The settings of PPO. A setting that has no effect, or fights another, is an error."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from loopwright.config.base import Config
+from loopwright.models.trainable import TrainableConfig
+
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+KL_SETTINGS = ("kl_estimator", "kl_coef", "kl_controller", "kl_target", "kl_horizon")
+
+
+class PPOSettings(Config):
+    """How a policy is improved against a reward. docs/ppo.md gives the formula behind each."""
+
+    # How much
+    steps: PositiveInt = 1_000
+    rollouts_per_step: PositiveInt = 512
+    minibatch_size: PositiveInt = 64  # responses an optimizer step sees
+    microbatch_size: PositiveInt | None = None  # responses in memory at once; None: the whole minibatch
+    epochs_per_batch: PositiveInt = 4
+
+    # Sampling; the temperature also divides the logits of learner and reference
+    max_new_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 1.0
+
+    # KL(policy || reference)
+    kl_penalty: Literal["reward", "loss", "none"] = "reward"  # none: the clip-only objective
+    kl_estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
+    kl_coef: NonNegativeFloat = 0.05  # where an adaptive controller starts
+    kl_controller: Literal["fixed", "adaptive"] = "fixed"
+    kl_target: PositiveFloat | None = None  # nats per response
+    kl_horizon: PositiveInt = 10_000  # responses
+    max_kl: PositiveFloat | None = None  # nats per response; above it a step leaves the scores out and lowers KL alone
+    report_exact_kl: bool = False  # one more forward pass of the policy a step
+
+    # From scores to advantages
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    missing_eos_penalty: NonNegativeFloat = 1.0  # subtracted from the score of a truncated response
+
+    # Losses
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2  # epsilon in Schulman et al. 2017, eq. 7; 0.1 is usual, too
+    value_clip_range: PositiveFloat | None = 0.2  # None: not clipped
+    value_coef: PositiveFloat = 0.1  # c_v
+    entropy_coef: NonNegativeFloat = 0.0  # c_e
+
+    # Optimizer: AdamW
+    learning_rate: PositiveFloat = 1e-5
+    critic_learning_rate: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup_steps: NonNegativeInt = 0
+    adam_betas: tuple[Share, Share] = (0.9, 0.999)
+    adam_eps: PositiveFloat = 1e-5  # lm-human-preferences' value, far above Adam's own 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat | None = 1.0  # of policy and critic, each by itself
+
+    trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns; the critic learns as a whole
+    save_steps: PositiveInt = 10
+    log_steps: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> Self:
+        for whole, part in (("rollouts_per_step", "minibatch_size"), ("minibatch_size", "microbatch_size")):
+            size, unit = getattr(self, whole), getattr(self, part)
+            if unit is not None and size % unit:
+                raise ValueError(f"{whole} = {size} is not a multiple of {part} = {unit}; change either")
+        return self
+
+    @model_validator(mode="after")
+    def _kl_penalty_uses_what_is_written(self) -> Self:
+        if self.kl_penalty == "none":
+            for name in KL_SETTINGS:
+                if name in self.model_fields_set:
+                    raise ValueError(
+                        f"{name} has no effect with kl_penalty = none (the clip-only objective); "
+                        "leave it out, or set kl_penalty to reward or loss"
+                    )
+        elif self.kl_coef == 0:
+            raise ValueError("kl_coef = 0 leaves no KL penalty; say so with kl_penalty = none, or raise kl_coef")
+        elif self.kl_penalty == "reward" and self.kl_estimator == "exact":
+            raise ValueError(
+                "kl_estimator = exact does not depend on the token that was sampled, so in the reward it cannot teach "
+                "that token; set kl_penalty = loss, or report_exact_kl = true to only measure it"
+            )
+        elif self.kl_penalty == "loss" and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator = k1 has an expected gradient of zero as a loss; choose k2, k3 or exact, "
+                "or set kl_penalty = reward"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kl_controller_has_its_target(self) -> Self:
+        if self.kl_controller == "fixed":
+            for name in ("kl_target", "kl_horizon"):
+                if name in self.model_fields_set and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} has no effect on a fixed coefficient; set kl_controller = adaptive or leave it out"
+                    )
+        elif self.kl_target is None:
+            raise ValueError("kl_controller = adaptive needs kl_target, the KL to hold in nats per response; set it")
+        elif self.max_kl is not None and self.max_kl <= self.kl_target:
+            raise ValueError(
+                f"max_kl = {self.max_kl:g} is not above kl_target = {self.kl_target:g}, which could then not be held; "
+                "raise max_kl"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clipping_can_happen(self) -> Self:
+        if self.epochs_per_batch == 1 and self.minibatch_size == self.rollouts_per_step:
+            for name in ("clip_range", "value_clip_range"):
+                if name in self.model_fields_set and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} has no effect with one epoch of one minibatch, where policy and critic are still "
+                        "those that sampled; leave it out, or raise epochs_per_batch or lower minibatch_size"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _dropout_is_off(self) -> Self:
+        if self.trainable.lora is not None and self.trainable.lora.dropout:
+            raise ValueError(
+                f"trainable.lora.dropout = {self.trainable.lora.dropout:g} has no effect in PPO, which trains without "
+                "dropout so that sampler and learner agree; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} leaves nothing of steps = {self.steps}; lower it")
+        return self

@@ -1,0 +1,292 @@
+"""What PPO trains: policy and critic beside a frozen reference, and one update of them."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from loopwright.errors import ModelError
+from loopwright.models.heads import Critic
+from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
+from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
+from loopwright.objectives.logprobs import token_logprobs
+from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
+from loopwright.training import ppo_checks
+from loopwright.training.ppo_batch import Episodes, Experience, Observations, microbatches, permutation, spread
+from loopwright.training.ppo_config import PPOSettings
+
+
+class PPOLearner:
+    """Policy, critic, reference, optimizer and KL coefficient."""
+
+    def __init__(
+        self, policy: PreTrainedModel, critic: Critic, forbidden: Tensor, config: PPOSettings, seed: int, scratch: Path
+    ) -> None:
+        """`forbidden` are the [F] token ids the sampler never draws; `scratch` is where a batch that breaks is put."""
+        self.config = config
+        self.forbidden = forbidden.to(policy.device)
+        self.scratch = scratch
+        self.reference = None if config.trainable.mode == "lora" else copy.deepcopy(policy).requires_grad_(False)
+        self.policy: Any = make_trainable(policy, config.trainable, seed)
+        self.critic = critic.to(policy.device).requires_grad_(True)
+        self.controller = make_controller(config)
+        self._policy_parameters = [parameter for _, parameter in trainable_parameters(self.policy)]
+        self._critic_parameters = list(self.critic.parameters())
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": self._policy_parameters, "lr": config.learning_rate},
+                {"params": self._critic_parameters, "lr": config.critic_learning_rate},
+            ],
+            betas=config.adam_betas,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        head_at_responses(self.policy, None)  # refuses a head it could not read, before hours have passed
+
+    @torch.no_grad()
+    def observe(self, episodes: Episodes) -> Observations:
+        """Reference log-probabilities and values of sampled responses."""
+        mask = episodes.mask
+        logprobs, values = torch.zeros_like(episodes.logprobs), torch.zeros_like(episodes.logprobs)
+        exact = torch.zeros_like(logprobs) if self.config.report_exact_kl else None
+        for rows in self._microbatches(episodes):
+            part = episodes.rows(rows)
+            with self._as_reference() as reference:
+                head = head_at_responses(reference, part)
+                logprobs[rows] = spread(self._logprobs(head, part)[0], mask[rows])
+            values[rows] = spread(self._values(part), mask[rows])
+            if exact is not None:
+                exact[rows] = spread(self._exact_kl(head_at_responses(self.policy, part), head), mask[rows])
+        return Observations(logprobs, values, exact)
+
+    def update(self, experience: Experience, step: int, seed_of_epoch: Callable[[int], int]) -> dict[str, float]:
+        """Several epochs of clipped updates on one batch (Schulman et al. 2017, algorithm 1).
+
+        Each epoch draws a fresh permutation; the first minibatch must have ratio 1.
+
+        Returns:
+            Means over all tokens and minibatches of the step.
+
+        Raises:
+            CheckError: the ratio was not 1, or a loss was not finite.
+        """
+        factor = schedule(step, self.config)
+        for group, rate in zip(
+            self.optimizer.param_groups, (self.config.learning_rate, self.config.critic_learning_rate), strict=True
+        ):
+            group["lr"] = rate * factor
+        totals = Totals()
+        for epoch in range(self.config.epochs_per_batch):
+            order = permutation(len(experience.values), seed_of_epoch(epoch)).to(experience.values.device)
+            for number, rows in enumerate(order.split(self.config.minibatch_size)):
+                self._minibatch(experience.rows(rows), totals, step, check_ratio=epoch == number == 0)
+        kept = experience.episodes.mask
+        explained = explained_variance(experience.values[kept], experience.returns[kept]).item()
+        return totals.means() | {"explained_variance": explained, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint needs to go on bit for bit."""
+        return {
+            "policy": {name: parameter.detach() for name, parameter in trainable_parameters(self.policy)},
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "kl_controller": self.controller.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(self.policy):
+                parameter.copy_(state["policy"][name])
+        self.critic.load_state_dict(state["critic"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.load(state["kl_controller"])
+
+    def response_logprobs(self, episodes: Episodes) -> Tensor:
+        """[N] log-probabilities of all response tokens under the policy, row by row, without gradient."""
+        with torch.no_grad():
+            return self._logprobs(head_at_responses(self.policy, episodes), episodes)[0]
+
+    def response_values(self, episodes: Episodes) -> Tensor:
+        """[N] values of the states before all response tokens, row by row, without gradient."""
+        with torch.no_grad():
+            return self._values(episodes)
+
+    def _minibatch(self, batch: Experience, totals: "Totals", step: int, *, check_ratio: bool) -> None:
+        """One optimizer step on the token mean over the minibatch, in however many microbatches."""
+        tokens = int(batch.episodes.mask.sum())
+        if tokens == 0:
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        drift = []
+        loss = torch.zeros((), device=batch.values.device)
+        for rows in self._microbatches(batch.episodes):
+            part_loss, logprob_drift = self._microbatch(batch.rows(rows), totals)
+            (part_loss / tokens).backward()
+            loss += part_loss.detach() / tokens
+            drift.append(logprob_drift)
+        if check_ratio and torch.isfinite(loss):
+            ppo_checks.check_ratio_is_one(torch.cat(drift), step)
+        norms = {
+            "policy_grad_norm": _clip(self._policy_parameters, self.config.max_grad_norm),
+            "critic_grad_norm": _clip(self._critic_parameters, self.config.max_grad_norm),
+        }
+        if not all(math.isfinite(x) for x in (loss.item(), *norms.values())):
+            raise ppo_checks.non_finite_loss(self.scratch, step, self.state(), batch)
+        self.optimizer.step()
+        totals.count_minibatch(tokens, norms | {"loss": loss.item()})
+
+    def _microbatch(self, batch: Experience, totals: "Totals") -> tuple[Tensor, Tensor]:
+        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed over tokens; and how far log-probs moved."""
+        config, episodes = self.config, batch.episodes
+        old_logprobs, reference_logprobs, old_values, advantages, returns = (
+            x[episodes.mask] for x in (episodes.logprobs, *batch[1:])
+        )
+        head = head_at_responses(self.policy, episodes)
+        logprobs, entropy = self._logprobs(head, episodes)
+        values = self._values(episodes)
+        policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
+        value = clipped_value_loss(values, old_values, returns, clip_range=config.value_clip_range)
+        loss = policy.loss.sum() + config.value_coef * value.loss.sum()
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * entropy.sum()
+        if config.kl_penalty == "loss":
+            kl = self._kl_loss(head, episodes, logprobs, reference_logprobs)
+            loss = loss + self.controller.coefficient * kl.sum()
+            totals.add(kl_loss=kl)
+        drift = (logprobs - old_logprobs).detach()
+        totals.add(
+            policy_loss=policy.loss,
+            value_loss=value.loss,
+            entropy=entropy,
+            clip_fraction=policy.clipped,
+            value_clip_fraction=value.clipped,
+            approx_kl=approximate_kl(logprobs, old_logprobs),
+        )
+        totals.maximum(ratio_max=policy.ratio)
+        return loss, drift
+
+    def _kl_loss(self, head: Head, episodes: Episodes, logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+        estimator = self.config.kl_estimator
+        if estimator != "exact":
+            return kl_estimate(logprobs, reference_logprobs, estimator)
+        with torch.no_grad(), self._as_reference() as reference:
+            fixed = head_at_responses(reference, episodes)
+        return self._exact_kl(head, fixed)
+
+    def _logprobs(self, head: Head, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            head.hidden,
+            head.weight,
+            episodes.response_ids(),
+            bias=head.bias,
+            temperature=self.config.temperature,
+            forbidden=self.forbidden,
+        )
+
+    def _exact_kl(self, policy: Head, reference: Head) -> Tensor:
+        return exact_kl(policy, reference, temperature=self.config.temperature, forbidden=self.forbidden)
+
+    def _values(self, episodes: Episodes) -> Tensor:
+        # All ones: what stands behind a row's last token cannot reach back, and a mask would cost the fast attention.
+        return self.critic(episodes.ids, torch.ones_like(episodes.ids))[episodes.predicts()]
+
+    def _microbatches(self, episodes: Episodes) -> list[Tensor]:
+        return microbatches(episodes.lengths(), self.config.microbatch_size or self.config.minibatch_size)
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        """The policy as it was before training: a frozen copy, or the same base with its adapters off."""
+        if self.reference is not None:
+            yield self.reference
+        else:
+            with adapters_off(self.policy):
+                yield self.policy
+
+
+class Totals:
+    """Sums over the tokens of a step, on their way to means."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._minibatches = 0
+        self._sums: dict[str, float] = {}
+        self._of_minibatches: dict[str, float] = {}
+        self._maxima: dict[str, float] = {}
+
+    def add(self, **per_token: Tensor) -> None:
+        """Values of tokens, to be averaged over tokens."""
+        for name, values in per_token.items():
+            self._sums[name] = self._sums.get(name, 0.0) + values.detach().sum().item()
+
+    def maximum(self, **per_token: Tensor) -> None:
+        """Values of tokens, of which the largest is reported."""
+        for name, values in per_token.items():
+            if len(values):
+                self._maxima[name] = max(self._maxima.get(name, -math.inf), values.max().item())
+
+    def count_minibatch(self, tokens: int, figures: dict[str, float]) -> None:
+        """Figures that are already those of a whole minibatch."""
+        self._tokens += tokens
+        self._minibatches += 1
+        for name, value in figures.items():
+            self._of_minibatches[name] = self._of_minibatches.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Everything, averaged."""
+        tokens = {name: value / max(self._tokens, 1) for name, value in self._sums.items()}
+        whole = {name: value / max(self._minibatches, 1) for name, value in self._of_minibatches.items()}
+        return tokens | whole | self._maxima
+
+
+def head_at_responses(model: Any, episodes: Episodes | None) -> Head:
+    """The hidden states that predict response tokens, [N, D], with the LM head: nothing is computed for prompt places.
+
+    Raises:
+        ModelError: the LM head is not one linear layer.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = base.get_output_embeddings()
+    if head is None or not isinstance(getattr(head, "weight", None), Tensor):
+        raise ModelError(f"{type(base).__name__} has no linear LM head, which PPO needs; use a causal language model")
+    if hasattr(head, "lora_A"):
+        raise ModelError(
+            "trainable.lora.targets names the LM head, which PPO reads as one matrix; "
+            "leave it out, or name it in trainable.lora.modules_to_save"
+        )
+    if episodes is None:
+        return Head(head.weight[:0], head.weight, None)
+    # No mask and no positions: rows start at place 0, and padding stands behind everything that is read.
+    hidden = base.base_model(input_ids=episodes.ids, use_cache=False).last_hidden_state
+    return Head(hidden[episodes.predicts()], head.weight, getattr(head, "bias", None))
+
+
+def make_controller(config: PPOSettings) -> FixedKLController:
+    """The controller that the settings ask for."""
+    if config.kl_target is not None:
+        return AdaptiveKLController(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
+    return FixedKLController(0.0 if config.kl_penalty == "none" else config.kl_coef)
+
+
+def schedule(step: int, config: PPOSettings) -> float:
+    """The share of the learning rate at a step: up linearly over the warm-up, then constant or down to 0 at the end."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return 1.0 - done
+    if config.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0
+
+
+def _clip(parameters: list[nn.Parameter], max_norm: float | None) -> float:
+    """Scale gradients down to the norm where there is one; returns the norm before."""
+    return torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm).item()

@@ -1,0 +1,646 @@
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from loopwright.errors import CheckError, ConfigError, DataError, ModelError
+from loopwright.generation.base import Rollouts, SamplingConfig
+from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.heads import Critic, reward_model_from
+from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from loopwright.models.tokens import forbidden_token_ids
+from loopwright.rewards import CallableReward, RewardModel
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Prompt
+from loopwright.stages import ppo
+from loopwright.stages.ppo import PPOConfig, PPOInputs
+from loopwright.tracking.artifacts import Artifact, Manifest
+from loopwright.training import ppo_checks
+from loopwright.training.ppo_batch import Episodes, Experience, Observations, prompts_of_step, with_advantages
+from loopwright.training.ppo_learner import PPOLearner, schedule
+from tests.tiny import saved, tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "tiny_ppo.json"
+PROMPTS = [Prompt.user(f"p{i}", text) for i, text in enumerate(["abc", "a", "hello there", "what is it", "zz?"])]
+SMALL = dict(
+    steps=3, rollouts_per_step=8, minibatch_size=4, epochs_per_batch=2, max_new_tokens=6, learning_rate=1e-3,
+    critic_learning_rate=2e-3, save_steps=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A policy and a reward model of its shape."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer, policy = tiny_tokenizer(), tiny_model("llama")
+    # EOS likely enough that responses end early, late and never.
+    with torch.no_grad():
+        policy.lm_head.weight[tokenizer.eos_token_id] *= 3.0
+    reward = reward_model_from(policy, seed=1)
+    return saved(policy, tokenizer, folder / "policy"), saved(reward, tokenizer, folder / "reward")
+
+
+def run(folders, folder, *, reward=None, prompts=PROMPTS, seed=0, **settings):
+    runtime = Runtime.temporary(folder, stage="ppo", seed=seed)
+    inputs = PPOInputs(policy=folders[0], reward=folders[1] if reward is None else reward, prompts=prompts)
+    return ppo.run(PPOConfig(**(SMALL | settings)), inputs, runtime)
+
+
+def recorded(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("time", "stage")} for line in lines]
+
+
+def weights(folder, part="model"):
+    return safetensors.torch.load_file(folder / "output" / part / "model.safetensors")
+
+
+def callable_reward(function):
+    return [(CallableReward(function, "test"), 1.0)]
+
+
+def length_of(prompts, responses):
+    return [float(len(response)) for response in responses]
+
+
+# ---- the whole stage
+
+
+def test_tiny_ppo_matches_golden(folders, tmp_path):
+    settings = dict(steps=10, kl_controller="adaptive", kl_target=0.5, kl_horizon=100, entropy_coef=0.01)
+    run(folders, tmp_path, report_exact_kl=True, **settings)
+    got = recorded(tmp_path)
+    if os.environ.get("RECORD_GOLDEN"):
+        GOLDEN.write_text(json.dumps(got, indent=1) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    assert [set(line) for line in got] == [set(line) for line in golden]
+    for ours, theirs in zip(got, golden, strict=True):
+        for name, value in theirs.items():
+            assert math.isclose(ours[name], value, rel_tol=1e-4, abs_tol=1e-6), (ours["step"], name)
+
+
+class Interrupted(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def dies_in_step(reward, fatal_step):
+    calls = []
+
+    class Dying:
+        name = "dying"
+
+        def score(self, samples):
+            calls.append(1)
+            if len(calls) == fatal_step:
+                raise Interrupted
+            return reward.score(samples)
+
+    return [(Dying(), 1.0)]
+
+
+@pytest.mark.parametrize("trainable", [{}, {"mode": "lora"}, {"mode": "top_layers", "layers": 1}])
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, trainable):
+    settings = dict(steps=6, kl_controller="adaptive", kl_target=0.5, kl_horizon=50, trainable=trainable)
+    reward = RewardModel(load_reward_model(folders[1]), load_tokenizer(folders[1]))
+    whole = run(folders, tmp_path / "whole", reward=dies_in_step(reward, None), **settings)
+    with pytest.raises(Interrupted):
+        run(folders, tmp_path / "killed", reward=dies_in_step(reward, 4), **settings)
+    assert [line["step"] for line in recorded(tmp_path / "killed")] == [1, 2, 3]
+    resumed = run(folders, tmp_path / "killed", reward=dies_in_step(reward, None), **settings)
+    assert resumed == whole
+    assert recorded(tmp_path / "killed") == recorded(tmp_path / "whole")
+    for part in ("model", "critic"):
+        ours, theirs = weights(tmp_path / "killed", part), weights(tmp_path / "whole", part)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path):
+    for size in (1, 2, 8):
+        run(folders, tmp_path / str(size), minibatch_size=8, microbatch_size=size)
+    for size in ("1", "2"):
+        for ours, eight in zip(recorded(tmp_path / size), recorded(tmp_path / "8"), strict=True):
+            assert set(ours) == set(eight)
+            for name in ours:
+                assert math.isclose(ours[name], eight[name], rel_tol=1e-4, abs_tol=1e-5), (size, ours["step"], name)
+    for name, value in weights(tmp_path / "1").items():
+        assert_close(value, weights(tmp_path / "8")[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_other_families_train_and_load_again(tmp_path, family):
+    tokenizer, policy = tiny_tokenizer(), tiny_model(family)
+    start = (
+        saved(policy, tokenizer, tmp_path / "policy"),
+        saved(reward_model_from(policy, seed=1), tokenizer, tmp_path / "reward"),
+    )
+    run(start, tmp_path / "run", steps=2)
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "output" / "model")
+    assert any(not torch.equal(p, q) for p, q in zip(trained.parameters(), policy.parameters(), strict=True))
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "output" / "critic")
+
+
+def test_a_reward_that_is_known_is_reached_as_far_as_the_kl_allows(folders, tmp_path):
+    """One token to say, reward 1 for a capital letter: the optimum is pi* ~ pi_ref exp(r / beta), in closed form."""
+    beta, prompts = 0.4, PROMPTS[:1]
+    settings = dict(
+        steps=40, rollouts_per_step=256, minibatch_size=128, max_new_tokens=1, missing_eos_penalty=0.0, kl_coef=beta,
+        learning_rate=4e-3, schedule="cosine", lam=1.0, save_steps=100,
+    )  # fmt: skip
+
+    def capital(prompts, responses):
+        return [float(response.isupper()) for response in responses]
+
+    run(folders, tmp_path, reward=callable_reward(capital), prompts=prompts, **settings)
+    tokenizer = load_tokenizer(folders[0])
+    before, after = (
+        next_token(folder, tokenizer, prompts[0]) for folder in (folders[0], tmp_path / "output" / "model")
+    )
+    rewards = torch.tensor(capital([], [tokenizer.decode([i]) for i in range(len(before))]))
+    optimum = torch.softmax(before.log() + rewards / beta, 0)
+    share = (before * rewards).sum(), (optimum * rewards).sum(), (after * rewards).sum()
+    assert share[1] > 3 * share[0]  # the optimum is far from the start
+    assert abs(share[2] - share[1]) < 0.1 * share[1]
+    assert distance(after, optimum) < 0.25 * distance(before, optimum)
+
+
+def next_token(folder, tokenizer, prompt):
+    ids = torch.tensor([ppo.render_prompt(tokenizer, prompt.messages)])
+    logits = load_causal_lm(folder)(ids).logits[0, -1].detach()
+    return logits.index_fill(0, forbidden_token_ids(tokenizer, len(logits)), -torch.inf).softmax(0)
+
+
+def distance(p, q):
+    return 0.5 * (p - q).abs().sum()
+
+
+# ---- the KL
+
+
+def test_lora_measures_against_the_base_with_adapters_off(folders, tmp_path):
+    lora = {"mode": "lora", "lora": {"r": 4, "modules_to_save": ["lm_head"]}}
+    run(folders, tmp_path, steps=4, trainable=lora, learning_rate=1e-2)
+    kl = [line["kl"] for line in recorded(tmp_path)]
+    assert kl[0] == pytest.approx(0, abs=1e-4) and kl[-1] > 0.01
+    learner, _, _ = make_learner(folders, tmp_path / "again", trainable=lora)
+    assert learner.reference is None  # no second copy
+    base = load_causal_lm(folders[0]).state_dict()
+    for name, value in learner.policy.get_base_model().state_dict().items():
+        plain = name.replace(".base_layer", "").replace(".original_module", "")
+        if plain in base:
+            assert torch.equal(value, base[plain])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "output" / "model")  # merged: no adapter to know about
+    assert not torch.equal(
+        plain.model.layers[0].self_attn.q_proj.weight, base["model.layers.0.self_attn.q_proj.weight"]
+    )
+
+
+def test_adapters_on_the_lm_head_are_refused(folders, tmp_path):
+    with pytest.raises(ModelError, match="modules_to_save"):
+        run(folders, tmp_path, trainable={"mode": "lora", "lora": {"targets": ["lm_head"]}})
+
+
+def test_clip_only_pays_nothing_for_kl(folders, tmp_path):
+    run(folders, tmp_path, kl_penalty="none")
+    for line in recorded(tmp_path):
+        penalty = 1.0 - line["finished_share"]
+        assert line["kl_coef"] == 0.0
+        assert line["reward"] == pytest.approx(line["score"] - penalty, abs=1e-5)
+    assert recorded(tmp_path)[-1]["kl"] != 0.0  # still measured
+
+
+def test_the_penalty_in_the_reward_is_coefficient_times_kl(folders, tmp_path):
+    run(folders, tmp_path, kl_coef=0.3)
+    for line in recorded(tmp_path):
+        expected = line["score"] - (1.0 - line["finished_share"]) - 0.3 * line["kl"]
+        assert line["reward"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_adaptive_coefficient_follows_its_formula(folders, tmp_path):
+    run(folders, tmp_path, steps=4, kl_controller="adaptive", kl_target=0.2, kl_horizon=40)
+    lines = recorded(tmp_path)
+    assert lines[0]["kl_coef"] == 0.05
+    for now, after in zip(lines, lines[1:], strict=False):
+        error = min(max(now["kl"] / 0.2 - 1, -0.2), 0.2)
+        assert after["kl_coef"] == pytest.approx(now["kl_coef"] * (1 + error * 8 / 40))
+
+
+def test_max_kl_holds_a_policy_that_nothing_else_holds(folders, tmp_path):
+    settings = dict(
+        steps=16, rollouts_per_step=32, minibatch_size=16, kl_penalty="none", learning_rate=3e-3, schedule="constant"
+    )
+    reward = callable_reward(lambda prompts, responses: [float(r.count("a")) - len(r) for r in responses])
+    run(folders, tmp_path / "free", reward=reward, **settings)
+    run(folders, tmp_path / "held", reward=reward, max_kl=1.0, **settings)
+    free, held = ([line["kl"] for line in recorded(tmp_path / name)][-6:] for name in ("free", "held"))
+    assert sum(free) / 6 > 3.0
+    assert sum(held) / 6 < 1.5
+
+
+def test_beyond_max_kl_only_the_kl_is_taught_and_the_critic_goes_on():
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    logprobs = torch.tensor([[-1.0, -1.0, -1.0], [-2.0, -2.0, 0.0]])
+    episodes = Episodes(torch.zeros(2, 5, dtype=torch.long), torch.tensor([2, 2]), mask, logprobs, torch.ones(2).bool())
+    observed = Observations(torch.full((2, 3), -2.0), torch.rand(2, 3), None)
+    scores = (torch.tensor([5.0, -5.0]), None)
+    free, _ = with_advantages(episodes, observed, scores, 0.1, PPOConfig())
+    held, figures = with_advantages(episodes, observed, scores, 0.1, PPOConfig(max_kl=1.0))
+    assert figures["kl"] == 1.5 and figures["beyond_max_kl"] == 1.0
+    assert_close(held.returns, free.returns)
+    raw = torch.tensor([-3.0, -2.0, -1.0, 0.0, 0.0])  # KL still to come, of each response token
+    expected = (raw - raw.mean()) / raw.std(unbiased=False)
+    assert_close(held.advantages[mask], expected)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])
+def test_kl_in_the_loss_leads_back_to_the_reference(folders, tmp_path, estimator):
+    settings = dict(kl_penalty="loss", kl_estimator=estimator, kl_coef=1.0, report_exact_kl=True, schedule="constant")
+    learner, engine, prompts = make_learner(folders, tmp_path, **settings)
+    with torch.no_grad():
+        for parameter in learner.policy.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    exact = []
+    for step in range(12):
+        episodes = sample(engine, prompts * 4, seed=step)
+        observed = learner.observe(episodes)
+        exact.append(observed.exact_kl.sum(1).mean().item())
+        zero = torch.zeros_like(episodes.logprobs)
+        learner.update(Experience(episodes, observed.reference_logprobs, observed.values, zero, zero), step, int)
+    assert exact[-1] < 0.6 * exact[0]
+
+
+def test_exact_kl_agrees_with_k1_on_many_samples(folders, tmp_path):
+    learner, engine, prompts = make_learner(folders, tmp_path, report_exact_kl=True)
+    with torch.no_grad():
+        learner.policy.lm_head.weight.mul_(1.1)
+    episodes = sample(engine, prompts * 400, seed=0)
+    observed = learner.observe(episodes)
+    k1 = ((episodes.logprobs - observed.reference_logprobs) * episodes.mask).sum(1)
+    exact = observed.exact_kl.sum(1)
+    assert exact.min() >= -1e-5
+    assert abs(k1.mean() - exact.mean()) < 4 * (k1 - exact).std() / len(k1) ** 0.5
+
+
+# ---- padding, temperature, batches
+
+
+def make_learner(folders, folder, **settings):
+    runtime = Runtime.temporary(folder, stage="ppo")
+    config = PPOConfig(**(SMALL | settings))
+    policy, tokenizer = load_causal_lm(folders[0]), load_tokenizer(folders[0])
+    forbidden = forbidden_token_ids(tokenizer, policy.config.vocab_size)
+    critic = Critic(load_reward_model(folders[1]))
+    learner = PPOLearner(policy, critic, forbidden, config, seed=0, scratch=runtime.scratch)
+    prompts = [ppo.render_prompt(tokenizer, prompt.messages) for prompt in PROMPTS]
+    return learner, TransformersEngine(learner.policy, tokenizer), prompts
+
+
+def rollouts_of(engine, prompts, *, seed, temperature=1.0):
+    sampling = SamplingConfig(max_new_tokens=6, temperature=temperature)
+    return engine.generate(prompts, sampling, [seed * 10_000 + row for row in range(len(prompts))])
+
+
+def sample(engine, prompts, *, seed, temperature=1.0):
+    return Episodes.of(rollouts_of(engine, prompts, seed=seed, temperature=temperature), torch.device("cpu"))
+
+
+def test_rows_lie_without_gaps():
+    rollouts = Rollouts(
+        prompt_ids=torch.tensor([[0, 7, 8], [4, 5, 6]]),
+        prompt_mask=torch.tensor([[False, True, True], [True, True, True]]),
+        response_ids=torch.tensor([[1, 2], [3, 0]]),
+        response_mask=torch.tensor([[True, True], [True, False]]),
+        logprobs=torch.tensor([[-1.0, -2.0], [-3.0, 0.0]]),
+        finished=torch.tensor([False, True]),
+    )
+    episodes = Episodes.of(rollouts, torch.device("cpu"))
+    assert episodes.ids[0, :4].tolist() == [7, 8, 1, 2] and episodes.ids[1, :4].tolist() == [4, 5, 6, 3]
+    assert episodes.lengths().tolist() == [4, 4]
+    assert episodes.predicts().nonzero().tolist() == [
+        [0, 1],
+        [0, 2],
+        [1, 2],
+    ]  # the last prompt token predicts the first
+    assert episodes.response_ids().tolist() == [1, 2, 3]
+    assert episodes.rows(torch.tensor([1])).ids.tolist() == [[4, 5, 6, 3]]
+
+
+def test_empty_and_single_token_responses_train(folders, tmp_path):
+    learner, engine, prompts = make_learner(folders, tmp_path, minibatch_size=5, rollouts_per_step=5)
+    rollouts = rollouts_of(engine, prompts, seed=1)
+    lengths = torch.tensor([0, 1, 6, 2, 0])[:, None]
+    mask = (torch.arange(rollouts.response_ids.shape[1]) < lengths) & rollouts.response_mask
+    episodes = Episodes.of(rollouts._replace(response_mask=mask), torch.device("cpu"))
+    experience, _ = with_advantages(episodes, learner.observe(episodes), (torch.ones(5), None), 0.1, learner.config)
+    figures = learner.update(experience, 0, int)
+    assert all(math.isfinite(value) for value in figures.values())
+    nothing = Episodes.of(rollouts._replace(response_mask=mask & False), torch.device("cpu"))
+    experience, _ = with_advantages(nothing, learner.observe(nothing), (torch.ones(5), None), 0.1, learner.config)
+    before = learner.state()["policy"]["model.embed_tokens.weight"].clone()
+    learner.update(experience, 0, int)
+    assert torch.equal(before, learner.state()["policy"]["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("left, right", [(3, 0), (0, 2), (5, 4)])
+def test_more_padding_with_junk_in_it_changes_nothing(folders, tmp_path, left, right):
+    results = []
+    for extra_left, extra_right in ((0, 0), (left, right)):
+        learner, engine, prompts = make_learner(folders, tmp_path)
+        rollouts = rollouts_of(engine, prompts + prompts[:3], seed=0)
+        padded = rollouts._replace(
+            prompt_ids=torch.nn.functional.pad(rollouts.prompt_ids, (extra_left, 0), value=11),
+            prompt_mask=torch.nn.functional.pad(rollouts.prompt_mask, (extra_left, 0)),
+            response_ids=torch.nn.functional.pad(rollouts.response_ids, (0, extra_right), value=12),
+            response_mask=torch.nn.functional.pad(rollouts.response_mask, (0, extra_right)),
+            logprobs=torch.nn.functional.pad(rollouts.logprobs, (0, extra_right), value=math.nan),
+        )
+        episodes = Episodes.of(padded, torch.device("cpu"))
+        observed = learner.observe(episodes)
+        experience, figures = with_advantages(episodes, observed, (torch.arange(8.0), None), 0.1, learner.config)
+        results.append(figures | learner.update(experience, 0, int))
+    for name, value in results[0].items():
+        assert math.isclose(value, results[1][name], rel_tol=1e-5, abs_tol=1e-6), name
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_sampler_learner_and_reference_agree_at_every_temperature(tmp_path, family, temperature):
+    tokenizer, model = tiny_tokenizer(), tiny_model(family)
+    start = (
+        saved(model, tokenizer, tmp_path / "policy"),
+        saved(reward_model_from(model, seed=1), tokenizer, tmp_path / "reward"),
+    )
+    learner, engine, prompts = make_learner(start, tmp_path / "run", temperature=temperature)
+    episodes = sample(engine, prompts, seed=0, temperature=temperature)
+    expected = episodes.logprobs[episodes.mask]
+    assert_close(learner.response_logprobs(episodes), expected, rtol=0, atol=1e-4)
+    assert_close(learner.observe(episodes).reference_logprobs[episodes.mask], expected, rtol=0, atol=1e-4)
+    # and the same as transformers' own forward pass, one row at a time
+    row = episodes.rows(torch.tensor([2]))
+    logits = model(row.ids).logits[0] / temperature
+    logits[:, forbidden_token_ids(tokenizer, logits.shape[-1])] = -torch.inf
+    plain = logits[:-1].log_softmax(-1).gather(-1, row.ids[0, 1:, None])[row.prompt_lengths[0] - 1 :, 0]
+    assert_close(plain, row.logprobs[row.mask], rtol=0, atol=1e-4)
+
+
+def test_a_first_update_by_hand(folders, tmp_path):
+    """One minibatch, ratio 1: the figures are plain token means that can be computed from the batch itself."""
+    settings = dict(rollouts_per_step=5, minibatch_size=5, epochs_per_batch=1, value_coef=0.5, entropy_coef=0.1)
+    learner, engine, prompts = make_learner(folders, tmp_path, microbatch_size=1, **settings)
+    episodes = sample(engine, prompts, seed=0)
+    observed = learner.observe(episodes)
+    experience, _ = with_advantages(episodes, observed, (torch.arange(5.0), None), 0.1, learner.config)
+    got = learner.update(experience, 0, int)
+    mask = episodes.mask
+    assert got["policy_loss"] == pytest.approx(-experience.advantages[mask].mean().item(), abs=1e-5)
+    error = (observed.values - experience.returns)[mask]
+    assert got["value_loss"] == pytest.approx(0.5 * error.square().mean().item(), rel=1e-4)
+    assert got["loss"] == pytest.approx(
+        got["policy_loss"] + 0.5 * got["value_loss"] - 0.1 * got["entropy"], rel=1e-4, abs=1e-5
+    )
+    assert got["approx_kl"] == pytest.approx(0, abs=1e-8) and got["ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert got["clip_fraction"] == 0.0
+
+
+def test_prompts_come_in_fresh_permutations_without_state():
+    def epochs(count, per_step, steps):
+        flat = [i for step in range(steps) for i in prompts_of_step(count, step, per_step, lambda epoch: 100 + epoch)]
+        return [flat[k : k + count] for k in range(0, len(flat) - count + 1, count)]
+
+    for count, per_step in ((7, 3), (3, 8), (5, 5)):
+        passes = epochs(count, per_step, 20)
+        assert all(sorted(order) == list(range(count)) for order in passes)
+        assert len({tuple(order) for order in passes}) > 1
+    assert prompts_of_step(7, 4, 3, hash) == prompts_of_step(7, 4, 3, hash)
+
+
+def test_schedule_by_hand():
+    linear = PPOConfig(steps=10, warmup_steps=2)
+    assert [schedule(step, linear) for step in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    cosine = PPOConfig(steps=10, schedule="cosine")
+    assert schedule(0, cosine) == 1.0 and schedule(5, cosine) == pytest.approx(0.5)
+    assert schedule(9, PPOConfig(steps=10, schedule="constant")) == 1.0
+
+
+# ---- critic and rewards
+
+
+def test_the_critic_starts_from_the_reward_model(folders, tmp_path):
+    config, runtime = PPOConfig(**SMALL), Runtime.temporary(tmp_path)
+    policy, tokenizer = load_causal_lm(folders[0]), load_tokenizer(folders[0])
+    inputs = PPOInputs(folders[0], folders[1], PROMPTS)
+    learner = ppo.make_learner(config, inputs, ppo.load_reward(inputs, tokenizer, runtime), policy, tokenizer, runtime)
+    theirs = load_reward_model(folders[1]).state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in learner.critic.model.state_dict().items())
+
+
+def test_without_a_reward_model_the_critic_starts_at_zero(folders, tmp_path):
+    reward = callable_reward(length_of)
+    policy = load_causal_lm(folders[0])
+    inputs = PPOInputs(folders[0], reward, PROMPTS)
+    loaded = ppo.load_reward(inputs, load_tokenizer(folders[0]), Runtime.temporary(tmp_path))
+    critic = ppo.start_critic(inputs, loaded, policy, Runtime.temporary(tmp_path))
+    assert not critic(torch.tensor([[1, 2, 3]]), torch.ones(1, 3).long()).any()
+
+
+def test_several_rewards_are_weighted_and_reported(folders, tmp_path):
+    model = RewardModel(load_reward_model(folders[1]), load_tokenizer(folders[1]))
+    run(folders, tmp_path, reward=[(model, 1.0), (CallableReward(length_of, "length"), -0.5)], steps=1)
+    line = recorded(tmp_path)[0]
+    parts = {name: value for name, value in line.items() if name.startswith("score_") and name != "score_std"}
+    assert len(parts) == 2 and "score_length" in parts
+
+
+# ---- self-checks
+
+
+def test_a_sampler_at_another_temperature_is_caught(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(ppo, "SamplingConfig", lambda **kw: SamplingConfig(**(kw | {"temperature": 0.8})))
+    with pytest.raises(CheckError, match="is not 0"):
+        run(folders, tmp_path)
+    monkeypatch.setattr(ppo_checks, "check_reference_is_policy", lambda *args: None)
+    with pytest.raises(CheckError, match="step 0.*ratio is not 1.*temperature"):
+        run(folders, tmp_path / "ratio")
+
+
+def test_a_policy_that_changes_between_sampling_and_learning_is_caught(folders, tmp_path):
+    learner, engine, prompts = make_learner(folders, tmp_path)
+    episodes = sample(engine, prompts + prompts[:3], seed=0)
+    with torch.no_grad():
+        learner.policy.lm_head.weight.mul_(1.05)
+    experience, _ = with_advantages(episodes, learner.observe(episodes), (torch.ones(8), None), 0.1, learner.config)
+    with pytest.raises(CheckError, match="ratio is not 1"):
+        learner.update(experience, 7, int)
+
+
+def test_a_reference_that_is_not_the_policy_is_caught(folders, tmp_path, monkeypatch):
+    make = ppo.make_learner
+
+    def with_another_reference(*args):
+        learner = make(*args)
+        with torch.no_grad():
+            learner.reference.lm_head.weight.mul_(1.02)
+        return learner
+
+    monkeypatch.setattr(ppo, "make_learner", with_another_reference)
+    with pytest.raises(CheckError, match=r"KL\(policy \|\| reference\) is not 0"):
+        run(folders, tmp_path)
+
+
+def test_a_critic_that_sees_its_padding_is_caught(folders, tmp_path, monkeypatch):
+    forward = Critic.forward
+    monkeypatch.setattr(Critic, "forward", lambda self, ids, mask: forward(self, ids, mask) + 0.01 * ids.shape[1])
+    with pytest.raises(CheckError, match="the critic is not invariant to padding"):
+        run(folders, tmp_path)
+
+
+def test_a_policy_that_sees_its_padding_is_caught(folders, tmp_path, monkeypatch):
+    plain = PPOLearner.response_logprobs
+    monkeypatch.setattr(
+        PPOLearner, "response_logprobs", lambda self, episodes: plain(self, episodes) + 0.01 * episodes.ids[0, -1]
+    )
+    with pytest.raises(CheckError, match="the policy is not invariant to padding"):
+        run(folders, tmp_path)
+
+
+def test_a_reward_model_that_sees_its_padding_is_caught(folders, tmp_path, monkeypatch):
+    plain = RewardModel.score
+
+    def score(self, samples):
+        scores = plain(self, samples)
+        return scores._replace(total=scores.total + 0.1 * max(len(sample.response_ids) for sample in samples))
+
+    monkeypatch.setattr(RewardModel, "score", score)
+    with pytest.raises(CheckError, match="the reward model .* is not invariant to padding"):
+        run(folders, tmp_path)
+
+
+def test_a_reward_that_says_the_same_of_everything_is_caught(folders, tmp_path):
+    model = load_reward_model(folders[1])
+    with torch.no_grad():
+        model.score.weight.zero_()
+    reward = [(RewardModel(model, load_tokenizer(folders[1])), 1.0)]
+    with pytest.raises(CheckError, match="gives the same score, 0, to all 8 responses"):
+        run(folders, tmp_path, reward=reward)
+
+
+def test_a_reward_that_is_not_a_number_is_caught(folders, tmp_path):
+    def broken(prompts, responses):
+        return [math.nan, *length_of(prompts[1:], responses[1:])]
+
+    with pytest.raises((CheckError, DataError), match="nan|finite"):
+        run(folders, tmp_path, reward=callable_reward(broken))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folders, tmp_path):
+    calls = []
+
+    def explodes(prompts, responses):
+        calls.append(1)
+        huge = 1e30 if len(calls) == 4 else 1.0
+        return [huge * length for length in length_of(prompts, responses)]
+
+    with pytest.raises(CheckError, match="step 3: the loss or its gradient is not finite") as error:
+        run(folders, tmp_path, reward=callable_reward(explodes), steps=6, whiten_advantages=False)
+    folder = tmp_path / "scratch" / "non-finite-step-3"
+    assert str(folder) in str(error.value)
+    batch = safetensors.torch.load_file(folder / "batch.safetensors")
+    assert batch["returns"].abs().max() > 1e28 and {"ids", "mask", "advantages", "values"} <= set(batch)
+    state = safetensors.torch.load_file(folder / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())
+    run(
+        folders, tmp_path, reward=callable_reward(length_of), steps=6, whiten_advantages=False
+    )  # the checkpoint is whole
+    assert [line["step"] for line in recorded(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            dict(rollouts_per_step=10, minibatch_size=4),
+            "rollouts_per_step = 10 is not a multiple of minibatch_size = 4",
+        ),
+        (dict(microbatch_size=5), "minibatch_size = 64 is not a multiple of microbatch_size = 5"),
+        (dict(kl_target=3.0), "kl_target has no effect on a fixed coefficient"),
+        (dict(kl_horizon=300), "kl_horizon has no effect on a fixed coefficient"),
+        (dict(kl_controller="adaptive"), "needs kl_target"),
+        (dict(kl_penalty="none", kl_coef=0.1), "kl_coef has no effect with kl_penalty = none"),
+        (dict(kl_penalty="none", kl_estimator="k3"), "kl_estimator has no effect with kl_penalty = none"),
+        (dict(kl_penalty="none", kl_controller="adaptive", kl_target=3.0), "has no effect with kl_penalty = none"),
+        (dict(kl_coef=0.0), "say so with kl_penalty = none"),
+        (dict(kl_estimator="exact"), "set kl_penalty = loss"),
+        (dict(kl_penalty="loss"), "k1 has an expected gradient of zero"),
+        (dict(kl_controller="adaptive", kl_target=3.0, max_kl=2.0), "max_kl = 2 is not above kl_target = 3"),
+        (dict(epochs_per_batch=1, minibatch_size=512, clip_range=0.1), "clip_range has no effect with one epoch"),
+        (dict(epochs_per_batch=1, minibatch_size=512, value_clip_range=0.1), "value_clip_range has no effect"),
+        (dict(steps=10, warmup_steps=10), "warmup_steps = 10 leaves nothing"),
+        (dict(trainable={"mode": "lora", "lora": {"dropout": 0.1}}), "dropout = 0.1 has no effect in PPO"),
+        (dict(trainable={"mode": "all", "layers": 2}), "layers"),
+        (dict(clip_range=1.5), "clip_range"),
+        (dict(temperature=0.0), "temperature"),
+        (dict(lam=1.2), "lam"),
+        (dict(cliprange=0.1), "cliprange"),
+    ],
+)
+def test_settings_that_contradict_or_do_nothing_are_errors(settings, message):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        PPOConfig(**settings)
+
+
+def test_defaults_and_a_resolved_dump_are_accepted():
+    assert PPOConfig.model_validate(PPOConfig().model_dump(), context={"resolved": True}) == PPOConfig()
+    assert PPOConfig().clip_range == 0.2 and PPOConfig().missing_eos_penalty == 1.0
+
+
+def test_prompts_that_cannot_be_used_are_named(folders, tmp_path):
+    long = Prompt.user("too-long", "x" * 60)
+    with pytest.raises(DataError, match="'too-long' has 6. tokens.*context of 64"):
+        run(folders, tmp_path / "long", prompts=[*PROMPTS, long])
+    with pytest.raises(DataError, match="no prompts"):
+        run(folders, tmp_path / "none", prompts=[])
+    with pytest.raises(DataError, match="no such file"):
+        run(folders, tmp_path / "missing", prompts=tmp_path / "prompts.jsonl")
+
+
+def test_what_neither_a_stage_nor_a_path_gives_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="ppo has no policy"):
+        ppo.bind(PPOConfig(), {})
+    inputs = ppo.bind(PPOConfig(policy=tmp_path, reward=tmp_path, prompts=tmp_path), {})
+    assert inputs == PPOInputs(tmp_path, tmp_path, tmp_path)
+    (tmp_path / "model").mkdir()
+    sft = Artifact(tmp_path, Manifest.model_construct(name="sft"))
+    assert ppo.bind(PPOConfig(reward=tmp_path, prompts=tmp_path), {"policy": sft}).policy == tmp_path / "model"
+    with pytest.raises(ConfigError, match="contradicts the stage sft"):
+        ppo.bind(PPOConfig(policy=tmp_path, reward=tmp_path, prompts=tmp_path), {"policy": sft})
+
+
+# ---- the page that explains it
+
+
+def test_every_function_and_test_that_the_page_names_exists():
+    page = (ROOT / "docs" / "ppo.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and ".py`" in line]
+    assert len(rows) >= 25
+    for row in rows:
+        *_, ours, test, _ = row.split("|")
+        for cell, folder in ((ours, ROOT / "loopwright"), (test, ROOT / "tests")):
+            path = re.search(r"`([\w/]+\.py)`", cell)
+            names = [name for name in re.findall(r"`([\w.]+)`", cell) if not name.endswith(".py")]
+            assert path and names, row
+            source = (folder / path[1]).read_text()
+            for name in names:
+                assert re.search(rf"\b(def|class) {name}\b|^ *{name}\b *[:=]", source, re.M), (
+                    f"{name} is not in {path[1]}"
+                )
