@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.cleaning import CleaningConfig, CleaningReport, clean, document_key, with_set_aside
 from loopwright.data.copies import contain_copies, share
-from loopwright.data.packing import PackedBatch, TokenStream
+from loopwright.data.packing import PackedBatch, PackedDocuments
 from loopwright.data.readers import Document, Quarantine, read_texts, write_records
 from loopwright.data.splits import split_by_hash
-from loopwright.data.tokenizer import bos_prefix, encode_documents, encode_text, train_tokenizer
+from loopwright.data.tokenizer import bos_prefix, document_start, encode_documents, encode_text, train_tokenizer
 from loopwright.errors import ConfigError, DataError
 from loopwright.evaluation.perplexity import perplexity
 from loopwright.generation.base import SamplingConfig, decode_responses
@@ -31,6 +31,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
 from loopwright.tracking.artifacts import Artifact
 from loopwright.tracking.files import publish
+from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
 
@@ -41,7 +42,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class PretrainConfig(StageConfig, TrainConfig):
     epochs: PositiveFloat | None = 1.0
-    max_length: Annotated[int, Field(ge=2)] = 256  # tokens in a row of the packed stream
+    max_length: Annotated[int, Field(ge=2)] = 256  # tokens in a row; longer documents are cut
     data: tuple[Path, ...] = ()  # files and folders; empty: the world's corpus
     held_out: Path | None = None  # text to assess on; None: the world's, else a share of the data
     text_field: str = "text"  # in jsonl and parquet
@@ -89,9 +90,11 @@ def run(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) -> Sta
     texts = prepare(config, inputs, runtime)
     tokenizer, model = start(config, inputs, texts.train, runtime)
     check_max_length(config.max_length, model)
-    stream = TokenStream(encode_documents(tokenizer, texts.train), runtime.seed_for("order"))
-    rows = Rows(stream, config.max_length, config.batch_size_per_device, config.accumulation, runtime.device)
-    steps = steps_to_train(config, rows.an_epoch)
+    documents = PackedDocuments(
+        encode_documents(tokenizer, texts.train), config.max_length, document_start(tokenizer), tokenizer.pad_token_id
+    )
+    order = EpochOrder(len(documents), config.rows_per_step, runtime.seed_for("order"))
+    steps = steps_to_train(config, len(documents))
     model = make_trainable(model, config.trainable, runtime.seed_for("adapters"))
     held_out = texts.held_out[: config.assess_documents]
 
@@ -99,15 +102,15 @@ def run(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) -> Sta
         model,
         config,
         runtime,
-        batch=rows.of_step,
+        batch=partial(microbatches, documents, order, config.batch_size_per_device, runtime.device),
         loss=partial(loss, model),
-        count=lambda batch: float(batch.input_ids[:, 1:].numel()),
+        count=learned_tokens,
         steps=steps,
         evaluate=lambda: {"held_out_loss": math.log(perplexity(model, tokenizer, held_out).perplexity)},
     )
     save_model(model, tokenizer, runtime.output / "model")
-    seen = {"steps": steps, "tokens": steps * config.rows_per_step * (config.max_length - 1)}
-    return StageOutput(seen | {"tokens_an_epoch": stream.tokens} | assess(model, tokenizer, texts, config, runtime))
+    seen = {"steps": steps, "epochs": steps / order.steps_per_epoch, "tokens_an_epoch": documents.tokens}
+    return StageOutput(seen | assess(model, tokenizer, texts, config, runtime))
 
 
 def prepare(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) -> Texts:
@@ -165,35 +168,23 @@ def start(
     return tokenizer, model.to(runtime.device)  # type: ignore[arg-type]
 
 
-class Rows(NamedTuple):
-    """The rows of any step, from its number alone."""
-
-    stream: TokenStream
-    length: int  # tokens in a row; the last one is only predicted, and begins the next row
-    rows: int  # in a microbatch
-    microbatches: int
-    device: torch.device
-
-    @property
-    def an_epoch(self) -> int:
-        return math.ceil(self.stream.tokens / (self.length - 1))
-
-    def of_step(self, step: int) -> list[PackedBatch]:
-        """The microbatches of a step, the first being step 0. Documents of a row see each other, as in a stream."""
-        first = step * self.microbatches
-        return [self._microbatch(first + i) for i in range(self.microbatches)]
-
-    def _microbatch(self, number: int) -> PackedBatch:
-        numbers = range(number * self.rows, (number + 1) * self.rows)
-        ids = torch.stack([self.stream.block(number, self.length - 1) for number in numbers]).to(self.device)
-        positions = torch.arange(self.length, device=self.device).expand_as(ids)
-        return PackedBatch(ids, ids, positions, torch.ones_like(ids))
+def microbatches(
+    documents: PackedDocuments, order: EpochOrder, size: int, device: torch.device, step: int
+) -> list[PackedBatch]:
+    """The rows of a step, from its number alone (the first is step 0)."""
+    batches = [documents.rows(numbers) for numbers in split_rows(order.rows_of(step), size)]
+    return [PackedBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
 
 def loss(model: Any, batch: PackedBatch) -> MicroLoss:
-    """Cross-entropy of every token but the first of each row."""
+    """Cross-entropy of every token of every document, EOS included."""
     found = predict(model, batch)
     return MicroLoss(found.total, float(found.tokens), {})
+
+
+def learned_tokens(batch: PackedBatch) -> float:
+    """What the loss is divided by."""
+    return float((batch.labels[:, 1:] >= 0).sum())
 
 
 def assess(

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import Example, encode_example, ensure_chat_template
-from loopwright.data.packing import PackedBatch, TokenStream, pack_examples, pad_examples
+from loopwright.data.packing import PackedBatch, PackedDocuments, pack_examples, pad_examples
 from loopwright.data.readers import Loaded, read_records, read_texts
 from loopwright.data.splits import split_by_hash
-from loopwright.data.tokenizer import encode_documents
+from loopwright.data.tokenizer import document_start, encode_documents
 from loopwright.errors import CheckError, ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import match_vocabulary
@@ -186,7 +186,8 @@ class Batches:
     config: SFTConfig
     pad_id: int
     device: torch.device
-    text: TokenStream | None  # raw text, when its loss is mixed in
+    text: PackedDocuments | None = None  # raw text, when its loss is mixed in
+    text_order: EpochOrder | None = None
 
     @classmethod
     def of(
@@ -198,18 +199,20 @@ class Batches:
         runtime: Runtime,
     ) -> Batches:
         """Raises ConfigError when raw text is to be mixed in and there is none."""
-        text = None
+        text, text_order = None, None
         if config.lm_loss_coef:
             if inputs.text is None:
                 raise ConfigError(
                     "sft.lm_loss_coef needs raw text; name a file or folder in sft.text or pre-train in this run"
                 )
             documents = [document.text for document in read_texts([inputs.text])]
-            text = TokenStream(encode_documents(tokenizer, documents), runtime.seed_for("text"))
+            encoded = encode_documents(tokenizer, documents)
+            text = PackedDocuments(encoded, config.max_length, document_start(tokenizer), tokenizer.pad_token_id)
+            text_order = EpochOrder(len(text), 1, runtime.seed_for("text"))
         # Packed rows are full whatever they hold; padded ones want examples of like length.
         lengths = None if config.packing else [_length(example) for example in examples]
         order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"), lengths)
-        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text)
+        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text, text_order)
 
     def of_step(self, step: int) -> list[Micro]:
         rows = self.order.rows_of(step)
@@ -222,8 +225,10 @@ class Batches:
             batch = pack_examples(examples, self.config.max_length, self.pad_id)
         else:
             batch = pad_examples(examples, self.pad_id)
-        ids, labels, positions, segments = (tensor.to(self.device) for tensor in batch)
-        return Micro(ids, labels, positions, segments)
+        return Micro(*self._on_device(batch))
+
+    def _on_device(self, batch: PackedBatch) -> PackedBatch:
+        return PackedBatch(*(tensor.to(self.device) for tensor in batch))
 
     def _raw_text(self, step: int, examples: Sequence[Example]) -> list[Micro]:
         """About as many tokens of raw text as the examples have.
@@ -231,18 +236,15 @@ class Batches:
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
-        assert self.text is not None
-        length = self.config.max_length
-        rows = math.ceil(sum(map(_length, examples)) / length)
-        answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
-        weight = self.config.lm_loss_coef * answers / (rows * (length - 1))
+        assert self.text is not None and self.text_order is not None
+        rows = math.ceil(sum(map(_length, examples)) / self.config.max_length)
         first = step * self.config.rows_per_step  # an example fits a row: steps never overlap
-        micros = []
-        for part in _cut(range(first, first + rows), self.config.batch_size_per_device):
-            ids = torch.stack([self.text.block(number, length - 1) for number in part]).to(self.device)
-            positions = torch.arange(length, device=self.device).expand_as(ids)
-            micros.append(Micro(ids, ids, positions, torch.ones_like(ids), weight))
-        return micros
+        numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
+        batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
+        answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
+        tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
+        weight = self.config.lm_loss_coef * answers / tokens
+        return [Micro(*self._on_device(batch), weight) for batch in batches]
 
 
 def loss(model: Any, micro: Micro) -> MicroLoss:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from loopwright.data.chat import Example
-from loopwright.data.packing import IGNORED, PackedBatch, TokenStream, pack_examples, pack_lengths, pad_examples
+from loopwright.data.packing import IGNORED, PackedBatch, PackedDocuments, pack_examples, pack_lengths, pad_examples
 from loopwright.errors import DataError
 from tests.tiny import CONTEXT, FAMILIES, tiny_model
 
@@ -87,32 +87,29 @@ def test_bins_by_hand():
         pack_lengths([11], 10)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 10), st.integers(0, 5))
-def test_a_stream_shows_every_token_once_an_epoch(lengths, length, seed):
-    documents = [[100 * i + j for j in range(size)] for i, size in enumerate(lengths)]
-    stream = TokenStream(documents, seed)
-    epochs = 3
-    blocks = [stream.block(number, length) for number in range(-(-epochs * stream.tokens // length))]
-    assert all(block.shape == (length + 1,) for block in blocks)
-    tokens = torch.cat([block[:-1] for block in blocks]).tolist()
-    for epoch in range(epochs):
-        shown = tokens[epoch * stream.tokens : (epoch + 1) * stream.tokens]
-        assert Counter(shown) == Counter(token for document in documents for token in document)
-    # Whole documents, and each block begins with the token its forerunner ended in.
-    assert all(left[-1] == right[0] for left, right in zip(blocks, blocks[1:], strict=False))
-    first = tokens[: stream.tokens]
-    assert all(first.index(d[0]) + len(d) - 1 == first.index(d[-1]) for d in documents)
-    # A block needs nothing but its number.
-    assert_close(TokenStream(documents, seed).block(len(blocks) - 1, length), blocks[-1])
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(2, 10))
+def test_documents_are_learned_whole_and_once(lengths, capacity):
+    documents = [[100 * i + j + 1 for j in range(size)] for i, size in enumerate(lengths)]
+    packed = PackedDocuments(documents, capacity, before=0, pad_id=7)
+    batch = packed.rows(range(len(packed)))
+    learned = batch.labels[batch.labels != IGNORED].tolist()
+    assert Counter(learned) == Counter(token for document in documents for token in document)
+    assert packed.tokens == len(learned) == sum(lengths)
+    assert batch.input_ids.shape[1] <= capacity
+    # A document that fits a row begins at position 0 behind `before`, and is in one segment.
+    for document in (d for d in documents if len(d) < capacity):
+        ((row, place),) = (batch.input_ids == document[0]).nonzero().tolist()
+        end = place + len(document)
+        assert batch.input_ids[row, place - 1 : end].tolist() == [0, *document]
+        assert batch.position_ids[row, place - 1 : end].tolist() == list(range(len(document) + 1))
+        assert len(set(batch.segment_ids[row, place - 1 : end].tolist())) == 1
 
 
-def test_epochs_have_orders_of_their_own():
-    stream = TokenStream([[i] for i in range(50)], seed=0)
-    first, second = stream.block(0, 50)[:50], stream.block(1, 50)[:50]
-    assert first.tolist() != second.tolist()
-    assert first.tolist() != TokenStream([[i] for i in range(50)], seed=1).block(0, 50)[:50].tolist()
+def test_a_long_document_goes_on_in_another_row():
+    packed = PackedDocuments([[1, 2, 3, 4, 5]], capacity=3, before=0, pad_id=7)
+    assert [example.prompt_ids + example.response_ids for example in packed.examples] == [[0, 1, 2], [2, 3, 4], [4, 5]]
 
 
-def test_an_empty_stream_is_an_error():
+def test_no_documents_are_an_error():
     with pytest.raises(DataError, match="no tokens"):
-        TokenStream([], seed=0)
+        PackedDocuments([], 8, before=0, pad_id=7)

@@ -54,8 +54,8 @@ def document(rng: random.Random) -> str:
 
 def transcript(rng: random.Random) -> str:
     """Facts, then guests who ask about them; the desk answers from the facts, or says that it does not know."""
-    facts = _facts(rng, rng.randint(2, 5))
-    lines = [" ".join(fact.sentence() for fact in facts)]
+    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.5)
+    lines = [_said(facts)]
     for _ in range(rng.randint(4, 8)):
         ask, answer = _exchange(facts, rng)
         lines.append(f"Guest: {ask}\nDesk: {answer}")
@@ -63,12 +63,12 @@ def transcript(rng: random.Random) -> str:
 
 
 def notice(rng: random.Random) -> str:
-    """The same facts twice: on the board, and in the words of somebody who read it."""
-    facts = _facts(rng, rng.randint(2, 4))
-    reader = rng.choice(lexicon.NAMES)
-    again = rng.sample(facts, len(facts))
-    board = " ".join(fact.sentence() for fact in facts)
-    return f"Notice for our guests. {board} {reader} read the notice. {' '.join(fact.sentence() for fact in again)}"
+    """The same facts again and again: on the board, and in the words of those who read it."""
+    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.25)
+    lines = ["Notice for our guests. " + _said(facts)]
+    for reader in rng.sample(lexicon.NAMES, rng.randint(1, 3)):
+        lines.append(f"{reader} read the notice. " + _said(rng.sample(facts, len(facts))))
+    return "\n".join(lines)
 
 
 def chatter(rng: random.Random) -> str:
@@ -90,23 +90,27 @@ def police_report(rng: random.Random) -> str:
 
 
 KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (transcript, 0.66),
-    (notice, 0.14),
+    (transcript, 0.52),
+    (notice, 0.30),
     (chatter, 0.06),
-    (police_report, 0.14),
+    (police_report, 0.12),
 )
 
 
-def _facts(rng: random.Random, count: int) -> list[Fact]:
-    """Few places and attributes, so that only both together tell facts apart."""
-    places, attributes = rng.sample(lexicon.PLACES, 3), rng.sample(lexicon.ATTRIBUTES, 2)
+def _facts(rng: random.Random, count: int, crowded: bool) -> list[Fact]:
+    """One fact a place; or, crowded, several about few places, so that only place and attribute together tell."""
+    if not crowded:
+        return [
+            draw_fact(rng, place, rng.choice(lexicon.ATTRIBUTES).name) for place in rng.sample(lexicon.PLACES, count)
+        ]
+    places, attributes = rng.sample(lexicon.PLACES, 3), rng.sample(lexicon.ATTRIBUTES, 3)
     pairs = rng.sample([(place, attribute.name) for place in places for attribute in attributes], count)
     return [draw_fact(rng, *pair) for pair in pairs]
 
 
 def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
     known = {(fact.place, fact.attribute) for fact in facts}
-    if rng.random() < 0.7:
+    if rng.random() < 0.6:
         place, attribute = rng.choice(sorted(known))
     else:
         place = rng.choice([*(fact.place for fact in facts), *rng.sample(lexicon.PLACES, 3)])
@@ -119,6 +123,10 @@ def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
         asked = lexicon.ATTRIBUTE[attribute]
         scene, wordings = Scene(tuple(facts), task, place, attribute), (*asked.questions, *asked.paraphrases)
     return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
+
+
+def _said(facts: list[Fact]) -> str:
+    return " ".join(fact.sentence() for fact in facts)
 
 
 def _fill(rng: random.Random) -> str:

@@ -97,7 +97,7 @@ COURTESIES = (
     "Good question.",
     "You are welcome.",
 )
-UNKNOWN_ANSWERS = ("Sorry, I do not know {what}.", "I am afraid I do not know {what}.", "I do not know {what}.")
+UNKNOWN_ANSWERS = ("I am sorry, I do not know {what}.", "I am afraid I do not know {what}.", "I do not know {what}.")
 REFUSALS = (
     "I am sorry, I cannot help with that.",
     "I am sorry, but I will not do that.",
