@@ -102,8 +102,8 @@ def is_number(value: Any) -> bool:
 
 def _stages(folder: Path, summary: dict[str, Any]) -> dict[str, StageFiles]:
     """Each stage's artifact: the one that the summary names; where there is no summary, the newest."""
-    named = summary.get("artifacts")
-    current = {Path(str(path)).name for path in named.values()} if isinstance(named, dict) else None
+    told = summary.get("stages")
+    current = {stage.get("artifact") for stage in told.values()} if isinstance(told, dict) else None
     found: dict[str, StageFiles] = {}
     for path in sorted(folder.glob("*/manifest.json")):
         manifest = read_json(path)

@@ -51,10 +51,11 @@ def make(folder: Path, leave_out: tuple[str, ...] = ()) -> Path:
     _curves(folder / "metrics.jsonl", stages)
     summary: dict[str, Any] = {
         "name": "quickstart",
-        "stages": {name: METRICS.get(name, {}) | {"seconds": SECONDS[name]} for name in stages},
+        "stages": {
+            name: METRICS.get(name, {}) | {"seconds": SECONDS[name], "artifact": folder_of(name)} for name in stages
+        },
         "seconds": sum(SECONDS[name] for name in stages),
         "peak_rss_mb": 1684.2,
-        "artifacts": {name: f"artifacts/{name}-{artifact_id(name)[:12]}" for name in stages},
     }
     if "evaluate" in stages:
         summary["versions"] = evaluation(stages)["summary"]
@@ -62,12 +63,16 @@ def make(folder: Path, leave_out: tuple[str, ...] = ()) -> Path:
     return folder
 
 
+def folder_of(name: str) -> str:
+    return f"{name}-{artifact_id(name)[:12]}"
+
+
 def artifact_id(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _artifact(folder: Path, name: str, stages: list[str]) -> None:
-    path = folder / "artifacts" / f"{name}-{artifact_id(name)[:12]}"
+    path = folder / "artifacts" / folder_of(name)
     path.mkdir(parents=True)
     manifest = {
         "id": artifact_id(name),
