@@ -152,7 +152,7 @@ def test_a_reward_that_is_known_is_reached_as_far_as_the_kl_allows(folders, tmp_
     """One token to say, reward 1 for a capital letter: the optimum is pi* ~ pi_ref exp(r / beta), in closed form."""
     beta, prompts = 0.4, PROMPTS[:1]
     settings = dict(
-        steps=40, rollouts_per_step=256, minibatch_size=128, max_new_tokens=1, missing_eos_penalty=0.0, kl_coef=beta,
+        steps=24, rollouts_per_step=256, minibatch_size=128, max_new_tokens=1, missing_eos_penalty=0.0, kl_coef=beta,
         learning_rate=4e-3, schedule="cosine", lam=1.0, save_steps=100,
     )  # fmt: skip
 
