@@ -2,7 +2,7 @@
 
 from loopwright.loop.config import RunConfig, config_from, load_config
 from loopwright.loop.lineage import StageStatus, status
-from loopwright.loop.run import run
+from loopwright.loop.execution import run
 from loopwright.loop.summary import read_summary
 
 __all__ = ["RunConfig", "StageStatus", "config_from", "load_config", "read_summary", "run", "status"]

@@ -1,0 +1,191 @@
+"""The command line: exit statuses, one-line errors, JSON for scripts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import loopwright.loop
+import loopwright.loop.config
+import loopwright.loop.execution
+import loopwright.loop.lineage
+import loopwright.loop.plan
+from loopwright.cli import main as cli
+from loopwright.cli.display import display_for
+from loopwright.cli.tables import versions_table
+from tests.loop.toys import RECIPE, TOYS, no_report
+
+
+@pytest.fixture
+def toys(monkeypatch, tmp_path):
+    """The commands, with toy stages in place of the real ones."""
+
+    def load_stages(names):
+        return {name: stage for name, stage in TOYS.items() if name in set(names)}
+
+    monkeypatch.setattr(loopwright.loop.config, "load_stages", load_stages)
+    monkeypatch.setattr(loopwright.loop.plan, "load_stages", load_stages)
+    monkeypatch.setattr(loopwright.loop.execution, "_report", no_report)
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(RECIPE)
+
+
+def call(monkeypatch, capsys, *arguments):
+    """(exit status, stdout, stderr) of a command."""
+    monkeypatch.setattr(sys, "argv", ["loopwright", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    said = capsys.readouterr()
+    return exit.value.code or 0, said.out, said.err
+
+
+def test_run_prints_figures_and_where_the_report_is(toys, monkeypatch, capsys):
+    status, out, err = call(monkeypatch, capsys, "run", "toy.yaml")
+    assert status == 0
+    assert "gold" in out
+    assert "report: runs/toy/report.html" in out
+    assert "[1/3] seeds" in err  # progress is not in the way of what a script reads
+
+
+def test_run_json_is_the_summary_and_nothing_else(toys, monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "run", "toy.yaml", "--set", "first.rate=0.2", "--out", "here", "--json")
+    assert status == 0
+    assert json.loads(out) == json.loads(Path("here/summary.json").read_text())
+    assert "rate: 0.2" in Path("here/config.yaml").read_text()
+
+
+def test_a_run_directory_goes_on_where_it_is(toys, monkeypatch, capsys):
+    call(monkeypatch, capsys, "run", "toy.yaml", "--set", "first.rate=0.2")
+    for again in ("runs/toy", "runs/toy/config.yaml"):
+        status, _, err = call(monkeypatch, capsys, "run", again)
+        assert (status, err.count("not run again")) == (0, 3)
+
+
+def test_show_tells_what_is_stale_and_why(toys, monkeypatch, capsys):
+    call(monkeypatch, capsys, "run", "toy.yaml")
+    path = Path("runs/toy/config.yaml")
+    path.write_text(path.read_text().replace("  rate: 0.1\n", "  rate: 0.3\n", 1))
+    status, out, _ = call(monkeypatch, capsys, "show", "runs/toy", "--json")
+    found = {stage["stage"]: stage for stage in json.loads(out)}
+    assert status == 0
+    assert [found[name]["state"] for name in TOYS] == ["done", "stale", "stale"]
+    assert found["first"]["reasons"] == ["config changed first.rate: 0.1 → 0.3"]
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = call(monkeypatch, capsys, "show", "runs/toy")
+    assert "config changed first.rate: 0.1 → 0.3" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.yaml"], "error: none.yaml: no such file; check the path of the config"),
+        (["run", "toy.yaml", "--set", "first.step=3"], "unknown key first.step; did you mean first.steps?"),
+        (["show", "nowhere"], "error: nowhere: is no run directory (it has no config.yaml)"),
+        (["report", "nowhere"], "error: nowhere: "),
+        (["data", "check", "none.jsonl"], "error: none.jsonl: no such file; check the path"),
+        (["chat", "nowhere"], "error: nowhere: neither a Hugging Face folder (no config.json) nor a run directory"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_status_1(toys, monkeypatch, capsys, arguments, message):
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_missed_bar_is_exit_status_1(toys, monkeypatch, capsys):
+    arguments = ("run", "toy.yaml", "--set", "first.require={norm: {max: 0.001}}")
+    status, _, err = call(monkeypatch, capsys, *arguments)
+    assert status == 1
+    assert "first.require.norm" in err.splitlines()[-1]
+
+
+def test_what_is_our_mistake_shows_its_traceback(toys, monkeypatch):
+    def broken(out):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(loopwright.loop.execution, "_report", broken)
+    monkeypatch.setattr(sys, "argv", ["loopwright", "run", "toy.yaml"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_a_wrong_option_is_exit_status_2():
+    command = [sys.executable, "-m", "loopwright", "run", "--nope"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
+
+
+def test_data_check_lists_every_bad_line(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "c.jsonl"
+    good = {"id": "1", "responses": ["a", "b"], "choice": 0}
+    lines = [json.dumps(good), "{", json.dumps(good | {"choice": 5}), json.dumps(good | {"id": "2"})]
+    path.write_text("\n".join(lines) + "\n")
+    status, out, _ = call(monkeypatch, capsys, "data", "check", str(path))
+    assert status == 1
+    assert out.startswith(f"{path}: 2 good comparison rows, 2 bad\n{path}:2: ")
+    assert f"{path}:3: " in out
+    status, out, _ = call(monkeypatch, capsys, "data", "check", str(path), "--json")
+    assert status == 1
+    assert [row["line"] for row in json.loads(out)["bad"]] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"id": "1", "responses": ["a", "b"], "choice": None, "annotator": "x"}, "comparison"),
+        ({"id": "1", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]}, "ranking"),
+        ({"id": "1", "responses": ["a"], "scores": {"kind": 3}, "higher_is_better": True}, "rating"),
+        ({"id": "1", "prompt": [{"role": "user", "content": "?"}], "response": "!"}, "demonstration"),
+        ({"id": "1", "messages": [{"role": "user", "content": "?"}]}, "prompt"),
+        ({"text": "once upon a time"}, "text"),
+    ],
+)
+def test_data_check_knows_the_kinds(tmp_path, monkeypatch, capsys, row, kind):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    status, out, err = call(monkeypatch, capsys, "data", "check", str(path), "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["kind"], found["good"], found["bad"]) == (kind, 1, [])
+
+
+def test_data_check_of_a_file_without_a_good_row_lists_them_all(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{\n}\n")
+    status, out, _ = call(monkeypatch, capsys, "data", "check", str(path), "--kind", "prompt")
+    assert status == 1
+    assert len(out.splitlines()) == 3
+
+
+def test_plain_lines_come_at_each_quarter(capsys):
+    with display_for(Console(stderr=True, force_terminal=False)) as display, display.progress("work", 8, 2) as bar:
+        for step in range(6):
+            bar.advance(loss=step)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["  work: 50 % loss 1", "  work: 75 % loss 3", "  work: 100 % loss 5"]
+
+
+def test_bars_show_time_left_and_figures():
+    console = Console(force_terminal=True, width=120, record=True, stderr=True)
+    with display_for(console) as display, display.progress("work", 8, 2) as bar:
+        bar.advance(3, loss=0.25)
+        display.log("a [line] with brackets")
+        display._bars.refresh()
+        shown = console.export_text()
+    assert "5/8" in shown
+    assert "left" in shown
+    assert "loss 0.25" in shown
+    assert "a [line] with brackets" in shown
+
+
+def test_versions_stand_side_by_side():
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    win_rate = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    versions = {"sft": {"gold": 0.25, "kl": None}, "ppo": {"gold": 0.5, "kl": 1.5, "win_rate_vs_sft": win_rate}}
+    console.print(versions_table(versions))
+    lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    assert rows == [["gold", "0.250", "0.500"], ["kl", "–", "1.500"], ["win_rate_vs_sft", "–", "0.500 [0.250, 0.750]"]]
