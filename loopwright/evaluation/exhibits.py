@@ -176,8 +176,8 @@ def calibration(run: RunFiles) -> dict[str, Any] | None:
         for row in used
     ]
     ticks = [{"x": across(at), "y": up(at), "label": f"{at:g}"} for at in (0, 0.25, 0.5, 0.75, 1)]
-    figures = {name: stage.metrics[name] for name in stage.metrics if is_number(stage.metrics[name])}
-    return {"points": points, "ticks": ticks, "side": PLOT, "left": PLOT_LEFT, "top": PLOT_TOP, "figures": figures}
+    plot = {"points": points, "ticks": ticks, "side": PLOT, "left": PLOT_LEFT, "top": PLOT_TOP}
+    return plot | {"ece": report.get("ece"), "pairs": report.get("pairs")}
 
 
 def _cut(text: Any, longest: int = LONGEST_TEXT) -> str:

@@ -25,12 +25,12 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
-    "ppo": (KeyFigure("reward", "final reward"), KeyFigure("kl", "nats of KL per response")),
+    "ppo": (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response")),
     "evaluate": (KeyFigure("versions.ppo.gold", "gold of PPO"), KeyFigure("versions.sft.gold", "gold of SFT")),
 }
 
 PPO_CURVES = (
-    ("Reward", ("reward", "score"), "Score of the reward model, per response"),
+    ("Reward", ("score", "reward"), "Per response; reward is the score less penalties"),
     ("KL to the reference", ("kl",), "Nats per response"),
     ("Entropy", ("entropy",), "Nats per token"),
     ("Value loss", ("value_loss",), ""),

@@ -29,7 +29,7 @@ METRICS: dict[str, dict[str, Any]] = {
         "pairs": 21_400,
         "annotators": {f"annotator-{i}": {"pairs": 4_000 + 140 * i, "accuracy": 0.88 - 0.06 * i} for i in range(5)},
     },
-    "reward": {"accuracy": 0.861, "calibration_error": 0.024, "score_correlation": 0.9991},
+    "reward": {"accuracy": 0.861, "ece": 0.024, "score_correlation": 0.9991},
     "ppo": {"reward": 1.42, "kl": 2.31, "score": 1.58},
 }
 GOLD = {"base": 0.06, "sft": 0.58, "ppo": 0.86}
@@ -290,7 +290,7 @@ def _calibration(path: Path) -> None:
         {"predicted": p / 20, "observed": min(1.0, max(0.0, p / 20 + 0.03 * math.sin(p))), "count": 300 - 12 * p}
         for p in range(1, 20, 2)
     ]
-    _write(path / "calibration.json", {"bins": bins, "accuracy": 0.861, "calibration_error": 0.024, "pairs": 1824})
+    _write(path / "calibration.json", {"bins": bins, "ece": 0.024, "pairs": 1824})
 
 
 FILES = {"pretrain": _cleaning, "feedback": _feedback, "reward": _calibration}
