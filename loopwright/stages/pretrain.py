@@ -192,7 +192,8 @@ def assess(
 ) -> dict[str, Any]:
     """Held-out perplexity, its gap to the training text's, and the share of recited continuations."""
     held_out = perplexity(model, tokenizer, texts.held_out[: config.assess_documents])
-    trained_on = perplexity(model, tokenizer, texts.train[: config.assess_documents])
+    evenly = range(0, len(texts.train), max(1, len(texts.train) // config.assess_documents))  # files differ
+    trained_on = perplexity(model, tokenizer, [texts.train[i] for i in evenly][: config.assess_documents])
     metrics: dict[str, Any] = {
         "documents": len(texts.train),
         "held_out_documents": len(texts.held_out),
