@@ -78,11 +78,16 @@ def line_chart(
 
     `from_zero` shows zero on the upright axis, for figures whose size matters and not only their movement.
     """
-    drawn = {label: points for label, points in series.items() if len(points) > 1}
+    drawn: dict[str, Sequence[Point]] = {}
+    for label, points in series.items():
+        if len(points) > 1 and points not in drawn.values():  # a figure under two names is drawn once
+            drawn[label] = points
     if not drawn:
         return None
     every = [point for points in drawn.values() for point in points]
     heights = [y for _, y in every] + ([0.0] if from_zero else [])
+    if from_zero and not any(heights):
+        heights.append(1.0)
     y_ticks = nice_ticks(min(heights), max(heights))
     x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
     across = Scale(x_low, x_high if x_high > x_low else x_low + 1, LEFT, WIDTH - RIGHT)

@@ -12,7 +12,7 @@ from loopwright.evaluation.run_files import RunFiles, is_number
 SHOWN_PER_GROUP = 4
 FAILURES_SHOWN = 4
 LONGEST_TEXT = 1_200  # characters of a text that the page shows
-EXAMPLES_PER_REASON = 2
+EXAMPLES_PER_REASON = 1
 SCORES = ("helpful", "honest", "harmless", "reward", "kl")
 PLOT, PLOT_LEFT, PLOT_TOP = 240.0, 40.0, 10.0  # the calibration plot: side and offsets
 

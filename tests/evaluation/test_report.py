@@ -153,6 +153,16 @@ def test_nice_ticks_cover_the_values():
     assert ticks[0] <= 5.0 <= ticks[-1]
 
 
+def test_a_line_chart_draws_what_there_is_to_draw():
+    rising = [(1.0, 0.0), (2.0, 4.0)]
+    chart = charts.line_chart("t", {"a": rising, "same": list(rising), "single": [(1.0, 9.0)]})
+    assert [line.label for line in chart.lines] == ["a"] and chart.lines[0].last == "4"
+    assert chart.lines[0].end == (charts.WIDTH - charts.RIGHT, charts.TOP)
+    assert charts.line_chart("t", {"single": [(1.0, 9.0)]}) is None
+    flat = charts.line_chart("t", {"a": [(1.0, 0.0), (2.0, 0.0)]}, from_zero=True)
+    assert flat.y_ticks[0].label == "0"
+
+
 def test_moving_average_keeps_straight_lines():
     line = [(float(x), 2.0 * x) for x in range(100)]
     for (_, got), (_, want) in zip(charts.moving_average(line), line, strict=True):
