@@ -160,11 +160,12 @@ def calibration(run: RunFiles) -> dict[str, Any] | None:
     """Predicted against observed preference, a point a bin; its area follows the number of pairs."""
     stage = run.stages.get("reward")
     report = stage.json("calibration.json") if stage else None
-    bins = report.get("bins") if isinstance(report, dict) else None
-    if not isinstance(bins, list) or stage is None:
+    if not isinstance(report, dict) or not isinstance(report.get("bins"), list):
         return None
     used = [
-        row for row in bins if is_number(row.get("predicted")) and is_number(row.get("observed")) and row.get("count")
+        row
+        for row in report["bins"]
+        if is_number(row.get("predicted")) and is_number(row.get("observed")) and row.get("count")
     ]
     if not used:
         return None
