@@ -1,8 +1,8 @@
 """The whole loop: which stages run, what is stale, and how a killed run goes on."""
 
 from loopwright.loop.config import RunConfig, config_from, load_config
-from loopwright.loop.lineage import StageStatus, status
 from loopwright.loop.execution import run
+from loopwright.loop.lineage import StageStatus, status
 from loopwright.loop.summary import read_summary
 
 __all__ = ["RunConfig", "StageStatus", "config_from", "load_config", "read_summary", "run", "status"]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loopwright.errors import ArtifactError, ConfigError
 from loopwright.loop.config import RunConfig, load_config
-from loopwright.loop.plan import Plan, Step, differences, make_plan
 from loopwright.loop.execution import scratch_folder
+from loopwright.loop.plan import Plan, Step, differences, make_plan
 from loopwright.loop.summary import last_used
 from loopwright.schemas import Record
 from loopwright.tracking.artifacts import Artifact, ArtifactStore, Origin

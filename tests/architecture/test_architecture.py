@@ -198,7 +198,7 @@ def test_every_stage_has_a_page_that_names_its_settings(stage):
     config = importlib.import_module(f"loopwright.stages.{stage}").STAGE.config
     own = set(config.model_fields) - {"require"} - set(_train_settings())
     missing = sorted(name for name in own if not re.search(rf"\b{name}\b", text))
-    assert not missing, f"docs/{stage}.md does not name {', '.join(missing)}"
+    assert not missing, f"{page.name} does not name {', '.join(missing)}"
 
 
 def _train_settings() -> list[str]:

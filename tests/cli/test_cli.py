@@ -189,3 +189,8 @@ def test_versions_stand_side_by_side():
     lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert rows == [["gold", "0.250", "0.500"], ["kl", "–", "1.500"], ["win_rate_vs_sft", "–", "0.500 [0.250, 0.750]"]]
+
+
+def test_the_quickstart_recipe_is_valid_and_comes_with_the_package():
+    config = loopwright.loop.load_config(cli.QUICKSTART)
+    assert list(config.sections) == ["world", "pretrain", "sft", "feedback", "reward", "ppo", "evaluate"]

@@ -1,0 +1,53 @@
+"""The real stages, as the loop sees them."""
+
+from pathlib import Path
+
+import pytest
+
+from loopwright.errors import ConfigError
+from loopwright.loop import load_config
+from loopwright.loop.config import resolved_text
+from loopwright.loop.plan import make_plan
+from loopwright.loop.table import STAGES, load_stages
+
+CRASH = Path(__file__).parents[2] / "benchmarks" / "crash.yaml"
+
+
+def test_the_table_is_in_the_order_of_the_loop():
+    """Whatever a stage needs stands above it."""
+    done = set()
+    for name, stage in load_stages(STAGES).items():
+        assert stage.name == name
+        assert {parent for candidates in stage.needs.values() for parent in candidates} <= done
+        done.add(name)
+
+
+def test_a_resolved_config_means_the_same_run(tmp_path):
+    """`loopwright run RUN` and `show RUN` read config.yaml: same settings, same keys, nobody blamed for a default."""
+    config = load_config(CRASH)
+    path = tmp_path / "config.yaml"
+    path.write_text(resolved_text(config))
+    again = load_config(path, resolved=True)
+    assert again.model_dump() == config.model_dump()
+    origins = [[plan.origin(step, {}).key() for step in plan.steps] for plan in (make_plan(config), make_plan(again))]
+    assert origins[0] == origins[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ppo.clip_rage=0.1", "--set ppo.clip_rage=0.1: unknown key ppo.clip_rage; did you mean ppo.clip_range?"),
+        ("ppo.clip_range=1.5", "ppo.clip_range = 1.5"),
+        ("ppo.kl_target=null", "kl_target"),
+        ("sft.epochs=2", "max_steps"),
+        ("sft.muon_learning_rate=0.1", "muon_learning_rate"),
+        ("sft.trainable={mode: all, layers: 2}", "layers"),
+        ("sft.max_steps=lots", "sft.max_steps = 'lots'"),
+        ("rewards={}", "unknown key rewards; did you mean reward?"),
+    ],
+)
+def test_mistakes_in_a_real_recipe_are_one_sentence(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(CRASH, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
