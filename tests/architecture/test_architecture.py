@@ -177,9 +177,6 @@ def test_the_command_line_starts_without_torch():
     assert "quickstart" in done.stdout
 
 
-PAGES = {"world": "worlds.md"}
-
-
 def _stages() -> list[str]:
     from loopwright.loop.table import STAGES
 
@@ -191,7 +188,7 @@ def test_every_stage_has_a_page_that_names_its_settings(stage):
     module = PACKAGE / "stages" / f"{stage}.py"
     if not module.exists():
         pytest.skip(f"{stage} is not written yet")
-    page = ROOT / "docs" / PAGES.get(stage, f"{stage}.md")
+    page = ROOT / "docs" / f"{stage}.md"
     if not page.exists():
         pytest.skip(f"{_name(page)} is not written yet")
     text = page.read_text(encoding="utf-8")
