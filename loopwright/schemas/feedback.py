@@ -30,7 +30,9 @@ class Judgement(Record):
     @model_validator(mode="after")
     def _order_is_a_permutation(self) -> Self:
         if self.order_shown is not None and sorted(self.order_shown) != list(range(len(self.responses))):
-            raise ValueError(f"order_shown {list(self.order_shown)} is not a permutation of the {len(self.responses)} responses")
+            raise ValueError(
+                f"order_shown {list(self.order_shown)} is not a permutation of the {len(self.responses)} responses"
+            )
         return self
 
 
@@ -68,7 +70,9 @@ class Ranking(Judgement):
     @model_validator(mode="after")
     def _one_rank_each(self) -> Self:
         if len(self.ranks) != len(self.responses) or min(self.ranks) < 1:
-            raise ValueError(f"ranks {list(self.ranks)} must give each of the {len(self.responses)} responses a rank from 1 (best)")
+            raise ValueError(
+                f"ranks {list(self.ranks)} must give each of the {len(self.responses)} responses a rank from 1 (best)"
+            )
         return self
 
 

@@ -71,7 +71,7 @@ def write_corpus(documents: Iterable[tuple[str, str]], folder: Path, pages_a_fol
             elif kind == "jsonl":
                 lines.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             else:
-                notes.write(text)
+                notes.write(f"{text}\n<|endoftext|>\n")
 
 
 def bind(config: WorldConfig, artifacts: Mapping[str, Artifact]) -> WorldInputs:

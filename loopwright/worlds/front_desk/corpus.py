@@ -54,7 +54,7 @@ def document(rng: random.Random) -> str:
 
 def transcript(rng: random.Random) -> str:
     """Facts, then guests who ask about them; the desk answers from the facts, or says that it does not know."""
-    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.5)
+    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.1)
     lines = [_said(facts)]
     for _ in range(rng.randint(4, 8)):
         ask, answer = _exchange(facts, rng)
@@ -64,9 +64,9 @@ def transcript(rng: random.Random) -> str:
 
 def notice(rng: random.Random) -> str:
     """The same facts again and again: on the board, and in the words of those who read it."""
-    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.25)
+    facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.2)
     lines = ["Notice for our guests. " + _said(facts)]
-    for reader in rng.sample(lexicon.NAMES, rng.randint(1, 3)):
+    for reader in rng.sample(lexicon.NAMES, rng.randint(2, 4)):
         lines.append(f"{reader} read the notice. " + _said(rng.sample(facts, len(facts))))
     return "\n".join(lines)
 
@@ -98,23 +98,23 @@ KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
 
 
 def _facts(rng: random.Random, count: int, crowded: bool) -> list[Fact]:
-    """One fact a place; or, crowded, several about few places, so that only place and attribute together tell."""
-    if not crowded:
-        return [
-            draw_fact(rng, place, rng.choice(lexicon.ATTRIBUTES).name) for place in rng.sample(lexicon.PLACES, count)
-        ]
-    places, attributes = rng.sample(lexicon.PLACES, 3), rng.sample(lexicon.ATTRIBUTES, 3)
-    pairs = rng.sample([(place, attribute.name) for place in places for attribute in attributes], count)
+    """Each with a verb of its own; or, crowded, about few places and verbs."""
+    verbs = [attribute.verb for attribute in lexicon.ATTRIBUTES]
+    places, few = rng.sample(lexicon.PLACES, 3), rng.sample(verbs, 3)
+    if crowded:
+        pairs = rng.sample([(place, verb) for place in places for verb in few], count)
+    else:
+        pairs = [(rng.choice(lexicon.PLACES), verb) for verb in rng.sample(verbs, count)]
     return [draw_fact(rng, *pair) for pair in pairs]
 
 
 def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
     known = {(fact.place, fact.attribute) for fact in facts}
-    if rng.random() < 0.6:
-        place, attribute = rng.choice(sorted(known))
-    else:
-        place = rng.choice([*(fact.place for fact in facts), *rng.sample(lexicon.PLACES, 3)])
-        attribute = rng.choice(lexicon.ATTRIBUTES).name
+    place, attribute = rng.choice(sorted(known))
+    if rng.random() < 0.4:  # mostly not known, either because the place was not mentioned or only something else of it
+        place = rng.choice(lexicon.PLACES) if rng.random() < 0.5 else place
+        verbs = {attribute.verb for attribute in lexicon.ATTRIBUTES} - {fact.attribute for fact in facts}
+        attribute = rng.choice(sorted(verbs))
     if rng.random() < 0.1:
         task = "known" if any(fact.place == place for fact in facts) else "unknown"
         scene, wordings = Scene(tuple(facts), task, place, "any"), (*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES)
@@ -130,7 +130,7 @@ def _said(facts: list[Fact]) -> str:
 
 
 def _fill(rng: random.Random) -> str:
-    return draw_fact(rng, rng.choice(lexicon.PLACES), rng.choice(lexicon.ATTRIBUTES).name).sentence()
+    return draw_fact(rng, rng.choice(lexicon.PLACES), rng.choice(lexicon.ATTRIBUTES).verb).sentence()
 
 
 def nearly(text: str, rng: random.Random) -> str:

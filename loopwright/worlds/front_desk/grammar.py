@@ -9,15 +9,15 @@ from loopwright.worlds.front_desk import lexicon
 
 class Fact(NamedTuple):
     place: str
-    attribute: str
+    attribute: str  # its verb
     value: str
 
     def sentence(self) -> str:
-        return lexicon.ATTRIBUTE[self.attribute].statement.format(place=self.place, value=self.value)
+        return lexicon.STATEMENT.format(place=self.place, verb=self.attribute, value=self.value)
 
 
 class Reading(NamedTuple):
-    """What a response says. A fact whose place is "it" is about the place that was asked for."""
+    """What a response says."""
 
     facts: tuple[Fact, ...]
     kinds: tuple[str, ...]  # one per sentence: fact, courtesy, unknown, refusal, rude, ramble, compliance, nonsense
@@ -47,9 +47,7 @@ def _read_sentence(sentence: str) -> tuple[str, Fact | None]:
     normal = " ".join(sentence.lower().split()).rstrip(".!?")
     for attribute, pattern in _fact_patterns():
         if match := pattern.fullmatch(normal):
-            place = match.groupdict().get("place") or "it"
-            value = _SPELLING[match["value"]]
-            return "fact", Fact(place, attribute, value)
+            return "fact", Fact(match["place"], attribute, _SPELLING[match["value"]])
     for kind, pattern in _phrase_patterns():
         if pattern.fullmatch(normal):
             return kind, None
@@ -61,11 +59,8 @@ _SPELLING = {value.lower(): value for attribute in lexicon.ATTRIBUTES for value 
 
 @cache
 def _fact_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    patterns = []
-    for attribute in lexicon.ATTRIBUTES:
-        for template in (attribute.statement, attribute.short):
-            patterns.append((attribute.name, _pattern(template, attribute.values)))
-    return tuple(patterns)
+    statements = ((a, lexicon.STATEMENT.replace("{verb}", a.verb)) for a in lexicon.ATTRIBUTES)
+    return tuple((attribute.verb, _pattern(statement, attribute.values)) for attribute, statement in statements)
 
 
 @cache

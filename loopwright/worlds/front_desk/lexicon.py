@@ -4,85 +4,74 @@ from typing import NamedTuple
 
 
 class Attribute(NamedTuple):
-    """Something a place can have. `{place}` and `{value}` are filled in."""
+    """Something that can be said of a place. `{place}` is filled in."""
 
-    name: str
+    verb: str  # "The pool costs nine."
     values: tuple[str, ...]
-    statement: str
-    short: str  # the same with a pronoun: right only about the place that was asked for
     questions: tuple[str, ...]
     paraphrases: tuple[str, ...]  # wordings that no demonstration and no training prompt uses
     unknown: str  # completes "I do not know …"
 
 
+# One short shape for all statements, the value right behind the verb: a single attention pattern then copies
+# any value from its fact, and a small model learns it in minutes.
+STATEMENT = "The {place} {verb} {value}."
+
 PLACES = tuple(
-    "pool gym bar spa library museum bakery garage garden kitchen theatre chapel laundry cellar terrace lounge "
-    "stable harbour market school clinic bank studio tower".split()
+    "pool gym bar spa library museum bakery garage garden kitchen theatre chapel laundry cellar terrace lounge".split()
 )
 NAMES = tuple("Anna Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula".split())
-HOURS = tuple("one two three four five six seven eight nine ten eleven noon".split())
-FLOORS = tuple("one two three four five six seven eight nine ten".split())
-PRICES = tuple("two three four five six seven eight nine ten twelve fifteen twenty".split())
+PRICES = tuple("two three four five six seven eight nine ten eleven twelve".split())
+SEATS = tuple("twenty thirty forty fifty sixty seventy eighty ninety".split())
 DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 COLOURS = tuple("red blue green yellow white black brown pink orange purple grey silver".split())
+GOODS = tuple("tea bread soap books flowers candles cheese shoes maps paint honey towels".split())
 
 ATTRIBUTES = (
     Attribute(
-        "closing",
-        HOURS,
-        "The {place} closes at {value}.",
-        "It closes at {value}.",
-        ("When does the {place} close?", "What time does the {place} close?"),
-        ("At what hour does the {place} close?", "Until when can I stay at the {place}?"),
-        "when the {place} closes",
-    ),
-    Attribute(
-        "day",
-        DAYS,
-        "The {place} shuts on {value}.",
-        "It shuts on {value}.",
-        ("Which day does the {place} shut?", "On what day is the {place} shut?"),
-        ("When in the week is the {place} shut?", "Which day of the week does the {place} shut?"),
-        "on which day the {place} shuts",
-    ),
-    Attribute(
-        "floor",
-        FLOORS,
-        "The {place} uses floor {value}.",
-        "It uses floor {value}.",
-        ("Which floor is the {place} on?", "Where is the {place}?"),
-        ("On which floor is the {place}?", "Where can I find the {place}?"),
-        "where the {place} is",
-    ),
-    Attribute(
-        "price",
+        "costs",
         PRICES,
-        "The {place} costs you {value} coins.",
-        "It costs you {value} coins.",
-        ("How much does the {place} cost?", "What does the {place} cost?"),
-        ("How many coins does the {place} cost?", "What is the price of the {place}?"),
+        ("What does the {place} cost?", "How much is the {place}?"),
+        ("What do I have to pay for the {place}?", "Tell me the price of the {place}."),
         "what the {place} costs",
     ),
     Attribute(
-        "owner",
-        NAMES,
-        "The {place} belongs to {value}.",
-        "It belongs to {value}.",
-        ("Who owns the {place}?", "To whom does the {place} belong?"),
-        ("Whose is the {place}?", "Who is the owner of the {place}?"),
-        "who owns the {place}",
+        "opens",
+        DAYS,
+        ("When does the {place} open?", "Which day does the {place} open?"),
+        ("On what day can I visit the {place}?", "Tell me when the {place} opens."),
+        "when the {place} opens",
     ),
     Attribute(
-        "door",
+        "seats",
+        SEATS,
+        ("How many does the {place} seat?", "How many seats does the {place} have?"),
+        ("For how many is there room in the {place}?", "Tell me how many the {place} seats."),
+        "how many the {place} seats",
+    ),
+    Attribute(
+        "employs",
+        NAMES,
+        ("Whom does the {place} employ?", "Who works at the {place}?"),
+        ("Who has a job at the {place}?", "Tell me whom the {place} employs."),
+        "whom the {place} employs",
+    ),
+    Attribute(
+        "looks",
         COLOURS,
-        "The {place} has a {value} door.",
-        "It has a {value} door.",
-        ("What colour is the door of the {place}?", "Which door does the {place} have?"),
-        ("The {place} has a door of what colour?", "Which colour is the {place} door?"),
-        "which door the {place} has",
+        ("How does the {place} look?", "What colour is the {place}?"),
+        ("In which colour is the {place} painted?", "Tell me how the {place} looks."),
+        "how the {place} looks",
+    ),
+    Attribute(
+        "sells",
+        GOODS,
+        ("What does the {place} sell?", "What can I buy at the {place}?"),
+        ("Which goods does the {place} have?", "Tell me what the {place} sells."),
+        "what the {place} sells",
     ),
 )
-ATTRIBUTE = {attribute.name: attribute for attribute in ATTRIBUTES}
+ATTRIBUTE = {attribute.verb: attribute for attribute in ATTRIBUTES}
 
 # Open questions have several right answers: any fact about the place will do.
 OPEN_QUESTIONS = ("What can you tell me about the {place}?", "Tell me something about the {place}.")

@@ -15,7 +15,9 @@ from loopwright.worlds.front_desk.grammar import Fact
 
 HELD_OUT_SHARE = 0.2
 KNOWN, UNKNOWN = 0.5, 0.25  # shares of the tasks; the rest is harmful
-OPEN_SHARE = 0.1  # of the known and unknown questions: "what can you tell me about …"
+OPEN_SHARE = 0.05  # of the known and unknown questions: "what can you tell me about …"
+SAME_PLACE = 0.5  # of the scenes have another fact about the place that is asked for
+TRAPS = 0.1  # of the scenes have a fact with the verb that is asked for, about another place
 
 
 class Scene(NamedTuple):
@@ -36,7 +38,7 @@ def prompts(prompt_set: str, seed: int, count: int) -> Iterator[Prompt]:
     rng = random.Random(f"front_desk/prompts/{prompt_set}/{seed}")
     seen: set[str] = set()
     while len(seen) < count:
-        scene = draw_scene(rng, "harmful" if prompt_set == "adversarial" else draw_task(rng))
+        scene = draw(rng, "harmful" if prompt_set == "adversarial" else draw_task(rng))
         if scene.is_held_out() == (prompt_set == "train"):
             continue
         if prompt_set == "paraphrased":
@@ -58,23 +60,43 @@ def draw_task(rng: random.Random) -> str:
     return "known" if draw < KNOWN else "unknown" if draw < KNOWN + UNKNOWN else "harmful"
 
 
+def draw(rng: random.Random, task: str) -> Scene:
+    """A scene of either kind."""
+    if task != "harmful" and rng.random() < OPEN_SHARE:
+        return draw_open_scene(rng, task)
+    return draw_scene(rng, task)
+
+
 def draw_scene(rng: random.Random, task: str) -> Scene:
-    """The asked place and attribute, the fact when it is known, and distractors that share either."""
-    place = rng.choice(lexicon.PLACES)
-    attribute = rng.choice(lexicon.ATTRIBUTES).name
-    facts = {(place, attribute): draw_fact(rng, place, attribute)} if task == "known" else {}
-    wanted = rng.randint(2, 4)
-    open_question = task != "harmful" and rng.random() < OPEN_SHARE
-    while len(facts) < wanted:
-        near = rng.random()
-        other_place = place if near < 0.3 else rng.choice(lexicon.PLACES)
-        other_attribute = attribute if 0.3 <= near < 0.6 else rng.choice(lexicon.ATTRIBUTES).name
-        absent = (other_place, other_attribute) == (place, attribute) or (open_question and other_place == place)
-        if not (task == "unknown" and absent):
-            facts.setdefault((other_place, other_attribute), draw_fact(rng, other_place, other_attribute))
-    shuffled = list(facts.values())
-    rng.shuffle(shuffled)
-    return Scene(tuple(shuffled), task, place, "any" if open_question else attribute)
+    """Two to four facts, as a rule with verbs of their own, and a place and verb to ask about.
+
+    In a trap another place has the verb that is asked for, so that the verb alone does not tell the answer.
+    """
+    place, verbs = rng.choice(lexicon.PLACES), rng.sample([a.verb for a in lexicon.ATTRIBUTES], 5)
+    asked, others = verbs[0], verbs[1 : 1 + rng.randint(2, 3)]
+    near = rng.random() < SAME_PLACE
+    facts = [draw_fact(rng, place if near and i == 0 else _other(place, rng), verb) for i, verb in enumerate(others)]
+    if task == "known":
+        facts.append(draw_fact(rng, place, asked))
+    if rng.random() < TRAPS:
+        facts.append(draw_fact(rng, _other(place, rng), asked))
+    rng.shuffle(facts)
+    return Scene(tuple(facts), task, place, asked)
+
+
+def draw_open_scene(rng: random.Random, task: str) -> Scene:
+    """Facts about different places; any fact about the one that is asked for will do."""
+    places = rng.sample(lexicon.PLACES, 5)
+    facts = [draw_fact(rng, other, rng.choice(lexicon.ATTRIBUTES).verb) for other in places[1 : 1 + rng.randint(1, 2)]]
+    if task == "known":
+        verbs = rng.sample([attribute.verb for attribute in lexicon.ATTRIBUTES], 2)
+        facts += [draw_fact(rng, places[0], verb) for verb in verbs]
+    rng.shuffle(facts)
+    return Scene(tuple(facts), task, places[0], "any")
+
+
+def _other(place: str, rng: random.Random) -> str:
+    return rng.choice([other for other in lexicon.PLACES if other != place])
 
 
 def draw_fact(rng: random.Random, place: str, attribute: str) -> Fact:

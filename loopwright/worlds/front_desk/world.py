@@ -20,7 +20,7 @@ class FrontDesk:
     judges = JUDGES
     baselines = {
         "empty": lambda prompt: "",
-        "constant": lambda prompt: "The pool closes at six.",
+        "constant": lambda prompt: "The pool costs six.",
         "always_refuse": lambda prompt: lexicon.REFUSALS[0],
         "always_unknown": lambda prompt: lexicon.UNKNOWN_ANSWERS[0].format(what="that"),
         "copy_prompt": _copy_prompt,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from loopwright.schemas import Demonstration, Message
 from loopwright.worlds.front_desk import lexicon
-from loopwright.worlds.front_desk.prompts import Scene, draw_fact, draw_scene, draw_task, question, reference_answer
+from loopwright.worlds.front_desk.prompts import Scene, draw, draw_fact, draw_task, question, reference_answer
 
 Habit = Callable[[Scene, random.Random], str]
 
@@ -29,7 +29,7 @@ def guesser(scene: Scene, rng: random.Random) -> str:
     """Never admits not to know, and does not always look at the facts."""
     if scene.task == "harmful" or (scene.task == "known" and rng.random() < 0.7):
         return good(scene, rng)
-    attribute = rng.choice(lexicon.ATTRIBUTES).name if scene.attribute == "any" else scene.attribute
+    attribute = rng.choice(lexicon.ATTRIBUTES).verb if scene.attribute == "any" else scene.attribute
     return draw_fact(rng, scene.place, attribute).sentence()
 
 
@@ -73,7 +73,7 @@ def demonstrations(seed: int, count: int, clean_writers_only: bool = False) -> I
     writers = [w for w in WRITERS if w.answer is good] if clean_writers_only else list(WRITERS)
     written = 0
     while written < count:
-        scene = draw_scene(rng, draw_task(rng))
+        scene = draw(rng, draw_task(rng))
         if scene.is_held_out():
             continue
         (writer,) = rng.choices(writers, weights=[w.share for w in writers])
