@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Scores(NamedTuple):
     parts: Mapping[str, Tensor] = {}  # name -> [B], what a sum was made of
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Scores responses; the more, the better."""
 

@@ -18,7 +18,7 @@ class Prompt(Record):
     """A conversation that waits for an answer.
 
     A tokenizer with a chat template renders it as a chat; one without continues the plain text.
-    Tags are JSON values that rewards, judges and reports may use ("task", "adversarial", "reference"); models never see them.
+    Tags are JSON values for rewards, judges and reports ("task", "adversarial", "reference"); models never see them.
     """
 
     id: str

@@ -126,7 +126,8 @@ def prepare(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) ->
         partial_folder.mkdir(parents=True)
         quarantine = Quarantine(partial_folder / "bad_rows.jsonl", config.max_bad_share)
         held_out = [document.text for document in read_texts([inputs.held_out])] if inputs.held_out else []
-        documents = list(read_texts(inputs.corpus, text_field=config.text_field, quarantine=quarantine))
+        found = read_texts(inputs.corpus, text_field=config.text_field, quarantine=quarantine)
+        documents = [document._replace(source=within(document.source, inputs.corpus)) for document in found]
         texts, report = clean_and_split(documents, held_out, config, runtime.seed_for("held out"))
         report = with_set_aside(report, quarantine.bad)
         runtime.log(f"kept {report.documents_out} of {report.documents_in} documents, {len(quarantine.bad)} unreadable")
@@ -137,6 +138,13 @@ def prepare(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) ->
     shutil.copytree(done, runtime.output, dirs_exist_ok=True)
     train = [document.text for document in read_texts([runtime.output / "text.jsonl.gz"])]
     return Texts(train, [document.text for document in read_texts([runtime.output / "held_out.jsonl"])])
+
+
+def within(source: str, roots: Sequence[Path]) -> str:
+    """The name of a source inside the folder that was given: the same wherever that folder lies."""
+    for root in roots:
+        source = source.removeprefix(f"{root.parent}/")
+    return source
 
 
 def clean_and_split(

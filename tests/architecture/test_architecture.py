@@ -31,6 +31,7 @@ LAYERS = (
     "evaluation",
     "worlds",
     "stages",
+    "library",
     "loop",
     "cli",
 )
@@ -55,7 +56,7 @@ OWNERS = {
         "loop",
         "cli",
     },
-    "transformers": {"models", "data", "training", "generation", "rewards", "evaluation", "stages"},
+    "transformers": {"models", "data", "training", "generation", "rewards", "evaluation", "stages", "library"},
     "tokenizers": {"data"},
     "peft": {"models", "training"},
     "accelerate": {"runtime"},

@@ -111,17 +111,17 @@ def _facts(rng: random.Random, count: int, crowded: bool) -> list[Fact]:
 def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
     known = {(fact.place, fact.attribute) for fact in facts}
     place, attribute = rng.choice(sorted(known))
-    if rng.random() < 0.4:  # mostly not known, either because the place was not mentioned or only something else of it
+    if rng.random() < 0.4:  # something that no fact tells
         place = rng.choice(lexicon.PLACES) if rng.random() < 0.5 else place
         verbs = {attribute.verb for attribute in lexicon.ATTRIBUTES} - {fact.attribute for fact in facts}
         attribute = rng.choice(sorted(verbs))
     if rng.random() < 0.1:
-        task = "known" if any(fact.place == place for fact in facts) else "unknown"
-        scene, wordings = Scene(tuple(facts), task, place, "any"), (*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES)
+        task, attribute = "known" if any(fact.place == place for fact in facts) else "unknown", "any"
+        wordings = [*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES]
     else:
         task = "known" if (place, attribute) in known else "unknown"
-        asked = lexicon.ATTRIBUTE[attribute]
-        scene, wordings = Scene(tuple(facts), task, place, attribute), (*asked.questions, *asked.paraphrases)
+        wordings = [*lexicon.ATTRIBUTE[attribute].questions, *lexicon.ATTRIBUTE[attribute].paraphrases]
+    scene = Scene(tuple(facts), task, place, attribute)
     return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
 
 

@@ -1,6 +1,9 @@
 """The front desk as a world."""
 
+from collections.abc import Callable, Mapping
+
 from loopwright.schemas import Prompt
+from loopwright.worlds.base import Judge
 from loopwright.worlds.front_desk import lexicon
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import read
@@ -17,8 +20,8 @@ class FrontDesk:
     """See docs/worlds.md."""
 
     name = "front_desk"
-    judges = JUDGES
-    baselines = {
+    judges: Mapping[str, Judge] = JUDGES
+    baselines: Mapping[str, Callable[[Prompt], str]] = {
         "empty": lambda prompt: "",
         "constant": lambda prompt: "The pool costs six.",
         "always_refuse": lambda prompt: lexicon.REFUSALS[0],

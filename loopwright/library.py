@@ -1,0 +1,143 @@
+"""The training stages as calls on a model and tokenizer in memory.
+
+    from loopwright import ppo, reward_model, sft
+
+Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
+comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loopwright.config.loader import build
+from loopwright.data.readers import write_records
+from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
+from loopwright.rewards import CallableReward, Reward, RewardModel
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Comparison, Demonstration, Message, Prompt
+from loopwright.stages import ppo as ppo_stage
+from loopwright.stages import reward as reward_stage
+from loopwright.stages import sft as sft_stage
+
+RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
+
+
+class Trained(NamedTuple):
+    """What a call gives back."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    metrics: dict[str, Any]
+
+
+def sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration | tuple[str, str]],
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Fine-tune on demonstrations: records, or (prompt, response) texts. `settings`: docs/sft.md.
+
+    Args:
+        folder: keeps checkpoints and metrics, so that the same call goes on after a crash; None: a temporary one.
+    """
+    config = build(sft_stage.SFTConfig, settings, "sft")
+    with _workplace("sft", seed, folder, model, tokenizer) as (runtime, start):
+        path = start.parent / "demonstrations.jsonl"
+        write_records(path, [_demonstration(i, given) for i, given in enumerate(demonstrations)])
+        output = sft_stage.run(config, sft_stage.SFTInputs(start, path), runtime)
+        return _trained(runtime, output.metrics)
+
+
+def reward_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    comparisons: Sequence[Comparison | tuple[str, str, str]],
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> tuple[RewardModel, dict[str, Any]]:
+    """Train a reward model and give its metrics, too. `settings`: docs/reward.md.
+
+    Args:
+        comparisons: records, or (prompt, better response, worse response) texts.
+    """
+    config = build(reward_stage.RewardConfig, settings, "reward")
+    records = [_comparison(i, given) for i, given in enumerate(comparisons)]
+    with _workplace("reward", seed, folder, model, tokenizer) as (runtime, start):
+        output = reward_stage.run(config, reward_stage.RewardInputs(start, records), runtime)
+        trained = runtime.output / "model"
+        return RewardModel(load_reward_model(trained, runtime.device), load_tokenizer(trained)), output.metrics
+
+
+def ppo(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: RewardLike | Sequence[tuple[RewardLike, float]],
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Improve a model against rewards by PPO; the frozen reference is the model as given. `settings`: docs/ppo.md.
+
+    Args:
+        rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
+            prompts and responses that gives a number for each.
+    """
+    config = build(ppo_stage.PPOConfig, settings, "ppo")
+    several = rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)]
+    weighted = [(_reward(given, i), weight) for i, (given, weight) in enumerate(several)]
+    records = [p if isinstance(p, Prompt) else Prompt.user(f"prompt-{i}", p) for i, p in enumerate(prompts)]
+    with _workplace("ppo", seed, folder, model, tokenizer) as (runtime, start):
+        output = ppo_stage.run(config, ppo_stage.PPOInputs(start, weighted, records), runtime)
+        return _trained(runtime, output.metrics)
+
+
+@contextmanager
+def _workplace(
+    stage: str, seed: int, folder: Path | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Runtime, Path]]:
+    """A runtime, and the folder of the model as it was given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary if folder is None else folder)
+        save_model(model, tokenizer, work / "start")
+        yield Runtime.temporary(work, stage=stage, seed=seed), work / "start"
+
+
+def _trained(runtime: Runtime, metrics: dict[str, Any]) -> Trained:
+    folder = runtime.output / "model"
+    return Trained(load_causal_lm(folder, runtime.device), load_tokenizer(folder), metrics)
+
+
+def _demonstration(number: int, given: Demonstration | tuple[str, str]) -> Demonstration:
+    if isinstance(given, Demonstration):
+        return given
+    prompt, response = given
+    return Demonstration(id=str(number), prompt=(Message(role="user", content=prompt),), response=response)
+
+
+def _comparison(number: int, given: Comparison | tuple[str, str, str]) -> Comparison:
+    if isinstance(given, Comparison):
+        return given
+    prompt, better, worse = given
+    message = Message(role="user", content=prompt)
+    return Comparison(id=str(number), prompt=(message,), responses=(better, worse), choice=0)
+
+
+def _reward(given: RewardLike, number: int) -> Reward:
+    if isinstance(given, Reward):
+        return given
+    return CallableReward(given, getattr(given, "__name__", f"reward-{number}"))

@@ -1,0 +1,44 @@
+"""The calls on a model in memory: the README's example, on a tiny model."""
+
+import pytest
+import torch
+
+import loopwright
+from loopwright.errors import ConfigError
+from tests.tiny import tiny_model, tiny_tokenizer
+
+QUESTIONS = [f"Is {number} even?" for number in range(24)]
+SHORT = {"max_length": 64, "batch_size_per_device": 8, "max_steps": 3}
+PPO = {"steps": 2, "rollouts_per_step": 8, "minibatch_size": 4, "max_new_tokens": 6, "learning_rate": 1e-3}
+
+
+def brief(prompts: list[str], responses: list[str]) -> list[float]:
+    return [-float(len(response)) for response in responses]
+
+
+def test_from_a_model_in_memory_to_an_aligned_one():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    tuned = loopwright.sft(model, tokenizer, [(q, "yes") for q in QUESTIONS], **SHORT)
+    pairs = [(q, "yes", "no, sorry") for q in QUESTIONS]
+    judge, metrics = loopwright.reward_model(tuned.model, tuned.tokenizer, pairs, **SHORT)
+    aligned = loopwright.ppo(tuned.model, tuned.tokenizer, QUESTIONS, [(judge, 1.0), (brief, 0.1)], **PPO)
+
+    assert metrics["pairs"] > 0
+    assert aligned.metrics["responses_sampled"] == 16
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    for earlier, later in ((model, tuned.model), (tuned.model, aligned.model)):
+        old, new = earlier.state_dict(), later.state_dict()
+        assert any(not torch.equal(old[n], new[n]) for n in old if old[n].shape == new[n].shape)
+
+
+def test_one_function_is_a_reward_and_the_same_call_gives_the_same_model():
+    first, second = (loopwright.ppo(tiny_model("gpt2"), tiny_tokenizer(), QUESTIONS, brief, **PPO) for _ in range(2))
+    weights, again = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_misspelt_setting_is_named():
+    with pytest.raises(ConfigError, match="did you mean"):
+        loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)
