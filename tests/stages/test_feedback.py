@@ -1,0 +1,138 @@
+"""Feedback: who said what about which policy; a killed run says the same."""
+
+import pytest
+
+from loopwright.data.readers import read_records, write_records
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Comparison, Prompt, Ranking, Rating
+from loopwright.stages import feedback, world
+from tests.tiny import saved, tiny_model, tiny_tokenizer
+
+JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
+KINDS = {"comparisons": Comparison, "rankings": Ranking, "ratings": Rating}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    folder = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "policy")
+    prompts = tmp_path / "prompts.jsonl"
+    write_records(prompts, [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(12)])
+    return feedback.FeedbackInputs(folder, "policy-id", prompts, JUDGES)
+
+
+def config(**settings):
+    shape = {"prompts": 12, "responses_per_prompt": 3, "sampling": {"max_new_tokens": 6}, "prompts_at_once": 4}
+    return feedback.FeedbackConfig(**(shape | {"annotators": 3, "save_batches": 1} | settings))
+
+
+def records(runtime):
+    found = {}
+    for name, kind in KINDS.items():
+        path = runtime.output / f"{name}.jsonl"
+        found[name] = read_records(path, kind).records if path.stat().st_size else []
+    return found
+
+
+def test_records_name_annotator_order_time_and_policy(tmp_path, inputs):
+    runtime = Runtime.temporary(tmp_path / "run")
+    metrics = feedback.run(config(rank_share=0.5, overlap_share=0.5, criteria_share=1, rate_share=1), inputs, runtime)[
+        0
+    ]
+    found = records(runtime)
+    assert all(found.values())
+    for record in [r for kind in found.values() for r in kind]:
+        assert record.policy == "policy-id"
+        assert record.annotator.startswith("annotator-")
+        assert record.seconds > 0
+        assert sorted(record.order_shown) == list(range(len(record.responses)))
+    assert len({r.id for kind in found.values() for r in kind}) == sum(map(len, found.values()))
+    assert (metrics["comparisons"], metrics["rankings"]) == (len(found["comparisons"]), len(found["rankings"]))
+    assert 0 <= metrics["agreement"] <= 1
+    assert {r.criterion for r in found["rankings"]} == {None, "shortness"}
+
+
+def test_all_ranked_or_all_compared(tmp_path, inputs):
+    ranked = Runtime.temporary(tmp_path / "ranked")
+    feedback.run(config(rank_share=1, overlap_share=0, criteria_share=0, rate_share=0), inputs, ranked)
+    assert {name: len(found) for name, found in records(ranked).items()} == {
+        "comparisons": 0,
+        "rankings": 12,
+        "ratings": 0,
+    }
+    compared = Runtime.temporary(tmp_path / "compared")
+    feedback.run(config(rank_share=0, overlap_share=0, criteria_share=0, rate_share=0), inputs, compared)
+    assert len(records(compared)["comparisons"]) == 12 * 3  # every pair of three answers
+
+
+def test_off_topic_answers_come_from_other_prompts(tmp_path, inputs):
+    runs = {}
+    for share in (0, 1):
+        runs[share] = Runtime.temporary(tmp_path / str(share))
+        settings = config(rank_share=1, overlap_share=0, criteria_share=0, rate_share=0, off_topic_share=share)
+        feedback.run(settings, inputs, runs[share])
+    own, mixed = (records(runs[share])["rankings"] for share in (0, 1))
+    firsts = [r.responses[0] for r in own]
+    for before, after in zip(own, mixed, strict=True):
+        assert after.responses[:-1] == before.responses[:-1]
+        others = [text for text, r in zip(firsts, own, strict=True) if r.id != before.id]
+        assert after.responses[-1] in others
+
+
+def test_a_killed_run_says_the_same(tmp_path, inputs, monkeypatch):
+    whole = Runtime.temporary(tmp_path / "whole")
+    expected = feedback.run(config(), inputs, whole)
+    killed = Runtime.temporary(tmp_path / "killed")
+    save = Runtime.checkpoint
+
+    def save_then_die(self, step, state):
+        save(self, step, state)
+        if step == 8:
+            raise Killed
+
+    monkeypatch.setattr(Runtime, "checkpoint", save_then_die)
+    with pytest.raises(Killed):
+        feedback.run(config(), inputs, killed)
+    monkeypatch.undo()
+    resumed = Runtime.temporary(tmp_path / "killed")
+    assert feedback.run(config(), inputs, resumed) == expected
+    for name in KINDS:
+        assert (resumed.output / f"{name}.jsonl").read_bytes() == (whole.output / f"{name}.jsonl").read_bytes()
+
+
+def test_agreement_by_hand():
+    about = {"prompt": Prompt.user("p", "?").messages, "policy": "x"}
+    pair = ("short", "a long one")
+    said = [
+        Comparison(id="1", responses=pair, choice=0, annotator="a", **about),
+        Comparison(id="2", responses=pair, choice=1, annotator="b", **about),
+        Comparison(id="3", responses=("x", "yy"), choice=0, annotator="a", **about),
+        Comparison(id="4", responses=("yy", "x"), choice=1, annotator="b", **about),
+        Comparison(id="5", responses=("same", "same"), choice=None, annotator="b", **about),
+    ]
+    metrics = feedback.summarise(said, [Prompt.user("p", "?")], JUDGES)
+    assert metrics["agreement"] == 0.5  # they differ on the first pair and agree on the second
+    assert metrics["tie_share"] == pytest.approx(1 / 5)
+    assert metrics["annotators"] == {"a": {"pairs": 2, "accuracy": 1.0}, "b": {"pairs": 2, "accuracy": 0.5}}
+
+
+def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_path):
+    settings = world.WorldConfig(
+        documents=200, held_out_documents=5, demonstrations=20, train_prompts=30, test_prompts=10
+    )
+    runs = [Runtime.temporary(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    for runtime in runs:
+        world.run(settings, world.WorldInputs(), runtime)
+    files = [
+        {str(p.relative_to(r.output)): p.read_bytes() for p in sorted(r.output.rglob("*")) if p.is_file()} for r in runs
+    ]
+    assert files[0] == files[1] != files[2]
+    assert {name.rsplit(".")[-1] for name in files[0]} == {"txt", "jsonl", "html"}
+    ids = [
+        {p.messages for p in read_records(runs[0].output / f"prompts_{name}.jsonl", Prompt).records}
+        for name in ("train", "held_out", "paraphrased", "adversarial")
+    ]
+    assert sum(map(len, ids)) == len(set().union(*ids)) == 60
