@@ -16,7 +16,7 @@ def figure(value: Any, digits: int = 2) -> str:
         return ABSENT if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}".replace("-", "−")
-    if value and abs(value) < 10.0**-digits / 2:
+    if 1e-3 <= abs(value) < 10.0**-digits / 2:  # 0.003 says more than 0.00; 8e-05 does not
         return f"{value:.1g}".replace("-", "−")
     return f"{value:,.{digits}f}".replace("-", "−")
 
