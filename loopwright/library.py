@@ -8,12 +8,14 @@ comes out: the given model is never changed. Settings are those of the stage's s
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.config.loader import build
@@ -52,9 +54,10 @@ def sft(
         folder: keeps checkpoints and metrics, so that the same call goes on after a crash; None: a temporary one.
     """
     config = build(sft_stage.SFTConfig, settings, "sft")
-    with _workplace("sft", seed, folder, model, tokenizer) as (runtime, start):
+    records = [_demonstration(i, given) for i, given in enumerate(demonstrations)]
+    with _workplace("sft", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         path = start.parent / "demonstrations.jsonl"
-        write_records(path, [_demonstration(i, given) for i, given in enumerate(demonstrations)])
+        write_records(path, records)
         output = sft_stage.run(config, sft_stage.SFTInputs(start, path), runtime)
         return _trained(runtime, output.metrics)
 
@@ -75,7 +78,7 @@ def reward_model(
     """
     config = build(reward_stage.RewardConfig, settings, "reward")
     records = [_comparison(i, given) for i, given in enumerate(comparisons)]
-    with _workplace("reward", seed, folder, model, tokenizer) as (runtime, start):
+    with _workplace("reward", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         output = reward_stage.run(config, reward_stage.RewardInputs(start, records), runtime)
         trained = runtime.output / "model"
         return RewardModel(load_reward_model(trained, runtime.device), load_tokenizer(trained)), output.metrics
@@ -99,22 +102,36 @@ def ppo(
     """
     config = build(ppo_stage.PPOConfig, settings, "ppo")
     several = rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)]
-    weighted = [(_reward(given, i), weight) for i, (given, weight) in enumerate(several)]
+    weighted = [(_reward(given), weight) for given, weight in several]
     records = [p if isinstance(p, Prompt) else Prompt.user(f"prompt-{i}", p) for i, p in enumerate(prompts)]
-    with _workplace("ppo", seed, folder, model, tokenizer) as (runtime, start):
+    with _workplace("ppo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         output = ppo_stage.run(config, ppo_stage.PPOInputs(start, weighted, records), runtime)
         return _trained(runtime, output.metrics)
 
 
 @contextmanager
 def _workplace(
-    stage: str, seed: int, folder: Path | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    stage: str,
+    seed: int,
+    folder: Path | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    given: Sequence[BaseModel],
 ) -> Iterator[tuple[Runtime, Path]]:
-    """A runtime, and the folder of the model as it was given."""
+    """A runtime on the model's device, and the folder of the model as it was given.
+
+    The same call finds its own checkpoint again; one with other settings, data or weights has a place of its own.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary if folder is None else folder)
-        save_model(model, tokenizer, work / "start")
-        yield Runtime.temporary(work, stage=stage, seed=seed), work / "start"
+        start = Path(temporary) / "start"
+        save_model(model, tokenizer, start)
+        digest = hashlib.sha256(f"{seed}{[record.model_dump_json() for record in given]}".encode())
+        for file in sorted(start.iterdir()):
+            digest.update(file.read_bytes())
+        work = Path(temporary if folder is None else folder) / f"{stage}-{digest.hexdigest()[:12]}"
+        runtime = Runtime.temporary(work, stage=stage, seed=seed)
+        runtime.device = model.device
+        yield runtime, start
 
 
 def _trained(runtime: Runtime, metrics: dict[str, Any]) -> Trained:
@@ -137,7 +154,5 @@ def _comparison(number: int, given: Comparison | tuple[str, str, str]) -> Compar
     return Comparison(id=str(number), prompt=(message,), responses=(better, worse), choice=0)
 
 
-def _reward(given: RewardLike, number: int) -> Reward:
-    if isinstance(given, Reward):
-        return given
-    return CallableReward(given, getattr(given, "__name__", f"reward-{number}"))
+def _reward(given: RewardLike) -> Reward:
+    return given if isinstance(given, Reward) else CallableReward(given, getattr(given, "__name__", "function"))

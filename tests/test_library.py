@@ -42,3 +42,20 @@ def test_one_function_is_a_reward_and_the_same_call_gives_the_same_model():
 def test_a_misspelt_setting_is_named():
     with pytest.raises(ConfigError, match="did you mean"):
         loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)
+
+
+def test_two_functions_without_names_are_two_rewards():
+    once = loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, brief, **PPO)
+    halves = [(lambda prompts, responses: brief(prompts, responses), 0.5)] * 2
+    twice = loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, halves, **PPO)
+    assert twice.metrics["score"] == pytest.approx(once.metrics["score"])
+
+
+def test_a_folder_keeps_calls_apart(tmp_path):
+    model, tokenizer, pairs = tiny_model("llama"), tiny_tokenizer(), [(q, "yes") for q in QUESTIONS]
+    first = loopwright.sft(model, tokenizer, pairs, folder=tmp_path, learning_rate=1e-3, **SHORT).model.state_dict()
+    again = loopwright.sft(model, tokenizer, pairs, folder=tmp_path, learning_rate=1e-3, **SHORT).model.state_dict()
+    other = loopwright.sft(model, tokenizer, pairs, folder=tmp_path, learning_rate=1e-2, **SHORT).model.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+    loopwright.ppo(model, tokenizer, QUESTIONS, brief, folder=tmp_path, **PPO)

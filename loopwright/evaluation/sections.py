@@ -47,13 +47,23 @@ TABLE: tuple[TableRow, ...] = (
     ("Reward", ("sets", "held_out", "reward"), figure, "score of the reward model on the same prompts"),
     ("Win rate against SFT", ("win_rate_vs_sft",), percent, "same prompt, ties half"),
     ("Gain over SFT", ("gain_vs_sft",), figure, "in gold, paired by prompt"),
-    ("Gold, paraphrased questions", ("sets", "paraphrased", "gold"), figure, "wordings never trained on"),
-    ("Spread over paraphrases", ("spread",), figure, "standard deviation of gold between wordings of one question"),
+    (
+        "Gold, paraphrased questions",
+        ("sets", "paraphrased", "gold"),
+        figure,
+        "wordings that no demonstration or training prompt has",
+    ),
+    (
+        "Spread over paraphrases",
+        ("spread",),
+        figure,
+        "standard deviation of gold between sampled answers to wordings of one question",
+    ),
     (
         "Gold, adversarial prompts",
         ("sets", "adversarial", "gold"),
         figure,
-        "attacks, some of families never trained on",
+        "attacks of families never trained on",
     ),
     ("Harmless, adversarial prompts", ("sets", "adversarial", "judges", "harmless"), figure, ""),
     ("Gold, greedy decoding", ("greedy", "gold"), figure, "always the likeliest token"),
@@ -107,8 +117,8 @@ def headline(run: RunFiles) -> dict[str, Any] | None:
 def _tiles(version: dict[str, Any]) -> list[tuple[str, str]]:
     perplexity = look_up(version, "perplexity_ratio")
     candidates = [
-        (percent(look_up(version, "win_rate_vs_sft")), "wins against SFT"),
-        (percent(look_up(version, "sets", "adversarial", "judges", "harmless"), 1), "harmless under attack"),
+        (percent(look_up(version, "win_rate_vs_sft")), "win rate against SFT, ties half"),
+        (percent(look_up(version, "sets", "adversarial", "judges", "harmless"), 1), "harmless score under attack"),
         (figure(look_up(version, "sets", "held_out", "kl")), "nats of KL per response"),
         (change(perplexity) if is_number(perplexity) else "–", "perplexity on held-out text"),
     ]

@@ -26,6 +26,7 @@ class Normalisation(NamedTuple):
 
     mean: float  # of the scores on the reference samples before
     std: float
+    scale: float  # what the head was divided by
     correlation: float  # between the scores before and after; 1 where the fold is exact
 
 
@@ -53,17 +54,18 @@ def fold_normalisation(model: PreTrainedModel, features: Tensor) -> Normalisatio
     check_scores_differ(scores)
     bias = getattr(norm, "bias", None)
     if isinstance(bias, nn.Parameter):
-        new_weight, correlation = weight / std, 1.0
+        new_weight, scale, correlation = weight / std, std, 1.0
         with torch.no_grad():
             bias.sub_((mean * weight / weight.dot(weight)).to(bias))
     else:
         shifted = weight - mean * _most_constant_direction(features)
         after = features @ shifted
         correlation = float(torch.corrcoef(torch.stack((scores, after)))[0, 1])
-        new_weight = shifted / after.std(correction=0)
+        scale = float(after.std(correction=0))
+        new_weight = shifted / scale
     with torch.no_grad():
         head.weight.copy_(new_weight[None].to(head.weight))
-    return Normalisation(mean, std, correlation)
+    return Normalisation(mean, std, scale, correlation)
 
 
 def check_scores_differ(scores: Tensor) -> None:

@@ -18,15 +18,13 @@ class WeightedSum:
     name: str = "sum"
 
     def __post_init__(self) -> None:
-        names = [reward.name for reward, _ in self.rewards]
-        if not names:
+        if not self.rewards:
             raise ValueError("a weighted sum needs at least one reward")
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards need names of their own, got {names}")
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Sum the totals; per-token scores are summed where a reward has them."""
-        scored = [(reward.name, weight, reward.score(samples)) for reward, weight in self.rewards]
+        names = unique([reward.name for reward, _ in self.rewards])
+        scored = [(name, w, reward.score(samples)) for name, (reward, w) in zip(names, self.rewards, strict=True)]
         total = torch.zeros(len(samples))
         per_token = None
         for _, weight, scores in scored:
@@ -35,3 +33,8 @@ class WeightedSum:
                 weighted = weight * scores.per_token
                 per_token = weighted if per_token is None else per_token + weighted
         return Scores(total, per_token=per_token, parts={name: scores.total for name, _, scores in scored})
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names that occur twice are numbered: judge, judge -> judge_1, judge_2."""
+    return [name if names.count(name) == 1 else f"{name}_{names[: i + 1].count(name)}" for i, name in enumerate(names)]

@@ -64,7 +64,7 @@ def load_checkpoint(folder: Path, log: Callable[[str], None]) -> Checkpoint | No
             saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
             tensors = safetensors.torch.load_file(path / "tensors.safetensors")
             return Checkpoint(saved["step"], _unpack(saved["state"], tensors))
-        except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
             log(f"{path} is damaged ({error}); going back to the checkpoint before it")
             remove(path)
     return None

@@ -25,6 +25,8 @@ _LIBRARIES = (
     "ftfy",
     "datasketch",
     "scikit-learn",
+    "selectolax",
+    "pyarrow",
 )
 
 

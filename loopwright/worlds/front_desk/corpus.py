@@ -109,20 +109,23 @@ def _facts(rng: random.Random, count: int, crowded: bool) -> list[Fact]:
 
 
 def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
+    """A question and the right answer; never one that the held-out prompts ask of these facts."""
     known = {(fact.place, fact.attribute) for fact in facts}
-    place, attribute = rng.choice(sorted(known))
-    if rng.random() < 0.4:  # something that no fact tells
-        place = rng.choice(lexicon.PLACES) if rng.random() < 0.5 else place
-        verbs = {attribute.verb for attribute in lexicon.ATTRIBUTES} - {fact.attribute for fact in facts}
-        attribute = rng.choice(sorted(verbs))
-    if rng.random() < 0.1:
-        task, attribute = "known" if any(fact.place == place for fact in facts) else "unknown", "any"
-        wordings = [*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES]
-    else:
-        task = "known" if (place, attribute) in known else "unknown"
-        wordings = [*lexicon.ATTRIBUTE[attribute].questions, *lexicon.ATTRIBUTE[attribute].paraphrases]
-    scene = Scene(tuple(facts), task, place, attribute)
-    return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
+    verbs = {attribute.verb for attribute in lexicon.ATTRIBUTES}
+    while True:
+        place, verb = rng.choice(sorted(known))
+        if rng.random() < 0.4:  # something that no fact tells
+            place = rng.choice(lexicon.PLACES) if rng.random() < 0.5 else place
+            verb = rng.choice(sorted(verbs - {fact.attribute for fact in facts}))
+        if rng.random() < 0.1:
+            task, verb = "known" if any(fact.place == place for fact in facts) else "unknown", "any"
+            wordings = [*lexicon.OPEN_QUESTIONS, *lexicon.OPEN_PARAPHRASES]
+        else:
+            task = "known" if (place, verb) in known else "unknown"
+            wordings = [*lexicon.ATTRIBUTE[verb].questions, *lexicon.ATTRIBUTE[verb].paraphrases]
+        scene = Scene(tuple(facts), task, place, verb)
+        if not scene.is_held_out():
+            return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
 
 
 def _said(facts: list[Fact]) -> str:

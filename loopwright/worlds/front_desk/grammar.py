@@ -20,6 +20,7 @@ class Reading(NamedTuple):
     """What a response says."""
 
     facts: tuple[Fact, ...]
+    denied: tuple[tuple[str, str], ...]  # (place, verb) that are said not to be known; ("", "") for "that"
     kinds: tuple[str, ...]  # one per sentence: fact, courtesy, unknown, refusal, rude, ramble, compliance, nonsense
 
     def count(self, kind: str) -> int:
@@ -29,13 +30,16 @@ class Reading(NamedTuple):
 def read(response: str) -> Reading:
     """Split into sentences and match each one, upper and lower case alike."""
     facts: list[Fact] = []
+    denied: list[tuple[str, str]] = []
     kinds: list[str] = []
     for sentence in sentences(response):
-        kind, fact = _read_sentence(sentence)
+        kind, about = _read_sentence(sentence)
         kinds.append(kind)
-        if fact is not None:
-            facts.append(fact)
-    return Reading(tuple(facts), tuple(kinds))
+        if kind == "fact":
+            facts.append(about)
+        elif kind == "unknown":
+            denied.append((about.place, about.attribute))
+    return Reading(tuple(facts), tuple(denied), tuple(kinds))
 
 
 def sentences(text: str) -> list[str]:
@@ -43,17 +47,22 @@ def sentences(text: str) -> list[str]:
     return [piece for piece in (p.strip() for p in re.findall(r"[^.!?]+[.!?]*|[.!?]+", text)) if piece]
 
 
-def _read_sentence(sentence: str) -> tuple[str, Fact | None]:
+def _read_sentence(sentence: str) -> tuple[str, Fact]:
+    """Its kind, and for a fact or a denial what it is about."""
     normal = " ".join(sentence.lower().split()).rstrip(".!?")
     for attribute, pattern in _fact_patterns():
         if match := pattern.fullmatch(normal):
             return "fact", Fact(match["place"], attribute, _SPELLING[match["value"]])
+    for verb, pattern in _unknown_patterns():
+        if match := pattern.fullmatch(normal):
+            return "unknown", Fact(match.groupdict().get("place", ""), verb, "")
     for kind, pattern in _phrase_patterns():
         if pattern.fullmatch(normal):
-            return kind, None
-    return "nonsense", None
+            return kind, NOTHING
+    return "nonsense", NOTHING
 
 
+NOTHING = Fact("", "", "")
 _SPELLING = {value.lower(): value for attribute in lexicon.ATTRIBUTES for value in attribute.values}
 
 
@@ -64,11 +73,21 @@ def _fact_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 @cache
+def _unknown_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Which verb is said not to be known: "any" of a whole place, "" of "that"."""
+    subjects = {attribute.verb: attribute.unknown for attribute in lexicon.ATTRIBUTES}
+    subjects |= {"any": lexicon.OPEN_UNKNOWN, "": "that"}
+    return tuple(
+        (verb, _pattern(answer.format(what=what)))
+        for answer in lexicon.UNKNOWN_ANSWERS
+        for verb, what in subjects.items()
+    )
+
+
+@cache
 def _phrase_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    unknown = [*(attribute.unknown for attribute in lexicon.ATTRIBUTES), lexicon.OPEN_UNKNOWN, "that"]
     phrases = {
         "courtesy": lexicon.COURTESIES,
-        "unknown": [answer.format(what=what) for answer in lexicon.UNKNOWN_ANSWERS for what in unknown],
         "refusal": lexicon.REFUSALS,
         "rude": lexicon.RUDE,
         "ramble": lexicon.RAMBLES,

@@ -21,8 +21,12 @@ def helpful(prompt: Prompt, response: str) -> float | None:
         return None
     reading = read(response)
     answered = _answers(prompt, reading)
-    denied = reading.count("unknown") > 0
-    right = denied and not answered if prompt.tags["task"] == "unknown" else answered and not denied
+    denied = set(reading.denied)
+    asked = {("", ""), (prompt.tags["place"], prompt.tags["attribute"])}
+    if prompt.tags["task"] == "unknown":
+        right = bool(denied) and denied <= asked and not answered
+    else:
+        right = answered and not denied
     if not right or reading.count("refusal"):
         return 0.0
     return manners(reading)

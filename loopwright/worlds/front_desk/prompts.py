@@ -27,9 +27,11 @@ class Scene(NamedTuple):
     task: str  # known, unknown or harmful
     place: str
     attribute: str
+    request: str = ""  # of a harmful prompt
 
     def is_held_out(self) -> bool:
-        key = repr((sorted(self.facts), self.place, self.attribute)).encode()
+        asked = self.request or (self.place, self.attribute)
+        key = repr((sorted(self.facts), asked)).encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4]) / 2**32 < HELD_OUT_SHARE
 
 
@@ -62,9 +64,11 @@ def draw_task(rng: random.Random) -> str:
 
 def draw(rng: random.Random, task: str) -> Scene:
     """A scene of either kind."""
-    if task != "harmful" and rng.random() < OPEN_SHARE:
-        return draw_open_scene(rng, task)
-    return draw_scene(rng, task)
+    if task == "harmful":
+        scene = draw_scene(rng, task)
+        request = rng.choice(rng.choice(lexicon.CRIMES).requests)
+        return scene._replace(request=request.format(place=scene.place, name=rng.choice(lexicon.NAMES)))
+    return draw_open_scene(rng, task) if rng.random() < OPEN_SHARE else draw_scene(rng, task)
 
 
 def draw_scene(rng: random.Random, task: str) -> Scene:
@@ -106,12 +110,10 @@ def draw_fact(rng: random.Random, place: str, attribute: str) -> Fact:
 def question(scene: Scene, rng: random.Random, held_out_attacks: bool = False) -> tuple[str, dict[str, object]]:
     """The whole user message, and its tags."""
     if scene.task == "harmful":
-        crime = rng.choice(lexicon.CRIMES)
-        request = rng.choice(crime.requests).format(place=scene.place, name=rng.choice(lexicon.NAMES))
         attacks = lexicon.HELD_OUT_ATTACKS if held_out_attacks else lexicon.ATTACKS
         attack = rng.choice(sorted(attacks))
-        tags: dict[str, object] = {"crime": crime.family, "attack": attack, "adversarial": held_out_attacks}
-        return user_message(scene.facts, attacks[attack].format(request=request)), tags
+        tags: dict[str, object] = {"attack": attack, "adversarial": held_out_attacks}
+        return user_message(scene.facts, attacks[attack].format(request=scene.request)), tags
     wordings = lexicon.OPEN_QUESTIONS if scene.attribute == "any" else lexicon.ATTRIBUTE[scene.attribute].questions
     return user_message(scene.facts, rng.choice(wordings).format(place=scene.place)), {}
 
