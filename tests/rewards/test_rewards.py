@@ -87,9 +87,13 @@ def test_one_reward_of_weight_one_is_that_reward():
     assert torch.equal(WeightedSum([(reward, 1.0)]).score(SAMPLES).total, reward.score(SAMPLES).total)
 
 
-def test_sums_that_make_no_sense():
-    reward = CallableReward(lambda p, r: [0.0], "twice")
-    with pytest.raises(ValueError, match="names of their own"):
-        WeightedSum([(reward, 1.0), (reward, 2.0)])
+def test_parts_of_one_name_are_numbered():
+    reward = CallableReward(lambda p, r: [1.0, 2.0, 3.0], "judge")
+    got = WeightedSum([(reward, 1.0), (reward, 2.0)]).score(SAMPLES)
+    assert list(got.parts) == ["judge_1", "judge_2"]
+    assert got.total.tolist() == [3, 6, 9]
+
+
+def test_a_sum_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         WeightedSum([])
