@@ -100,7 +100,7 @@ def read_texts(
     paths = list(paths)
     found = 0
     for path in _text_files(paths):
-        with _damage_named(path):
+        with damage_named(path):
             for document in _READERS[_format_of(path)](path, text_field, quarantine):
                 found += 1
                 yield document
@@ -121,8 +121,8 @@ def read_records(
         raise DataError(f"{path}: no such file; check the path")
     quarantine = Quarantine(quarantine_file, max_bad_share)
     records, sources = [], []
-    with _damage_named(path):
-        for number, line in _lines(path):
+    with damage_named(path):
+        for number, line in numbered_lines(path):
             try:
                 records.append(record.model_validate_json(line))
             except ValidationError as error:
@@ -195,7 +195,7 @@ def _read_html(path: Path, text_field: str, quarantine: Quarantine) -> Iterator[
 
 
 def _read_jsonl(path: Path, text_field: str, quarantine: Quarantine) -> Iterator[Document]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         text = decode(line)
         try:
             row = json.loads(text)
@@ -272,7 +272,7 @@ def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines with their number from 1; blank lines are skipped."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -281,7 +281,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:

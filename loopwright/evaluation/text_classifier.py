@@ -6,29 +6,16 @@ need not please the other.
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from loopwright.errors import DataError
+from loopwright.data.labelled import Labelled
 from loopwright.schemas import Prompt
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-LABELS = {"pos": 1, "positive": 1, "1": 1, "true": 1, "neg": 0, "negative": 0, "0": 0, "false": 0}
 WORD = r"(?u)[\w']+|[!?]"
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Passages and their labels, 1 for positive."""
-
-    texts: list[str]
-    labels: list[int]
 
 
 class TextClassifier:
@@ -63,51 +50,3 @@ class TextClassifier:
     def __call__(self, prompt: Prompt, response: str) -> float:
         """As a judge: 1 when the response, read without its prompt, is called positive, else 0."""
         return float(self.probability([response])[0] > 0.5)
-
-
-def read_labelled(path: Path) -> Labelled:
-    """Labelled passages: JSON lines {"text", "label"} or tab-separated "text<tab>label", .gz of either.
-
-    Labels are pos/neg, positive/negative, 1/0 or true/false.
-
-    Raises:
-        DataError: the file is missing or holds one class only, or a line is none of the above.
-    """
-    texts: list[str] = []
-    labels: list[int] = []
-    for text, label in _rows(path):
-        texts.append(text)
-        labels.append(label)
-    if len(set(labels)) < 2:
-        raise DataError(f"{path}: a judge needs passages of both labels, found {len(texts)} of {len(set(labels))}")
-    return Labelled(texts, labels)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, int]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; name the labelled passages of the judge")
-    tabbed = ".tsv" in path.suffixes
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            text, label = _tabbed(line) if tabbed else _json(line)
-            if text is None or str(label).lower() not in LABELS:
-                shape = "text<tab>label" if tabbed else '{"text": …, "label": …}'
-                raise DataError(f"{path}:{number}: not {shape} with a label among {', '.join(LABELS)}")
-            yield text, LABELS[str(label).lower()]
-
-
-def _tabbed(line: str) -> tuple[str | None, object]:
-    text, tab, label = line.rstrip("\r\n").rpartition("\t")
-    return (text if tab else None), label
-
-
-def _json(line: str) -> tuple[str | None, object]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None, None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        return None, None
-    return row["text"], row.get("label")

@@ -14,15 +14,16 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from loopwright.config.base import Config
+from loopwright.data.labelled import read_labelled
+from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
-from loopwright.data.tokenizer import encode_text
 from loopwright.errors import ConfigError
 from loopwright.evaluation.answering import Bench, LanguageModel, Row, Scorer, answer, measure, reward_scores
 from loopwright.evaluation.judging import Judge, judge
 from loopwright.evaluation.metrics import rounded
 from loopwright.evaluation.perplexity import perplexity
 from loopwright.evaluation.results import Measured, gold_results, summary_of, version_results
-from loopwright.evaluation.text_classifier import TextClassifier, read_labelled
+from loopwright.evaluation.text_classifier import TextClassifier
 from loopwright.generation.base import SamplingConfig
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.rewards import RewardModel
@@ -40,7 +41,7 @@ SETS = ("held_out", "paraphrased", "adversarial")
 class JudgeConfig(Config):
     """An independent judge for runs without a world: a classifier of text, trained on labels of its own."""
 
-    labelled: Path  # passages with labels: see evaluation/text_classifier.py
+    labelled: Path  # passages with labels: see data/labelled.py
     check: Path | None = None  # labelled passages of another source, to report the judge's own accuracy
     name: str = "positive"  # what a text is called that is like those labelled 1
 
@@ -250,9 +251,7 @@ class _Trial:
                 "evaluate: there are no prompts; set evaluate.prompts, or add a world or pretrain section"
             )
         tokenizer, length = self.models.load(self.versions[0]).tokenizer, self.config.opening_tokens
-        openings = [encode_text(tokenizer, text)[:length] for text in self.texts]
-        long_enough = [(i, ids) for i, ids in enumerate(openings) if len(ids) == length]
-        prompts = [Prompt.user(f"opening-{i}", tokenizer.decode(ids)) for i, ids in long_enough]
+        prompts = openings(tokenizer, self.texts, length)
         if not prompts:
             raise ConfigError(
                 f"evaluate.opening_tokens = {length}: no held-out document is so long; lower it or set evaluate.prompts"

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
+from pydantic import PositiveInt, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompt
-from loopwright.data.readers import read_records
+from loopwright.data.openings import openings
+from loopwright.data.readers import read_records, read_texts
 from loopwright.errors import ConfigError, DataError
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
@@ -38,15 +40,23 @@ class PPOConfig(PPOSettings, StageConfig):
 
     policy: Path | None = None  # a Hugging Face folder of a causal LM
     reward: Path | None = None  # a Hugging Face folder of a one-label sequence classifier
-    prompts: Path | None = None  # jsonl of Prompt
+    prompts: Path | None = None  # jsonl of Prompt; without it and a world: openings of the pre-training text
+    opening_tokens: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _openings_are_used(self) -> Self:
+        if self.prompts is not None and "opening_tokens" in self.model_fields_set:
+            raise ValueError("opening_tokens has no effect beside prompts; leave one out")
+        return self
 
 
 @dataclass(frozen=True)
 class PPOInputs:
     policy: Path
     reward: Path | Sequence[tuple[Reward, float]]  # a reward model's folder, or rewards with weights
-    prompts: Path | Sequence[Prompt]
+    prompts: Path | Sequence[Prompt] = ()
     critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
+    texts: Path | None = None  # documents {"text"} whose openings are the prompts, in place of `prompts`
 
 
 def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
@@ -112,9 +122,10 @@ def load_prompts(
     """Prompts as tokens; each leaves room for a response.
 
     Raises:
+        ConfigError: opening_tokens is written where nothing is opened, or longer than every document.
         DataError: there is none, or one is empty or does not fit the context with its response.
     """
-    given = read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
+    given = _given_prompts(config, inputs, tokenizer)
     if not given:
         raise DataError("PPO got no prompts; give at least one")
     tasks = [Task(prompt, render_prompt(tokenizer, prompt.messages)) for prompt in given]
@@ -128,6 +139,20 @@ def load_prompts(
                 f"{config.max_new_tokens} exceeds the model's context of {limit}; shorten it or lower max_new_tokens"
             )
     return tasks
+
+
+def _given_prompts(config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase) -> Sequence[Prompt]:
+    if inputs.texts is None:
+        if "opening_tokens" in config.model_fields_set:
+            raise ConfigError("ppo.opening_tokens has no effect where prompts are given; leave it out")
+        return read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
+    found = openings(tokenizer, [document.text for document in read_texts([inputs.texts])], config.opening_tokens)
+    if not found:
+        raise ConfigError(
+            f"ppo.opening_tokens = {config.opening_tokens}: no document of the pre-training text is so long; "
+            "lower it or set ppo.prompts"
+        )
+    return found
 
 
 def load_reward(inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> WeightedSum:
@@ -246,10 +271,15 @@ def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     Raises:
         ConfigError: one of the three is given neither way, or both ways.
     """
+    world, text = artifacts.get("world"), artifacts.get("text")
+    opened = text if world is None and config.prompts is None else None  # PPO learns on text that was trained on
     return PPOInputs(
         policy=_chosen("policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
         reward=_chosen("reward", config.reward, artifacts.get("reward"), "model", "a reward section"),
-        prompts=_chosen("prompts", config.prompts, artifacts.get("world"), "prompts_train.jsonl", "a world section"),
+        prompts=_chosen("prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section")
+        if opened is None
+        else (),
+        texts=None if opened is None else opened.file("text.jsonl.gz"),
     )
 
 
@@ -266,7 +296,7 @@ def _chosen(name: str, path: Path | None, artifact: Artifact | None, file: str, 
 STAGE = Stage(
     name="ppo",
     config=PPOConfig,
-    needs={"policy": ("sft", "pretrain"), "reward": ("reward",), "world": ("world",)},
+    needs={"policy": ("sft", "pretrain"), "reward": ("reward",), "world": ("world",), "text": ("pretrain",)},
     bind=bind,
     run=run,
     files=lambda config: [path for path in (config.policy, config.reward, config.prompts) if path is not None],

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -18,9 +19,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loopwright.data.labelled import LabelledSplit, comparisons_of, read_split
 from loopwright.data.readers import read_records
 from loopwright.data.splits import split_by_hash
+from loopwright.data.tokenizer import bos_prefix, encode_texts
 from loopwright.errors import ConfigError, DataError
+from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.heads import reward_model_from, scores_at_last_token
@@ -49,7 +53,10 @@ class RewardConfig(TrainConfig, StageConfig):
     batch_size_per_device: PositiveInt = 16
     model: Path | None = None  # a causal LM's folder to start from, where no stage makes one
     comparisons: Path | None = None  # jsonl of Comparison, where no stage collects feedback
+    labelled: Path | None = None  # sentence<TAB>0/1, in place of comparisons: those with 1 are preferred
+    pairs_per_sentence: PositiveInt = 2  # of the other label, at least; drawn from the seed
     held_out: Path | None = None  # jsonl of Comparison to assess on; None: a share of the prompts
+    held_out_labelled: Path | None = None  # as labelled, to assess on
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     append_eos: bool = True  # false where the scored responses are cut off before they end
@@ -66,14 +73,33 @@ class RewardConfig(TrainConfig, StageConfig):
             raise ValueError("sampling has no effect with normalise_on = responses; leave one out")
         return self
 
+    @model_validator(mode="after")
+    def _labels_are_instead_of_comparisons(self) -> Self:
+        if self.labelled is None:
+            for name in sorted({"pairs_per_sentence", "held_out_labelled"} & self.model_fields_set):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} has no effect without labelled; set labelled or leave it out")
+            return self
+        for name in ("comparisons", "held_out"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} contradicts labelled, which makes its own comparisons; leave one out")
+        if "sampling" in self.model_fields_set:
+            raise ValueError("sampling has no effect with labelled, which brings no prompts; leave one out")
+        if self.normalise_on == "policy":
+            raise ValueError("normalise_on = policy contradicts labelled, which brings no prompts; set it to responses")
+        if self.held_out_labelled is not None and "held_out_share" in self.model_fields_set:
+            raise ValueError("held_out_share has no effect with held_out_labelled; leave one out")
+        return self
+
 
 @dataclass(frozen=True)
 class RewardInputs:
     model: Path  # a causal LM's folder: where the body comes from, and the policy that reference samples come from
-    comparisons: Path | Sequence[Comparison]
+    comparisons: Path | Sequence[Comparison] = ()
     rankings: Path | Sequence[Ranking] = ()  # each counts as all the pairs it orders
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
+    held_out: Sequence[Comparison] = ()  # to assess on; none: the config's file, or a share of the prompts
 
 
 class Data(NamedTuple):
@@ -87,6 +113,10 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     tokenizer = load_tokenizer(inputs.model)
     lm = load_causal_lm(inputs.model, runtime.device)
     check_max_length(config.max_length, lm)
+    labels = None
+    if config.labelled is not None:
+        labels = read_split(config.labelled, config.held_out_labelled, runtime.output, config.max_bad_share)
+        inputs = as_comparisons(labels, config, inputs, runtime)
     data = load_pairs(config, inputs, tokenizer, runtime)
     reference = reference_rows(config, data, lm, tokenizer, runtime)
 
@@ -99,6 +129,8 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     final = merged(model)
     folded = fold_normalisation(final, features_of_rows(final, reference, tokenizer.pad_token_id))
     assessment, table = assess(final, data.held_out, folded.std, inputs, tokenizer.pad_token_id)
+    if labels is not None:
+        assessment |= assess_labels(final, labels, config, tokenizer)
     save_model(final, tokenizer, runtime.output / "model")
     (runtime.output / "calibration.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     normalisation = {
@@ -108,6 +140,16 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         "correlation": folded.correlation,
     }
     return StageOutput({"steps": fitted.steps, **data.counts, **assessment, "normalisation": normalisation})
+
+
+def as_comparisons(labels: LabelledSplit, config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> RewardInputs:
+    """The same inputs with the comparisons that follow from the labels."""
+    if inputs.comparisons or inputs.rankings:
+        raise ConfigError(f"reward.labelled = {config.labelled} contradicts the comparisons given; leave one out")
+    pairs = partial(comparisons_of, per_sentence=config.pairs_per_sentence, seed=runtime.seed_for("labelled"))
+    return replace(
+        inputs, comparisons=pairs(labels.train), held_out=pairs(labels.held_out) if labels.held_out is not None else ()
+    )
 
 
 def load_pairs(
@@ -137,8 +179,9 @@ def load_pairs(
     rankings, bad_rankings = read(inputs.rankings, Ranking, "rankings")
     groups, counts = groups_of(comparisons + rankings)
     counts |= {"bad_rows": bad_comparisons + bad_rankings}
-    if config.held_out is not None:
-        held_out, _ = groups_of(read(config.held_out, Comparison, "held_out")[0])
+    given = inputs.held_out or config.held_out
+    if given is not None:
+        held_out, _ = groups_of(read(given, Comparison, "held_out")[0])
         keys = {group.key for group in held_out}
         train_groups = [group for group in groups if group.key not in keys]
     else:
@@ -258,6 +301,23 @@ def assess(
     return figures | _by_task_and_gold(first > second, right, groups, inputs), table
 
 
+def assess_labels(
+    model: PreTrainedModel, labels: LabelledSplit, config: RewardConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """Unreadable lines, sentences, and how often held-out labels are called right; sentences as in training."""
+    end = [tokenizer.eos_token_id] if config.append_eos else []
+
+    def score(texts: list[str]) -> Tensor:
+        rows = [bos_prefix(tokenizer) + ids + end for ids in encode_texts(tokenizer, texts)]
+        return score_rows(model, [row[: config.max_length] for row in rows], tokenizer.pad_token_id)
+
+    figures: dict[str, float] = {"bad_rows": labels.bad_rows, "sentences": len(labels.train.texts)}
+    if labels.held_out is None:
+        return figures
+    figures |= {"sentences_held_out": len(labels.held_out.texts)}
+    return figures | label_accuracy(score, labels.train, labels.held_out)
+
+
 def _by_task_and_gold(
     prefers_first: Tensor, right: Tensor, groups: Sequence[Group], inputs: RewardInputs
 ) -> dict[str, Any]:
@@ -298,9 +358,15 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
         ConfigError: one is given neither way, or both ways.
     """
     model, feedback, world = (artifacts.get(role) for role in ("model", "feedback", "world"))
+    if config.labelled is not None and feedback is not None:
+        raise ConfigError(
+            f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
+        )
     return RewardInputs(
         model=_chosen("model", config.model, model, "model", "an sft or pretrain section"),
-        comparisons=_chosen("comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section"),
+        comparisons=()
+        if config.labelled is not None
+        else _chosen("comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section"),
         rankings=() if feedback is None else feedback.file("rankings.jsonl"),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
@@ -317,11 +383,17 @@ def _chosen(name: str, path: Path | None, artifact: Artifact | None, file: str, 
     return path if artifact is None else artifact.file(file)  # type: ignore[return-value]
 
 
+def files(config: RewardConfig) -> list[Path]:
+    """The user's files, whose content belongs to the artifact's key."""
+    paths = (config.model, config.comparisons, config.labelled, config.held_out, config.held_out_labelled)
+    return [path for path in paths if path is not None]
+
+
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
     needs={"model": ("sft", "pretrain"), "feedback": ("feedback",), "world": ("world",)},
     bind=bind,
     run=run,
-    files=lambda config: [path for path in (config.model, config.comparisons, config.held_out) if path is not None],
+    files=files,
 )

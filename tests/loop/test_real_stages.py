@@ -10,7 +10,8 @@ from loopwright.loop.config import resolved_text
 from loopwright.loop.plan import make_plan
 from loopwright.loop.table import STAGES, load_stages
 
-CRASH = Path(__file__).parents[2] / "benchmarks" / "crash.yaml"
+ROOT = Path(__file__).parents[2]
+CRASH = ROOT / "benchmarks" / "crash.yaml"
 
 
 def test_the_table_is_in_the_order_of_the_loop():
@@ -31,6 +32,13 @@ def test_a_resolved_config_means_the_same_run(tmp_path):
     assert again.model_dump() == config.model_dump()
     origins = [[plan.origin(step, {}).key() for step in plan.steps] for plan in (make_plan(config), make_plan(again))]
     assert origins[0] == origins[1]
+
+
+def test_the_recipe_of_movie_reviews_finds_its_data(tmp_path):
+    config = load_config(ROOT / "recipes" / "movie_reviews.yaml", [f"data_dir={tmp_path}"])
+    assert list(config.sections) == ["pretrain", "reward", "ppo", "evaluate"]
+    assert config.sections["reward"].labelled == tmp_path / "sst2_train.tsv"
+    assert config.sections["evaluate"].judge.check == tmp_path / "sst2_dev.tsv"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from loopwright.data.readers import write_records
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
@@ -592,6 +593,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(temperature=0.0), "temperature"),
         (dict(lam=1.2), "lam"),
         (dict(cliprange=0.1), "cliprange"),
+        (dict(prompts="p.jsonl", opening_tokens=8), "opening_tokens has no effect beside prompts"),
     ],
 )
 def test_settings_that_contradict_or_do_nothing_are_errors(settings, message):
@@ -623,6 +625,28 @@ def test_what_neither_a_stage_nor_a_path_gives_is_named(tmp_path):
     assert ppo.bind(PPOConfig(reward=tmp_path, prompts=tmp_path), {"policy": sft}).policy == tmp_path / "model"
     with pytest.raises(ConfigError, match="contradicts the stage sft"):
         ppo.bind(PPOConfig(policy=tmp_path, reward=tmp_path, prompts=tmp_path), {"policy": sft})
+
+
+def test_openings_of_the_text_that_was_trained_on_are_prompts(folders, tmp_path):
+    write_records(
+        tmp_path / "text.jsonl.gz", [{"text": text} for text in ("once upon a time", "short", "in a land far")]
+    )
+    paths = dict(policy=folders[0], reward=folders[1])
+    pretrain = Artifact(tmp_path, Manifest.model_construct(name="pretrain", files={"text.jsonl.gz": ""}))
+    config = PPOConfig(**SMALL, **paths, opening_tokens=8)
+    inputs = ppo.bind(config, {"text": pretrain})
+    assert inputs == PPOInputs(*folders, texts=tmp_path / "text.jsonl.gz")
+    tasks = ppo.load_prompts(config, inputs, tiny_tokenizer(), load_causal_lm(folders[0]))
+    assert [task.prompt.messages[0].content for task in tasks] == ["once upo", "in a lan"]
+    ppo.run(config, inputs, Runtime.temporary(tmp_path / "run", stage="ppo", seed=0))
+
+    assert ppo.bind(PPOConfig(**paths, prompts=tmp_path), {"text": pretrain}).texts is None
+    world = Artifact(tmp_path, Manifest.model_construct(name="world", files={"prompts_train.jsonl": ""}))
+    assert ppo.bind(PPOConfig(**paths), {"text": pretrain, "world": world}).texts is None
+    with pytest.raises(ConfigError, match="opening_tokens has no effect where prompts are given"):
+        run(folders, tmp_path / "a", opening_tokens=8)
+    with pytest.raises(ConfigError, match="opening_tokens = 99: no document"):
+        ppo.load_prompts(PPOConfig(opening_tokens=99), inputs, tiny_tokenizer(), load_causal_lm(folders[0]))
 
 
 # ---- the page that explains it

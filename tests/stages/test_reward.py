@@ -138,6 +138,40 @@ def test_files_with_rankings_and_bad_rows(policy, tmp_path):
         train(tmp_path / "b", RewardInputs(policy, empty, empty))
 
 
+def write_labelled(path, count, *, seed):
+    """Sentences with label 1 have more letters y than n."""
+    rng = random.Random(seed)
+    texts = {"".join(rng.choice("nyo ") for _ in range(8)).strip() for _ in range(count)}
+    lines = [f"{text}\t{int(text.count('y') > text.count('n'))}\n" for text in sorted(texts)]
+    path.write_text("".join(lines))
+    return lines
+
+
+def test_labelled_sentences(policy, tmp_path):
+    dev = write_labelled(tmp_path / "dev.tsv", 100, seed=7)
+    lines = write_labelled(tmp_path / "train.tsv", 800, seed=8)
+    only_train = set(lines) - set(dev)
+    with (tmp_path / "train.tsv").open("a") as file:
+        file.write(f"no label\n{dev[0]}")  # neither is trained on
+    settings = dict(labelled=tmp_path / "train.tsv", held_out_labelled=tmp_path / "dev.tsv", append_eos=False, epochs=3)
+    metrics, output = train(tmp_path / "a", RewardInputs(policy), batch_size_per_device=4, **settings)
+    assert metrics["label_accuracy"] > 0.85 and metrics["accuracy"] > 0.85 and metrics["tfidf_accuracy"] > 0
+    assert metrics["bad_rows"] == 1 and "train.tsv" in (output / "bad_labelled.jsonl").read_text()
+    assert metrics["sentences"] == len(only_train) and metrics["sentences_held_out"] == len(dev)
+    assert metrics["pairs"] >= metrics["sentences"] and metrics["pairs_held_out"] >= len(dev)
+    assert metrics["prompts"] > 50  # sentences are not all connected with each other
+    with pytest.raises(ConfigError, match=r"reward.labelled = .*train.tsv contradicts the comparisons given"):
+        train(tmp_path / "b", RewardInputs(policy, comparisons(20)), **settings)
+
+
+def test_labelled_sentences_without_held_out_ones(policy, tmp_path):
+    write_labelled(tmp_path / "train.tsv", 100, seed=8)
+    metrics, _ = train(tmp_path, RewardInputs(policy), labelled=tmp_path / "train.tsv", pairs_per_sentence=3)
+    assert metrics["pairs_held_out"] > 0 and "label_accuracy" not in metrics
+    with pytest.raises(ConfigError, match="contradicts the stage feedback"):
+        reward.bind(RewardConfig(labelled=tmp_path / "train.tsv"), {"feedback": object()})
+
+
 class Killed(Exception):
     pass
 
@@ -186,6 +220,13 @@ def test_a_model_that_cannot_tell_is_refused(policy, tmp_path, monkeypatch):
     [
         ({"held_out": "x.jsonl", "held_out_share": 0.2}, "held_out_share has no effect with held_out"),
         ({"normalise_on": "responses", "sampling": {"temperature": 0.5}}, "sampling has no effect"),
+        ({"pairs_per_sentence": 3}, "pairs_per_sentence has no effect without labelled"),
+        ({"held_out_labelled": "x.tsv"}, "held_out_labelled has no effect without labelled"),
+        ({"labelled": "x.tsv", "comparisons": "x.jsonl"}, "comparisons contradicts labelled"),
+        ({"labelled": "x.tsv", "held_out": "x.jsonl"}, "held_out contradicts labelled"),
+        ({"labelled": "x.tsv", "sampling": {"temperature": 0.5}}, "sampling has no effect with labelled"),
+        ({"labelled": "x.tsv", "normalise_on": "policy"}, "normalise_on = policy contradicts labelled"),
+        ({"labelled": "x.tsv", "held_out_labelled": "y.tsv", "held_out_share": 0.2}, "held_out_share has no effect"),
         ({"learning_rat": 1.0}, "learning_rat"),
     ],
 )
