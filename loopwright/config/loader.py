@@ -71,7 +71,8 @@ def build(cls: type[C], values: dict[str, Any], source: str, *, resolved: bool =
 
 def dump_yaml(config: Config) -> str:
     """The resolved config, defaults included, in the order of the fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    # Escaped, because PyYAML writes some line breaks (U+0085) in a way that reads back as a space.
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
 
 
 class _Loader(yaml.SafeLoader):

@@ -128,7 +128,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
 
     final = merged(model)
     folded = fold_normalisation(final, features_of_rows(final, reference, tokenizer.pad_token_id))
-    assessment, table = assess(final, data.held_out, folded.std, inputs, tokenizer.pad_token_id)
+    assessment, table = assess(final, data.held_out, folded.scale, inputs, tokenizer.pad_token_id)
     if labels is not None:
         assessment |= assess_labels(final, labels, config, tokenizer)
     save_model(final, tokenizer, runtime.output / "model")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field, PositiveInt, model_validator
 
@@ -141,6 +141,7 @@ def test_defaults_are_validated():
 
 
 @given(steps=st.integers(1, 9), rate=st.floats(0.01, 0.99), muon=st.booleans(), name=st.text(min_size=1, max_size=5))
+@example(steps=1, rate=0.5, muon=False, name="a\x85b")  # a line break to PyYAML
 def test_what_is_dumped_reads_back_the_same(steps, rate, muon, name):
     """Every default is spelt out, and none is blamed for having no effect."""
     given = {"kind": "muon", "extra": 0.5} if muon else {}
