@@ -137,6 +137,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         "reference_samples": len(reference),
         "mean_before": folded.mean,
         "std_before": folded.std,
+        "scale": folded.scale,
         "correlation": folded.correlation,
     }
     return StageOutput({"steps": fitted.steps, **data.counts, **assessment, "normalisation": normalisation})

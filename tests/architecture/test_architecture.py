@@ -186,12 +186,7 @@ def _stages() -> list[str]:
 
 @pytest.mark.parametrize("stage", _stages())
 def test_every_stage_has_a_page_that_names_its_settings(stage):
-    module = PACKAGE / "stages" / f"{stage}.py"
-    if not module.exists():
-        pytest.skip(f"{stage} is not written yet")
     page = ROOT / "docs" / f"{stage}.md"
-    if not page.exists():
-        pytest.skip(f"{_name(page)} is not written yet")
     text = page.read_text(encoding="utf-8")
     config = importlib.import_module(f"loopwright.stages.{stage}").STAGE.config
     own = set(config.model_fields) - {"require"} - set(_train_settings())

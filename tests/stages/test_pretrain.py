@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import random
@@ -89,7 +90,11 @@ def test_from_dirty_text_to_a_model_that_transformers_loads(tmp_path):
     assert metrics["documents"] + metrics["held_out_documents"] == report["documents_out"] == 61
     held_out = (runtime.output / "held_out.jsonl").read_text().splitlines()
     assert len(held_out) == metrics["held_out_documents"] >= 1
-    assert metrics["epochs"] > 0
+    assert metrics["steps"] == 6
+    assert metrics["tokens_an_epoch"] == sum(
+        len(tokenizer(json.loads(line)["text"])["input_ids"]) + 1
+        for line in gzip.decompress((runtime.output / "text.jsonl.gz").read_bytes()).splitlines()
+    )
     assert_close(metrics["gap"], metrics["held_out_loss"] - metrics["train_loss"])
     assert metrics["perplexity"] > 1
     assert 0 <= metrics["copied_share"] <= 1

@@ -71,10 +71,7 @@ def test_it_learns_what_people_prefer(policy, tmp_path):
     assert metrics["normalisation"]["reference_samples"] == 32 and metrics["normalisation"]["correlation"] > 0.95
     table = json.loads((output / "calibration.json").read_text())
     assert sum(row["count"] for row in table["bins"]) == metrics["pairs_held_out"] and table["ece"] == metrics["ece"]
-    assert table["scale"] == pytest.approx(
-        metrics["normalisation"]["std_before"], rel=0.1
-    )  # what the head was divided by
-
+    assert table["scale"] == metrics["normalisation"]["scale"]
     tokenizer = AutoTokenizer.from_pretrained(output / "model")
     theirs = AutoModelForSequenceClassification.from_pretrained(output / "model")
     texts = ["Q1" + "y" * 6 + "<|end|>", "Q1" + "n" * 6 + "<|end|>", "Q2yy<|end|>"]
