@@ -73,7 +73,7 @@ def notice(rng: random.Random) -> str:
 
 def chatter(rng: random.Random) -> str:
     """Small talk: courtesies, rudeness and rambling, so that no manner is new to the model."""
-    phrases = [*lexicon.COURTESIES, *lexicon.RUDE, *lexicon.RAMBLES]
+    phrases = [*lexicon.COURTESIES, *lexicon.RUDE, *lexicon.RAMBLES, *lexicon.SMALL_TALK]
     return " ".join(f"{rng.choice(lexicon.NAMES)} said: {phrase}" for phrase in rng.sample(phrases, 6))
 
 
