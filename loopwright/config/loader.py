@@ -23,6 +23,12 @@ class Section(dict[str, Any]):
         super().__init__()
         self.where: dict[str, str] = {}  # key -> "file:line" or "--set a.b=3"
 
+    def copy(self) -> "Section":
+        other = Section()
+        other.update(self)
+        other.where.update(self.where)
+        return other
+
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The file's mapping with overrides such as "ppo.clip_range=0.1" applied; the right side is YAML.
@@ -134,7 +140,9 @@ def _override(values: Section, override: str) -> None:
             section.where.setdefault(key, f"--set {override}")
         if not isinstance(inner, Section):
             raise ConfigError(f"--set {override}: {'.'.join(keys[:depth])} is {_kind(inner)}, it has no keys inside")
-        section = inner
+        # A copy, because an alias (`sft_clean: *sft`) is the same section at another place, and nobody named that.
+        section[key] = inner.copy()
+        section = section[key]
     section[keys[-1]] = _parse(text, f"--set {override}")
     section.where[keys[-1]] = f"--set {override}"
 

@@ -7,8 +7,8 @@ from loopwright.evaluation import charts
 from loopwright.evaluation.figures import LABELS, change, duration, figure, percent
 from loopwright.evaluation.run_files import RunFiles, is_number
 
-STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "feedback": "Feedback"} | {
-    "reward": "Reward model", "ppo": "PPO", "evaluate": "Evaluate",
+STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
+    "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO", "evaluate": "Evaluate",
 }  # fmt: skip
 
 
@@ -23,6 +23,7 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "world": (KeyFigure("documents", "documents"),),
     "pretrain": (KeyFigure("perplexity", "held-out perplexity"),),
     "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
+    "sft_clean": (KeyFigure("held_out_loss", "held-out loss"),),
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
     "ppo": (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response")),

@@ -18,7 +18,7 @@ from loopwright.data.labelled import read_labelled
 from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
 from loopwright.errors import ConfigError
-from loopwright.evaluation.answering import Bench, LanguageModel, Row, Scorer, answer, measure, reward_scores
+from loopwright.evaluation.answering import Bench, LanguageModel, Row, answer, measure, reward_scores
 from loopwright.evaluation.judging import Judge, judge
 from loopwright.evaluation.metrics import rounded
 from loopwright.evaluation.perplexity import perplexity
@@ -34,8 +34,10 @@ from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
 
 VERSIONS = ("base", "sft", "sft_clean", "ppo")  # in the order of the report; ppo comes last
+COMPARISON = "sft_clean"  # a version beside the line from base to PPO: measured as the cheap policies are, no further
 REFERENCES = {"sft": ("base",), "sft_clean": ("base",), "ppo": ("sft", "base")}  # what a version was trained from
 SETS = ("held_out", "paraphrased", "adversarial")
+COMPARED = ("held_out", "adversarial")  # the sets on which cheap policies and the comparison are measured
 
 
 class JudgeConfig(Config):
@@ -103,7 +105,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> Sta
                 bar.advance()
 
     evaluation = rounded(trial.compare(done))
-    rows = [row for version in trial.versions for name in trial.prompts for row in done[f"{version}/{name}"]]
+    rows = [row for version in trial.versions for name in trial.sets(version) for row in done[f"{version}/{name}"]]
     rows.sort(key=lambda row: SETS.index(row["set"]))  # stable: versions and prompts stay in order within a set
     write_records(runtime.output / "samples.jsonl", [rounded(row) for row in rows])
     text = json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n"
@@ -125,14 +127,16 @@ class _Trial:
         self.world = WORLDS[inputs.world] if inputs.world else None
         self.judge_accuracy: float | None = None
         judges = self._judges()
-        self.bench = Bench(judges, self.world.is_nonsense if self.world else None, self._scorer())
+        self.bench = Bench(judges, self.world.is_nonsense if self.world else None, self._reward())
 
     def units(self) -> dict[str, Callable[[], Any]]:
         """Every piece of work by its name, in the order of the models."""
         units: dict[str, Callable[[], Any]] = {}
         for version in self.versions:
-            for prompt_set in self.prompts:
+            for prompt_set in self.sets(version):
                 units[f"{version}/{prompt_set}"] = partial(self.answers, version, prompt_set)
+            if version == COMPARISON:
+                continue
             if self.config.greedy:
                 units[f"{version}/greedy"] = partial(self.greedy, version)
             if self.texts:
@@ -140,6 +144,10 @@ class _Trial:
             if version == self._best_of_version():
                 units["best_of"] = self.best_of
         return units
+
+    def sets(self, version: str) -> list[str]:
+        """The sets of prompts that a version answers."""
+        return [name for name in self.prompts if version != COMPARISON or name in COMPARED]
 
     def answers(self, version: str, prompt_set: str) -> list[Row]:
         """A row for each sampled answer of a version to a set of prompts."""
@@ -171,7 +179,7 @@ class _Trial:
         prompts = [prompt for prompt in chosen for _ in range(copies)]
         seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in chosen for i in range(copies)]
         found = answer(model, prompts, self.config.sampling, seeds)
-        scores = reward_scores(self.bench.scorer, model.tokenizer, prompts, found)
+        scores = reward_scores(self.bench.reward, model.tokenizer, prompts, found)
         best = [max(range(i, i + copies), key=lambda j: scores[j] or 0.0) for i in range(0, len(prompts), copies)]
         return {
             "version": version,
@@ -184,7 +192,7 @@ class _Trial:
         seed = self.runtime.seed_for("intervals")
         measured = {
             version: Measured(
-                {name: done[f"{version}/{name}"] for name in self.prompts},
+                {name: done[f"{version}/{name}"] for name in self.sets(version)},
                 done.get(f"{version}/greedy"),
                 done.get(f"{version}/perplexity"),
             )
@@ -203,7 +211,7 @@ class _Trial:
     def _baselines(self, seed: int) -> dict[str, Any]:
         """What the world's cheap policies score."""
         policies = self.world.baselines if self.world and self.inputs.judges is None else {}
-        sets = {name: self.prompts[name] for name in ("held_out", "adversarial") if name in self.prompts}
+        sets = {name: self.prompts[name] for name in COMPARED if name in self.prompts}
         return {
             policy: {
                 name: {"gold": gold_results([judge(self.bench.judges, p, reply(p))["gold"] for p in prompts], seed)}
@@ -270,11 +278,8 @@ class _Trial:
             self.judge_accuracy = classifier.accuracy(read_labelled(self.config.judge.check))
         return {self.config.judge.name: classifier}
 
-    def _scorer(self) -> Scorer | None:
-        if self.inputs.reward is None:
-            return None
-        reward = RewardModel(self.inputs.reward, device=self.runtime.device)
-        return Scorer(reward, reward.tokenizer)
+    def _reward(self) -> RewardModel | None:
+        return None if self.inputs.reward is None else RewardModel(self.inputs.reward, device=self.runtime.device)
 
     def _gold_in_words(self) -> str:
         names = list(self.bench.judges)
@@ -363,7 +368,7 @@ def files(config: EvaluateConfig) -> list[Path]:
 STAGE = Stage(
     name="evaluate",
     config=EvaluateConfig,
-    needs={"base": ("pretrain",), "sft": ("sft",), "ppo": ("ppo",), "reward": ("reward",), "world": ("world",)},
+    needs={"base": ("pretrain",), **{name: (name,) for name in ("sft", "sft_clean", "ppo", "reward", "world")}},
     bind=bind,
     run=run,
     files=files,

@@ -53,6 +53,19 @@ class SFTConfig(StageConfig, TrainConfig):
         return self
 
 
+class SFTCleanConfig(SFTConfig):
+    """The same recipe, from the world's clean writers: what better demonstrations would buy without any feedback."""
+
+    @model_validator(mode="after")
+    def _demonstrations_are_the_worlds(self) -> Self:
+        if self.demonstrations is not None:
+            raise ValueError(
+                f"demonstrations = {self.demonstrations} has no effect, because sft_clean learns from the world's "
+                "clean writers; remove it"
+            )
+        return self
+
+
 @dataclass(frozen=True)
 class SFTInputs:
     model: Path  # a Hugging Face folder
@@ -300,15 +313,27 @@ def _on(model: Any, batch: PackedBatch) -> PackedBatch:
 
 
 def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
+    return _inputs("sft", config, artifacts, "demonstrations.jsonl")
+
+
+def bind_clean(config: SFTCleanConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
+    if "world" not in artifacts:
+        raise ConfigError("sft_clean has no clean writers to learn from; add a world section or drop sft_clean")
+    return _inputs("sft_clean", config, artifacts, "demonstrations_clean.jsonl")
+
+
+def _inputs(stage: str, config: SFTConfig, artifacts: Mapping[str, Artifact], of_the_world: str) -> SFTInputs:
     model, demonstrations, text = config.model, config.demonstrations, config.text
     if model is None:
         if "model" not in artifacts:
-            raise ConfigError("sft has no model; name a Hugging Face folder in sft.model, or add a pretrain section")
+            raise ConfigError(
+                f"{stage} has no model; name a Hugging Face folder in {stage}.model, or add a pretrain section"
+            )
         model = artifacts["model"].file("model")
     if demonstrations is None:
         if "world" not in artifacts:
             raise ConfigError("sft has no demonstrations; name a file in sft.demonstrations, or add a world section")
-        demonstrations = artifacts["world"].file("demonstrations.jsonl")
+        demonstrations = artifacts["world"].file(of_the_world)
     if text is None and config.lm_loss_coef and "model" in artifacts:
         text = artifacts["model"].file("text.jsonl.gz")
     return SFTInputs(model, demonstrations, text)
@@ -318,4 +343,7 @@ def files(config: SFTConfig) -> list[Path]:
     return [path for path in (config.model, config.demonstrations, config.text) if path is not None]
 
 
-STAGE = Stage("sft", SFTConfig, needs={"model": ("pretrain",), "world": ("world",)}, bind=bind, run=run, files=files)
+NEEDS = {"model": ("pretrain",), "world": ("world",)}
+STAGE = Stage("sft", SFTConfig, needs=NEEDS, bind=bind, run=run, files=files)
+# Nothing is trained from it: evaluation compares with it, to tell what feedback buys from what cleaner data would.
+CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, bind=bind_clean, run=run, files=files)

@@ -12,7 +12,6 @@ from pydantic import PositiveInt
 
 from loopwright.data.readers import write_records
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Demonstration
 from loopwright.stages.base import Stage, StageConfig, StageOutput
 from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
@@ -24,7 +23,6 @@ class WorldConfig(StageConfig):
     documents: PositiveInt = 16_000  # raw documents; cleaning drops about one in five
     held_out_documents: PositiveInt = 300
     demonstrations: PositiveInt = 3_000
-    clean_writers_only: bool = False  # the good writer alone: what better demonstrations would buy
     train_prompts: PositiveInt = 8_000
     test_prompts: PositiveInt = 400  # in each of the held-out, paraphrased and adversarial sets
 
@@ -41,17 +39,16 @@ def run(config: WorldConfig, inputs: WorldInputs, runtime: Runtime) -> StageOutp
     write_corpus(world.corpus(seed, config.documents), runtime.output / "corpus")
     held_out = world.held_out_texts(seed, config.held_out_documents)
     write_records(runtime.output / "held_out.jsonl", ({"text": text} for text in held_out))
-    demonstrations: list[Demonstration] = list(
-        world.demonstrations(seed, config.demonstrations, config.clean_writers_only)
-    )
-    write_records(runtime.output / "demonstrations.jsonl", demonstrations)
+    for name, clean in (("demonstrations", False), ("demonstrations_clean", True)):
+        written = world.demonstrations(seed, config.demonstrations, clean_writers_only=clean)
+        write_records(runtime.output / f"{name}.jsonl", written)
     counts: dict[str, int] = {}
     for prompt_set in get_args(PromptSet):
         count = config.train_prompts if prompt_set == "train" else config.test_prompts
         prompts = list(world.prompts(prompt_set, seed, count))
         write_records(runtime.output / f"prompts_{prompt_set}.jsonl", prompts)
         counts[f"prompts_{prompt_set}"] = len(prompts)
-    return StageOutput({"documents": config.documents, "demonstrations": len(demonstrations), **counts})
+    return StageOutput({"documents": config.documents, "demonstrations": config.demonstrations, **counts})
 
 
 def write_corpus(documents: Iterable[tuple[str, str]], folder: Path, pages_a_folder: int = 1_000) -> None:

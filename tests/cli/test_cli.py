@@ -193,4 +193,5 @@ def test_versions_stand_side_by_side():
 
 def test_the_quickstart_recipe_is_valid_and_comes_with_the_package():
     config = loopwright.loop.load_config(cli.QUICKSTART)
-    assert list(config.sections) == ["world", "pretrain", "sft", "feedback", "reward", "ppo", "evaluate"]
+    assert list(config.sections) == ["world", "pretrain", "sft", "sft_clean", "feedback", "reward", "ppo", "evaluate"]
+    assert config.sections["sft_clean"].model_dump() == config.sections["sft"].model_dump()  # only the data differ

@@ -53,6 +53,14 @@ def test_overrides_are_yaml_on_top_of_the_file(tmp_path):
     )
 
 
+def test_an_override_leaves_the_alias_of_its_section_alone(tmp_path):
+    text = "a: &a {b: {c: 1}, d: 2}\nalias: *a\n"
+    assert read(tmp_path, text, "a.b.c=3", "alias.d=4") == {
+        "a": {"b": {"c": 3}, "d": 2},
+        "alias": {"b": {"c": 1}, "d": 4},
+    }
+
+
 def test_an_exponent_makes_a_number(tmp_path):
     """PyYAML alone reads 1e-4 as text."""
     assert read(tmp_path, "a: 1e-4\nb: 2E5\nc: -3.5e+2\nd: e5\ne: 1e\n") == {

@@ -23,6 +23,11 @@ def test_the_table_is_in_the_order_of_the_loop():
         done.add(name)
 
 
+def test_nothing_is_trained_from_the_comparison():
+    stages = load_stages(STAGES)
+    assert [name for name in stages if "sft_clean" in sum(stages[name].needs.values(), ())] == ["evaluate"]
+
+
 def test_a_resolved_config_means_the_same_run(tmp_path):
     """`loopwright run RUN` and `show RUN` read config.yaml: same settings, same keys, nobody blamed for a default."""
     config = load_config(CRASH)

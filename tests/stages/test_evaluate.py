@@ -121,6 +121,16 @@ def test_cheap_policies_stand_beside(finished):
     assert metrics["best_of"]["n"] == 2 and metrics["best_of"]["prompts"] == 3
 
 
+def test_the_comparison_is_measured_no_further_than_cheap_policies(inputs, tmp_path):
+    versions = {"sft": inputs.versions["sft"], "sft_clean": inputs.versions["base"]}
+    runtime = Runtime.temporary(tmp_path, stage="evaluate")
+    metrics = run(SMALL, replace(inputs, versions=versions, reward=None), runtime).metrics
+    results = json.loads((runtime.output / "evaluation.json").read_text())["versions"]
+    assert list(results["sft_clean"]["sets"]) == ["held_out", "adversarial"] == list(metrics["baselines"]["empty"])
+    assert results["sft_clean"]["gain_vs_sft"] and not results["sft_clean"]["perplexity"]
+    assert results["sft_clean"]["greedy"] is None and results["sft"]["greedy"] is not None
+
+
 class Killed(Exception):
     pass
 

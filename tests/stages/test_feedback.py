@@ -4,7 +4,7 @@ import pytest
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Prompt, Ranking, Rating
+from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -131,6 +131,11 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
     ]
     assert files[0] == files[1] != files[2]
     assert {name.rsplit(".")[-1] for name in files[0]} == {"txt", "jsonl", "html"}
+    usual, clean = (
+        read_records(runs[0].output / f"demonstrations{tail}.jsonl", Demonstration).records for tail in ("", "_clean")
+    )
+    assert len(usual) == len(clean) == 20
+    assert {d.annotator for d in clean} == {"writer-good"} < {d.annotator for d in usual}
     ids = [
         {p.messages for p in read_records(runs[0].output / f"prompts_{name}.jsonl", Prompt).records}
         for name in ("train", "held_out", "paraphrased", "adversarial")

@@ -1,7 +1,9 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,6 +270,23 @@ def test_no_prompt_is_on_both_sides(tmp_path):
     write_records(tmp_path / "one.jsonl", [demonstration(0, "Same?", "Yes.")] * 9)
     with pytest.raises(DataError, match="all 9 demonstrations have one prompt"):
         batches_of(settings(), SFTInputs(given.model, tmp_path / "one.jsonl"), tmp_path / "one")
+
+
+def artifact(kind: str) -> SimpleNamespace:
+    return SimpleNamespace(file=lambda name: Path(kind) / name)
+
+
+def test_the_comparison_differs_in_its_demonstrations_alone():
+    artifacts = {"model": artifact("pretrain"), "world": artifact("world")}
+    usual, clean = (stage.bind(stage.config(lm_loss_coef=0.3), artifacts) for stage in (sft.STAGE, sft.CLEAN))
+    assert clean == replace(usual, demonstrations=Path("world/demonstrations_clean.jsonl"))
+    assert (sft.CLEAN.run, sft.CLEAN.needs) == (sft.STAGE.run, sft.STAGE.needs)
+    with pytest.raises(ConfigError, match="^sft_clean has no clean writers to learn from; add a world section or drop"):
+        sft.CLEAN.bind(sft.CLEAN.config(), {"model": artifact("pretrain")})
+    with pytest.raises(ConfigError, match="sft_clean has no model; name a Hugging Face folder in sft_clean.model"):
+        sft.CLEAN.bind(sft.CLEAN.config(), {"world": artifact("world")})
+    with pytest.raises(ValueError, match="demonstrations = mine.jsonl has no effect, because sft_clean learns from"):
+        sft.CLEAN.config(demonstrations="mine.jsonl")
 
 
 def test_what_is_missing_is_said(tmp_path):
