@@ -136,17 +136,35 @@ def scoreboard(run: RunFiles) -> dict[str, Any] | None:
     ]
     if not versions:
         return None
-    best = results.get("best_of")
     cheap = [
         {"label": name.replace("_", " ").capitalize(), "style": "cheap", **gold}
         for name, scores in results.get("baselines", {}).items()
         if isinstance(gold := look_up(scores, "held_out", "gold"), dict)
     ]
     cheap.sort(key=lambda row: (row["mean"], row["label"]))
-    if best and isinstance(best.get("gold"), dict):
-        label = f"Best of {best['n']} from {LABELS.get(best['version'], best['version'])}, by the reward model"
-        cheap.append({"label": label, "style": "cheap", **best["gold"]})
-    return {"versions": versions, "cheap": cheap, "prompts": look_up(results, "prompts", "held_out")}
+    return {
+        "versions": versions,
+        "cheap": cheap,
+        "best_of": _best_of(results.get("best_of"), last=versions[-1]["style"]),
+        "prompts": look_up(results, "prompts", "held_out"),
+    }
+
+
+def _best_of(best: Any, last: str) -> dict[str, Any] | None:
+    """Best of n, and under it one answer to the same prompts: of the version it picks from, and of the last one."""
+    if not isinstance(look_up(best, "gold"), dict):
+        return None
+    picked = {"label": f"Best of {best['n']} from {_label(best['version'])}", "style": "cheap", **best["gold"]}
+    single = [
+        {"label": f"{_label(name)}, one answer", "style": name, **gold}
+        for name in dict.fromkeys((best["version"], last))
+        if isinstance(gold := look_up(best, "same_prompts", name), dict)
+    ]
+    return {"rows": [picked, *single], "prompts": best["prompts"]}
+
+
+def _label(version: str) -> str:
+    return LABELS.get(version, version)
 
 
 def pipeline(run: RunFiles) -> list[dict[str, Any]]:

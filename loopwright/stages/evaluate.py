@@ -175,9 +175,9 @@ class _Trial:
         version, copies = self._best_of_version(), self.config.best_of
         assert version is not None
         model = self.models.load(version)
-        chosen = self.prompts["held_out"][: self.config.best_of_prompts]
-        prompts = [prompt for prompt in chosen for _ in range(copies)]
-        seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in chosen for i in range(copies)]
+        asked = self._best_of_prompts()
+        prompts = [prompt for prompt in asked for _ in range(copies)]
+        seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in asked for i in range(copies)]
         found = answer(model, prompts, self.config.sampling, seeds)
         scores = reward_scores(self.bench.reward, model.tokenizer, prompts, found)
         best = [max(range(i, i + copies), key=lambda j: scores[j] or 0.0) for i in range(0, len(prompts), copies)]
@@ -204,7 +204,7 @@ class _Trial:
             "judge_accuracy": self.judge_accuracy,
             "prompts": {name: len(prompts) for name, prompts in self.prompts.items()},
             "versions": version_results(measured, list(self.bench.judges), seed),
-            "best_of": self._best_of_results(done.get("best_of"), seed),
+            "best_of": self._best_of_results(done.get("best_of"), measured, seed),
             "baselines": self._baselines(seed),
         }
 
@@ -220,18 +220,30 @@ class _Trial:
             for policy, reply in policies.items()
         }
 
-    def _best_of_results(self, found: Mapping[str, Any] | None, seed: int) -> dict[str, Any] | None:
+    def _best_of_results(
+        self, found: Mapping[str, Any] | None, measured: Mapping[str, Measured], seed: int
+    ) -> dict[str, Any] | None:
+        """Best of n, and beside it every version with one answer to exactly these prompts."""
         if found is None:
             return None
         copies = self.config.best_of
+        ids = {prompt.id for prompt in self._best_of_prompts()}
+        single = {
+            version: [row["gold"] for row in one.sets["held_out"] if row["prompt_id"] in ids]
+            for version, one in measured.items()
+        }
         return {
             "version": found["version"],
             "n": copies,
             "prompts": len(found["gold"]),
             "gold": gold_results(found["gold"], seed),
+            "same_prompts": {version: gold_results(golds, seed) for version, golds in single.items()},
             "reward": sum(found["reward"]) / len(found["reward"]),
             "kl_at_most": best_of_kl(copies),
         }
+
+    def _best_of_prompts(self) -> list[Prompt]:
+        return chosen(self.prompts["held_out"], self.config.best_of_prompts)
 
     def _best_of_version(self) -> str | None:
         if self.config.best_of < 2 or self.inputs.reward is None:

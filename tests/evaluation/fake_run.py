@@ -126,6 +126,7 @@ def evaluation(stages: list[str]) -> dict[str, Any]:
             "n": 16,
             "prompts": 100,
             "gold": interval(0.74, 100),
+            "same_prompts": {version: interval(GOLD[version] - 0.03, 100) for version in versions},
             "reward": 1.1,
             "kl_at_most": 1.835,
         },

@@ -63,6 +63,12 @@ def test_every_section_is_there(text):
         assert shown in text, shown
 
 
+def test_best_of_n_stands_beside_one_answer_to_the_same_prompts(text):
+    board = text.split("on 100 of the prompts")[1].split("</section>")[0]
+    shown = re.findall(r'interval-label">([^<]+)</div>.*?interval-value"><b>([\d.]+)', board, re.DOTALL)
+    assert shown[:3] == [("Best of 16 from SFT", "0.74"), ("SFT, one answer", "0.55"), ("PPO, one answer", "0.83")]
+
+
 def test_hostile_text_stays_text(text):
     assert HOSTILE not in text and "&lt;script&gt;alert" in text
     page = Page(text)

@@ -118,7 +118,20 @@ def test_cheap_policies_stand_beside(finished):
     _, metrics = finished
     refuse = metrics["baselines"]["always_refuse"]
     assert refuse["adversarial"]["gold"]["mean"] > 0.9 > 0.5 > refuse["held_out"]["gold"]["mean"]
-    assert metrics["best_of"]["n"] == 2 and metrics["best_of"]["prompts"] == 3
+
+
+def test_best_of_n_is_compared_on_its_own_prompts(finished):
+    output, metrics = finished
+    best = metrics["best_of"]
+    assert (best["version"], best["n"], best["prompts"]) == ("sft", 2, 3)
+    rows = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["set"] == "held_out"]
+    asked = [Prompt.user(id, "?") for id in dict.fromkeys(row["prompt_id"] for row in rows)]
+    ids = {prompt.id for prompt in chosen(asked, 3)}
+    assert ids != {prompt.id for prompt in asked[:3]}
+    for version, gold in best["same_prompts"].items():
+        golds = [row["gold"] for row in rows if row["version"] == version and row["prompt_id"] in ids]
+        assert len(golds) == 3 and gold["mean"] == pytest.approx(sum(golds) / 3, abs=1e-5)
 
 
 def test_the_comparison_is_measured_no_further_than_cheap_policies(inputs, tmp_path):
