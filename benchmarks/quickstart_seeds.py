@@ -2,14 +2,18 @@
 
     python benchmarks/quickstart_seeds.py [--seeds 0 1 2 3 4] [--recipe recipes/quickstart.yaml] [--out runs/seeds]
 
-Prints a line a seed, whether each bar is met, and one JSON line last. Finished seeds are not run again.
+Prints a line a seed as it finishes, with the bars that it misses, and one JSON line last. A seed that fails has its
+line, too. Finished seeds are not run again: they lie in OUT/NAME-OF-RECIPE/seed-N, as after `loopwright run --seeds`.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from loopwright.cli.display import on_stderr
+from loopwright.loop import load_config, run_seeds
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,23 +33,31 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "seeds")
     args = parser.parse_args()
-    print(" seed   base    sft    ppo  win rate  harmless  perplexity     kl  seconds   MB  missed")
-    rows = {}
-    for seed in args.seeds:
-        run = args.out / f"{args.recipe.stem}-{seed}"
-        command = ["-m", "loopwright", "run", str(args.recipe), "--set", f"seed={seed}", "--out", str(run)]
-        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-        summary = json.loads((run / "summary.json").read_text())
-        rows[seed] = row = figures(summary)
-        cells = [row[name] for name in ("base", "sft", "ppo", "win_rate", "harmless", "perplexity_ratio", "kl")]
-        numbers = "{:7.3f}{:7.3f}{:7.3f}{:10.3f}{:10.3f}{:12.3f}{:7.2f}".format(*cells)
-        missed = ", ".join(row["missed"]) or "none"
-        print(f"{seed:5d}{numbers}{row['seconds']:9.0f}{row['peak_rss_mb']:5.0f}  {missed}", flush=True)
+    print(" seed   base    sft    ppo  win rate  harmless  perplexity     kl  seconds   MB  missed", flush=True)
+    rows: dict[int, dict[str, Any]] = {}
+
+    def add(seed: int, outcome: dict[str, Any] | str) -> None:
+        rows[seed] = row = figures_or_failure(outcome)
+        print(f"{seed:5d}{line(row)}", flush=True)
+
+    run_seeds(load_config(args.recipe), args.seeds, args.out / args.recipe.stem, display=on_stderr, finished=add)
     print(json.dumps({"benchmark": "quickstart_seeds", "recipe": args.recipe.stem, "seeds": rows}))
-    return int(any(row["missed"] for row in rows.values()))
+    return int(any("failed" in row or row["missed"] for row in rows.values()))
 
 
-def figures(summary: dict) -> dict:
+def line(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"  failed: {row['failed']}"
+    cells = [row[name] for name in ("base", "sft", "ppo", "win_rate", "harmless", "perplexity_ratio", "kl")]
+    numbers = "{:7.3f}{:7.3f}{:7.3f}{:10.3f}{:10.3f}{:12.3f}{:7.2f}".format(*cells)
+    return f"{numbers}{row['seconds']:9.0f}{row['peak_rss_mb']:5.0f}  {', '.join(row['missed']) or 'none'}"
+
+
+def figures_or_failure(outcome: dict[str, Any] | str) -> dict[str, Any]:
+    return {"failed": outcome} if isinstance(outcome, str) else figures(outcome)
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
     versions = summary["versions"]
     ppo = versions["ppo"]
     return {

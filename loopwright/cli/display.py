@@ -29,6 +29,11 @@ def display_for(console: Console) -> Iterator[Display]:
         yield _Live(bars)
 
 
+def on_stderr() -> AbstractContextManager[Display]:
+    """Where it is not in the way of what a script reads."""
+    return display_for(Console(stderr=True))
+
+
 class _Live:
     def __init__(self, bars: Bars) -> None:
         self._bars = bars

@@ -1,14 +1,21 @@
 """The `loopwright` command: parses, calls the library, prints. Heavy imports happen inside the commands."""
 
 import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-from loopwright.errors import LoopwrightError
+from loopwright.errors import ConfigError, LoopwrightError
+
+if TYPE_CHECKING:
+    from loopwright.loop import RunConfig
 
 app = typer.Typer(
     name="loopwright",
@@ -46,24 +53,47 @@ def quickstart(
     _run_recipe(QUICKSTART, [f"seed={seed}"], out, as_json=as_json)
 
 
-@app.command()
+class _SpreadSeeds(TyperCommand):
+    """`--seeds 0 1 2` means `--seeds 0 --seeds 1 --seeds 2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        for arg in args:
+            if re.fullmatch(r"-?\d+", arg) and spread and spread[-1].startswith("--seeds"):
+                if spread[-1] == "--seeds":
+                    spread.pop()
+                arg = f"--seeds={arg}"
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=_SpreadSeeds)
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe, or a run directory to go on with.")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: ppo.clip_range=0.1")
     ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", metavar="N N …", help="Run once a seed, each in DIR/seed-N.")
+    ] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe's stages. Run it again to go on after a crash; what is done and unchanged is not repeated."""
-    _run_recipe(config, overrides or [], out, as_json=as_json)
+    if seeds:
+        _run_seeds(config, overrides or [], seeds, out, as_json=as_json)
+    else:
+        _run_recipe(config, overrides or [], out, as_json=as_json)
 
 
 @app.command()
 def show(run: Run, as_json: Json = False) -> None:
     """What ran, what is stale and why, what came from what."""
-    from loopwright.loop import status
+    from loopwright.loop import seed_folders, status
 
+    if folders := seed_folders(run):
+        _show_seeds(run, folders, as_json=as_json)
+        return
     found = status(run)
     if as_json:
         _print_json([stage.model_dump() for stage in found])
@@ -77,7 +107,9 @@ def show(run: Run, as_json: Json = False) -> None:
 def report(run: Run, as_json: Json = False) -> None:
     """Write the run's report.html anew."""
     from loopwright.evaluation.report import render
+    from loopwright.loop import refuse_several
 
+    refuse_several(run)
     path = render(run)
     if as_json:
         _print_json({"report": str(path)})
@@ -95,7 +127,9 @@ def chat(
 ) -> None:
     """Talk to a model: one message a line from stdin, until end of input."""
     from loopwright.cli.chat import Conversation, find_model, read_messages
+    from loopwright.loop import refuse_several
 
+    refuse_several(model)
     conversation = Conversation.open(
         find_model(model), temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
     )
@@ -130,23 +164,13 @@ def check(
 
 
 def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json: bool) -> None:
-    from loopwright.cli.display import display_for
-    from loopwright.loop import load_config
+    from loopwright.cli.display import on_stderr
     from loopwright.loop import run as run_loop
 
-    own = config / "config.yaml"
-    if own.is_file():  # a run directory goes on where it is
-        config, out = own, out or config
-    resolved = (config.parent / "artifacts").is_dir()
-    settings = load_config(config, overrides, resolved=resolved)
-    out = out or Path("runs") / settings.name
-    console = _stderr()
-    try:
-        with display_for(console) as display:
-            summary = run_loop(settings, out, display=display)
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from the last checkpoint")
-        raise
+    settings, folder = _load(config, overrides)
+    out = out or folder or Path("runs") / settings.name
+    with _interruptible(), on_stderr() as display:
+        summary = run_loop(settings, out, display=display)
     if as_json:
         _print_json(summary)
         return
@@ -157,6 +181,68 @@ def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json
         stdout.print(versions_table(summary["versions"]))
     stdout.print(f"{summary['seconds']:.0f} s of work, at most {summary['peak_rss_mb']:.0f} MB")
     _say(f"report: {out / 'report.html'}")
+
+
+def _run_seeds(config: Path, overrides: list[str], seeds: list[int], out: Path | None, *, as_json: bool) -> None:
+    from loopwright.cli.display import on_stderr
+    from loopwright.cli.tables import versions_table
+    from loopwright.loop import run_seeds
+
+    if len(seeds) == 1:
+        raise ConfigError(f"--seeds {seeds[0]}: one seed is a run of its own; write --set seed={seeds[0]}")
+    if written := [override for override in overrides if override.partition("=")[0].strip() == "seed"]:
+        raise ConfigError(f"--seeds and --set {written[0]} contradict; keep one")
+    settings, folder = _load(config, overrides)
+    if folder:
+        raise ConfigError(f"{folder}: is the run directory of one seed; give --seeds with the recipe")
+    out = out or Path("runs") / f"{settings.name}-seeds"
+    with _interruptible():
+        summary = run_seeds(settings, seeds, out, display=on_stderr, finished=_tell_failure)
+    if as_json:
+        _print_json(summary)
+    elif summary["versions"]:
+        Console().print(versions_table(summary["versions"]))
+    if failed := summary["failed"]:
+        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())
+        raise LoopwrightError(f"{len(failed)} of {len(seeds)} seeds failed: {reasons}")
+
+
+def _load(config: Path, overrides: list[str]) -> tuple["RunConfig", Path | None]:
+    """The settings, and the run directory to go on with when `config` is one."""
+    from loopwright.loop import load_config, refuse_several
+
+    refuse_several(config)
+    own = config / "config.yaml"
+    folder = config if own.is_file() else None
+    path = own if folder else config
+    return load_config(path, overrides, resolved=(path.parent / "artifacts").is_dir()), folder
+
+
+def _show_seeds(run: Path, folders: dict[int, Path], *, as_json: bool) -> None:
+    from loopwright.cli.tables import seeds_table
+    from loopwright.loop import read_summary, status
+
+    found = {seed: status(folder) for seed, folder in folders.items()}
+    if as_json:
+        _print_json({str(seed): [stage.model_dump() for stage in stages] for seed, stages in found.items()})
+    else:
+        begun = {seed: folder for seed, folder in folders.items() if (folder / "summary.json").exists()}
+        versions = {seed: read_summary(folder)["versions"] for seed, folder in begun.items()}
+        Console().print(seeds_table(run, found, versions))
+
+
+def _tell_failure(seed: int, outcome: dict[str, Any] | str) -> None:
+    if isinstance(outcome, str):
+        _stderr().print(f"seed {seed} failed: {outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stderr().print("interrupted; the same command goes on from the last checkpoint")
+        raise
 
 
 def _stderr() -> Console:

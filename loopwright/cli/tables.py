@@ -29,6 +29,22 @@ def lineage_table(run: Path, stages: Sequence[StageStatus]) -> Table:
     return table
 
 
+def seeds_table(
+    run: Path, seeds: Mapping[int, Sequence[StageStatus]], versions: Mapping[int, Mapping[str, Any]]
+) -> Table:
+    """A line a seed: how far it is, and the gold of its models once they were measured."""
+    table = Table(title=str(run), title_justify="left")
+    names = list(dict.fromkeys(name for found in versions.values() for name in found))
+    for column in ("seed", "state", *(f"{name} gold" for name in names)):
+        table.add_column(column)
+    for seed, stages in seeds.items():
+        waiting = next((stage for stage in stages if stage.state != "done"), None)
+        state = f"[{_COLORS[waiting.state]}]{waiting.stage} {waiting.state}[/]" if waiting else "[green]done[/]"
+        golds = (versions.get(seed, {}).get(name, {}).get("gold") for name in names)
+        table.add_row(str(seed), state, *map(_number, golds))
+    return table
+
+
 def versions_table(versions: Mapping[str, Mapping[str, Any]]) -> Table:
     """The models of a run side by side; a dash where a figure does not apply."""
     table = Table(title="held-out prompts", title_justify="left")
@@ -49,6 +65,8 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     for name, value in figures.items():
         if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys():
             rows.append((prefix + name, f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"))
+        elif isinstance(value, Mapping) and value.keys() == {"mean", "std"}:  # over several seeds
+            rows.append((prefix + name, f"{_number(value['mean'])} ± {_number(value['std'])}"))
         elif isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{name} ")
         else:

@@ -3,6 +3,18 @@
 from loopwright.loop.config import RunConfig, config_from, load_config
 from loopwright.loop.execution import run
 from loopwright.loop.lineage import StageStatus, status
+from loopwright.loop.seeds import refuse_several, run_seeds, seed_folders
 from loopwright.loop.summary import read_summary
 
-__all__ = ["RunConfig", "StageStatus", "config_from", "load_config", "read_summary", "run", "status"]
+__all__ = [
+    "RunConfig",
+    "StageStatus",
+    "config_from",
+    "load_config",
+    "read_summary",
+    "refuse_several",
+    "run",
+    "run_seeds",
+    "seed_folders",
+    "status",
+]
