@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from loopwright.data.chat import render_prompt, render_response
+from loopwright.data.chat import render_prompt
 from loopwright.evaluation.judging import Judge, judge_all
 from loopwright.evaluation.kl import response_kl
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
@@ -20,20 +20,13 @@ class LanguageModel(NamedTuple):
     tokenizer: Any
 
 
-class Scorer(NamedTuple):
-    """A reward, and the tokenizer of the model behind it."""
-
-    reward: Reward
-    tokenizer: Any
-
-
 @dataclass(frozen=True)
 class Bench:
     """What answers are measured with, the same for every model."""
 
     judges: Mapping[str, Judge] = field(default_factory=dict)
     is_nonsense: Callable[[str], bool] | None = None
-    scorer: Scorer | None = None
+    reward: Reward | None = None
 
 
 class Answers(NamedTuple):
@@ -61,7 +54,7 @@ def measure(
 ) -> list[Row]:
     """A row an answer: judges, gold, reward, KL to the reference in nats, length; None where one does not apply."""
     verdicts = judge_all(bench.judges, prompts, answers.texts)
-    rewards = reward_scores(bench.scorer, language_model.tokenizer, prompts, answers)
+    rewards = reward_scores(bench.reward, language_model.tokenizer, prompts, answers)
     k1, exact = _kl(language_model, reference, answers.rollouts, temperature)
     lengths = answers.rollouts.response_mask.sum(dim=1).tolist()
     return [
@@ -88,28 +81,23 @@ def measure(
 
 
 def reward_scores(
-    scorer: Scorer | None, tokenizer: Any, prompts: Sequence[Prompt], answers: Answers
+    reward: Reward | None, tokenizer: Any, prompts: Sequence[Prompt], answers: Answers
 ) -> list[float] | list[None]:
-    """The reward of each answer: in the reward model's own chat format, and on the tokens as sampled.
-
-    Only where the two tokenizers differ is an answer's text tokenized again.
-    """
-    if scorer is None:
+    """The reward of each answer; `tokenizer` is that of the model that answered."""
+    if reward is None:
         return [None] * len(prompts)
-    as_sampled = tokenizer.get_vocab() == scorer.tokenizer.get_vocab()
-    samples = []
-    for i, prompt in enumerate(prompts):
-        sampled = answers.rollouts.response_tokens(i)
-        samples.append(
-            Sample(
-                prompt=prompt,
-                response=answers.texts[i],
-                prompt_ids=render_prompt(scorer.tokenizer, prompt.messages),
-                response_ids=sampled if as_sampled else render_response(scorer.tokenizer, answers.texts[i]),
-                finished=bool(answers.rollouts.finished[i]),
-            )
+    samples = [
+        Sample(
+            prompt=prompt,
+            response=answers.texts[i],
+            prompt_ids=answers.rollouts.prompt_tokens(i),
+            response_ids=answers.rollouts.response_tokens(i),
+            finished=bool(answers.rollouts.finished[i]),
+            tokenizer=tokenizer,
         )
-    return [float(score) for score in scorer.reward.score(samples).total]
+        for i, prompt in enumerate(prompts)
+    ]
+    return [float(score) for score in reward.score(samples).total]
 
 
 def _kl(

@@ -60,7 +60,7 @@ def load_causal_lm(folder: Path, device: torch.device | str = "cpu") -> PreTrain
 
 
 def load_reward_model(folder: Path, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """A sequence classifier with one label, in float32, dropout off.
+    """A sequence classifier with one label, in float32, dropout off, whose vocabulary fits the folder's tokenizer.
 
     Raises:
         ModelError: as for `load_causal_lm`, or it has more labels than one.
@@ -68,6 +68,7 @@ def load_reward_model(folder: Path, device: torch.device | str = "cpu") -> PreTr
     model = _load(AutoModelForSequenceClassification, folder)
     if model.config.num_labels != 1:
         raise ModelError(f"{folder} has {model.config.num_labels} labels; a reward model has one")
+    match_vocabulary(model, load_tokenizer(folder))
     return without_dropout(model).to(device)  # type: ignore[arg-type]
 
 

@@ -63,6 +63,13 @@ def forbidden_token_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> 
     return torch.tensor(sorted({i for i in special if i < vocab_size} | set(undecodable)), dtype=torch.int64)
 
 
+def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether an id means the same to both: one EOS, and one vocabulary but for the padding, which no text holds."""
+    padding = {a.pad_token, b.pad_token}
+    ours, theirs = ({text: i for text, i in one.get_vocab().items() if text not in padding} for one in (a, b))
+    return a.eos_token_id == b.eos_token_id and ours == theirs
+
+
 def context_length(model: Any) -> int | None:
     """The most tokens the model's positions allow; None when its config does not say."""
     length = getattr(model.config, "max_position_embeddings", None)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from loopwright.errors import CheckError
 from loopwright.schemas import Prompt
@@ -15,13 +16,14 @@ from loopwright.schemas import Prompt
 
 @dataclass(frozen=True)
 class Sample:
-    """A response as it was sampled. Models score its tokens; callables read its text."""
+    """A response as it was sampled. Models of the same tokenizer score its tokens; others, and callables, its text."""
 
     prompt: Prompt
     response: str
     prompt_ids: list[int]
     response_ids: list[int]  # EOS included
     finished: bool  # an EOS was sampled
+    tokenizer: PreTrainedTokenizerBase  # what the ids mean
 
 
 class Scores(NamedTuple):

@@ -1,27 +1,40 @@
-"""A trained reward model: a sequence classifier with one label, on the tokens as they were sampled."""
+"""A trained reward model: a sequence classifier with one label, on tokens as it was trained to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from loopwright.data.chat import render_prompt
+from loopwright.data.tokenizer import encode_text
 from loopwright.errors import DataError
 from loopwright.models.heads import last_token_features, scores_at_last_token
 from loopwright.models.loading import load_reward_model, load_tokenizer
 from loopwright.models.padding import pad_rows
-from loopwright.models.tokens import context_length
+from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
 
 TOKENS_AT_ONCE = 16_384  # of a batch, padding included
 
 
+class _Fit(NamedTuple):
+    """Which ids of a policy a reward model reads as they are."""
+
+    prompt: bool
+    response: bool
+
+
 class RewardModel:
-    """Scores a response by its last token, in batches of like length."""
+    """Scores a response by its last token, in batches of like length.
+
+    Ids go in as they were sampled wherever they mean the same to model and policy. A response of another vocabulary
+    is tokenized anew, and a prompt of another chat template rendered anew, as when the model was trained.
+    """
 
     def __init__(
         self,
@@ -40,6 +53,9 @@ class RewardModel:
             if tokenizer is None:
                 raise ValueError("a reward model in memory needs its tokenizer")
             self.model, self.tokenizer = model, tokenizer
+        # The reward stage says in the config whether it trained on responses that end; other trainers keep the EOS.
+        self.end = [self.tokenizer.eos_token_id] if getattr(self.model.config, "append_eos", True) else []
+        self._last_fit: tuple[PreTrainedTokenizerBase, _Fit] | None = None
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """[B] scores of prompt and response.
@@ -47,14 +63,35 @@ class RewardModel:
         Raises:
             DataError: a sample is longer than the model's context.
             CheckError: a score is not finite.
+            ModelError: the model's chat template refuses a prompt.
         """
-        rows = [sample.prompt_ids + sample.response_ids for sample in samples]
+        rows = [self.row(sample) for sample in samples]
         return Scores(check_scores(self.name, score_rows(self.model, rows, self.pad_id), samples))
+
+    def row(self, sample: Sample) -> list[int]:
+        """The ids that the model reads; where a response is tokenized anew, EOS ends it if it is finished."""
+        fit = self._fit(sample.tokenizer)
+        prompt = sample.prompt_ids if fit.prompt else render_prompt(self.tokenizer, sample.prompt.messages)
+        if fit.response:
+            return prompt + sample.response_ids
+        return prompt + encode_text(self.tokenizer, sample.response) + (self.end if sample.finished else [])
+
+    def reads(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a policy's tokens go in as they are: one vocabulary, one chat format."""
+        return all(self._fit(tokenizer))
 
     @property
     def pad_id(self) -> int:
         pad_id = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+    def _fit(self, theirs: PreTrainedTokenizerBase) -> _Fit:
+        """Remembered for the last tokenizer: comparing two large vocabularies takes longer than a short score."""
+        if self._last_fit is None or self._last_fit[0] is not theirs:
+            response = same_ids(theirs, self.tokenizer)
+            formats = [(one.chat_template, one.bos_token_id) for one in (theirs, self.tokenizer)]
+            self._last_fit = theirs, _Fit(response and formats[0] == formats[1], response)
+        return self._last_fit[1]
 
 
 def score_rows(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:

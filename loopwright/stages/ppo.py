@@ -20,7 +20,7 @@ from loopwright.generation.base import Rollouts, SamplingConfig, decode_response
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.heads import Critic, head_of, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
-from loopwright.models.tokens import context_length, forbidden_token_ids
+from loopwright.models.tokens import context_length, forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Reward, RewardModel, Sample, Scores, WeightedSum
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
@@ -64,7 +64,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     tokenizer = load_tokenizer(inputs.policy)
     policy = load_causal_lm(inputs.policy, runtime.device)
     tasks = load_prompts(config, inputs, tokenizer, policy)
-    reward = load_reward(inputs, tokenizer, runtime)
+    reward = load_reward(inputs, runtime)
     learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
     engine = TransformersEngine(learner.policy, tokenizer)  # reads the learner's weights: nothing is copied
     sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
@@ -155,10 +155,10 @@ def _given_prompts(config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTo
     return found
 
 
-def load_reward(inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> WeightedSum:
+def load_reward(inputs: PPOInputs, runtime: Runtime) -> WeightedSum:
     """The rewards to sum, each with its weight."""
     if isinstance(inputs.reward, Path):
-        return WeightedSum([(RewardModel(inputs.reward, tokenizer, device=runtime.device), 1.0)])
+        return WeightedSum([(RewardModel(inputs.reward, device=runtime.device), 1.0)])
     return WeightedSum(list(inputs.reward))
 
 
@@ -171,12 +171,19 @@ def make_learner(
     runtime: Runtime,
 ) -> PPOLearner:
     """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
-    critic = start_critic(inputs, reward, policy, runtime)
-    forbidden = forbidden_token_ids(tokenizer, _vocabulary(policy))
+    critic = start_critic(inputs, reward, policy, tokenizer, runtime)
+    embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
+    forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     return PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
 
 
-def start_critic(inputs: PPOInputs, reward: WeightedSum, policy: PreTrainedModel, runtime: Runtime) -> Critic:
+def start_critic(
+    inputs: PPOInputs,
+    reward: WeightedSum,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+) -> Critic:
     """From the folder that is named, the first reward model that reads the policy's tokens, or the policy's body.
 
     A head on the policy's body starts at 0 (lm-human-preferences): no value is better than a made-up one.
@@ -184,17 +191,14 @@ def start_critic(inputs: PPOInputs, reward: WeightedSum, policy: PreTrainedModel
     if inputs.critic is not None:
         return Critic.load(inputs.critic, runtime.device)
     for part, _ in reward.rewards:
-        if isinstance(part, RewardModel) and _vocabulary(part.model) == _vocabulary(policy):
-            return Critic.from_reward_model(part.model)
+        if isinstance(part, RewardModel) and part.reads(tokenizer):
+            critic = Critic.from_reward_model(part.model)
+            match_vocabulary(critic.model, tokenizer)  # it also reads the policy's padding
+            return critic
     body = reward_model_from(policy, seed=0)
     with torch.no_grad():
         head_of(body).weight.zero_()
     return Critic(body)
-
-
-def _vocabulary(model: Any) -> int:
-    """Rows of the embedding, which may be more than the tokenizer's tokens."""
-    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def resume(learner: PPOLearner, runtime: Runtime) -> tuple[int, list[dict[str, float]]]:
@@ -207,7 +211,7 @@ def resume(learner: PPOLearner, runtime: Runtime) -> tuple[int, list[dict[str, f
 
 
 def score(reward: WeightedSum, tasks: Sequence[Task], rollouts: Rollouts, tokenizer: PreTrainedTokenizerBase) -> Scored:
-    """Score what was sampled, token for token, and count it."""
+    """Score what was sampled, and count it."""
     responses = decode_responses(tokenizer, rollouts)
     samples = [
         Sample(
@@ -216,6 +220,7 @@ def score(reward: WeightedSum, tasks: Sequence[Task], rollouts: Rollouts, tokeni
             prompt_ids=task.tokens,
             response_ids=rollouts.response_tokens(row),
             finished=bool(rollouts.finished[row]),
+            tokenizer=tokenizer,
         )
         for row, (task, response) in enumerate(zip(tasks, responses, strict=True))
     ]

@@ -131,6 +131,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     assessment, table = assess(final, data.held_out, folded.scale, inputs, tokenizer.pad_token_id)
     if labels is not None:
         assessment |= assess_labels(final, labels, config, tokenizer)
+    final.config.append_eos = config.append_eos  # so that whoever scores text knows how rows end
     save_model(final, tokenizer, runtime.output / "model")
     (runtime.output / "calibration.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     normalisation = {
@@ -198,11 +199,7 @@ def load_pairs(
 
 
 def reference_rows(
-    config: RewardConfig,
-    data: Data,
-    lm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    runtime: Runtime,
+    config: RewardConfig, data: Data, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, runtime: Runtime
 ) -> list[list[int]]:
     """Token rows on which scores get mean 0 and deviation 1: the starting policy's samples, or the judged responses."""
     groups = data.train + data.held_out

@@ -1,20 +1,25 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from loopwright.data.chat import ensure_chat_template, render_prompt
+from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, DataError
 from loopwright.models.heads import reward_model_from, scores_at_last_token
-from loopwright.models.loading import save_model
+from loopwright.models.loading import load_tokenizer, save_model
+from loopwright.models.tokens import ensure_pad
 from loopwright.rewards import CallableReward, RewardModel, Sample, WeightedSum
 from loopwright.rewards import reward_model as module
 from loopwright.schemas import Message, Prompt
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 
 def sample(question, answer, finished=True):
     tokenizer = tiny_tokenizer()
     ids = tokenizer.encode(answer, add_special_tokens=False) + [tokenizer.eos_token_id] * finished
-    return Sample(Prompt.user("p", question), answer, tokenizer.encode(question), ids, finished)
+    return Sample(Prompt.user("p", question), answer, tokenizer.encode(question), ids, finished, tokenizer)
 
 
 SAMPLES = [sample("How late is it?", "Six."), sample("Hi", "Hello there, dear guest", False), sample("A long one", "")]
@@ -50,6 +55,74 @@ def test_a_sample_beyond_the_context(model):
         RewardModel(model, tiny_tokenizer()).score([sample("x" * 50, "y" * 50)])
 
 
+def from_text(model, tokenizer, one, end):
+    """The score of prompt and response as the reward model's own tokenizer renders them."""
+    ids = render_prompt(tokenizer, one.prompt.messages) + encode_text(tokenizer, one.response) + end
+    return scores_at_last_token(model, torch.tensor([ids]), torch.ones(1, len(ids)).bool())
+
+
+def foreign_tokenizer(kind):
+    """As many tokens as the samples', but other ones: without a chat template, or with one."""
+    tokenizer = train_tokenizer([one.prompt.messages[0].content + one.response for one in SAMPLES], 260)
+    if kind == "template":
+        ensure_chat_template(tokenizer)
+    return tokenizer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["plain", "template"])
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_a_reward_model_of_another_tokenizer_scores_the_text(model, kind, append_eos):
+    tokenizer = foreign_tokenizer(kind)
+    model.config.append_eos = append_eos
+    reward = RewardModel(model, tokenizer)
+    assert len(tokenizer) == len(tiny_tokenizer()) and not reward.reads(SAMPLES[0].tokenizer)
+    got = reward.score(SAMPLES).total
+    for row, one in enumerate(SAMPLES):
+        end = [tokenizer.eos_token_id] if append_eos and one.finished else []
+        assert_close(got[row : row + 1], from_text(model, tokenizer, one, end))
+
+
+def test_of_another_chat_template_only_the_prompt_is_rendered_anew(model):
+    tokenizer = tiny_tokenizer()
+    ensure_chat_template(tokenizer)
+    reward = RewardModel(model, tokenizer)
+    odd = replace(SAMPLES[0], response_ids=[11, 12, 13])  # not how its text would be tokenized
+    assert reward.row(odd) == [*render_prompt(tokenizer, odd.prompt.messages), 11, 12, 13]
+    assert not reward.reads(odd.tokenizer)
+
+
+def test_of_the_same_tokenizer_the_tokens_go_in_as_they_are(model, tmp_path):
+    tokenizer = tiny_tokenizer()
+    ensure_chat_template(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    odd = replace(SAMPLES[0], prompt_ids=[21, 22], response_ids=[11, 12, 13], tokenizer=load_tokenizer(tmp_path))
+    reward = RewardModel(model, tokenizer)
+    assert reward.reads(odd.tokenizer) and reward.row(odd) == [21, 22, 11, 12, 13]
+
+
+def test_padding_of_its_own_makes_no_other_tokenizer(model):
+    tokenizer, padded = tiny_tokenizer(pad=False), tiny_tokenizer(pad=False)
+    ensure_pad(padded)
+    assert len(padded) == len(tokenizer) + 1
+    assert RewardModel(model, tokenizer).reads(padded) and RewardModel(model, padded).reads(tokenizer)
+
+
+def test_another_end_makes_another_tokenizer(model):
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = "<|assistant|>"
+    reward = RewardModel(model, tokenizer)
+    assert not reward.reads(tiny_tokenizer())
+    assert reward.row(SAMPLES[0])[-1] == tokenizer.eos_token_id != SAMPLES[0].response_ids[-1]
+
+
+def test_a_folder_without_padding_is_given_a_row_for_it(tmp_path):
+    model = reward_model_from(tiny_model("llama", vocab_size=259), seed=0)
+    folder = saved(model, tiny_tokenizer(pad=False), tmp_path)
+    got = RewardModel(folder).score(SAMPLES).total
+    assert_close(got, RewardModel(model, tiny_tokenizer(pad=False)).score(SAMPLES).total)
+
+
 def test_a_callable_reads_text():
     reward = CallableReward(lambda ps, rs: [len(p) + 100 * len(r) for p, r in zip(ps, rs, strict=True)], "n")
     assert reward.score(SAMPLES).total.tolist() == [15 + 400, 2 + 2300, 10]
@@ -57,7 +130,9 @@ def test_a_callable_reads_text():
         id="c", messages=(Message(role="system", content="Be kind."), Message(role="user", content="Hi"))
     )
     seen = []
-    CallableReward(lambda p, r: seen.append(p) or [0.0], "see").score([Sample(conversation, "", [], [], True)])
+    CallableReward(lambda p, r: seen.append(p) or [0.0], "see").score(
+        [Sample(conversation, "", [], [], True, tiny_tokenizer())]
+    )
     assert seen == [["system: Be kind.\nuser: Hi"]]
 
 

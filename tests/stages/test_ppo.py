@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from loopwright.data.chat import ensure_chat_template
 from loopwright.data.readers import write_records
+from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
@@ -19,6 +21,7 @@ from loopwright.models.heads import Critic, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.rewards import CallableReward, RewardModel
+from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
 from loopwright.stages import ppo
@@ -438,7 +441,7 @@ def test_the_critic_starts_from_the_reward_model(folders, tmp_path):
     config, runtime = PPOConfig(**SMALL), Runtime.temporary(tmp_path)
     policy, tokenizer = load_causal_lm(folders[0]), load_tokenizer(folders[0])
     inputs = PPOInputs(folders[0], folders[1], PROMPTS)
-    learner = ppo.make_learner(config, inputs, ppo.load_reward(inputs, tokenizer, runtime), policy, tokenizer, runtime)
+    learner = ppo.make_learner(config, inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime)
     theirs = load_reward_model(folders[1]).state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in learner.critic.model.state_dict().items())
 
@@ -447,9 +450,59 @@ def test_without_a_reward_model_the_critic_starts_at_zero(folders, tmp_path):
     reward = callable_reward(length_of)
     policy = load_causal_lm(folders[0])
     inputs = PPOInputs(folders[0], reward, PROMPTS)
-    loaded = ppo.load_reward(inputs, load_tokenizer(folders[0]), Runtime.temporary(tmp_path))
-    critic = ppo.start_critic(inputs, loaded, policy, Runtime.temporary(tmp_path))
+    runtime = Runtime.temporary(tmp_path)
+    loaded = ppo.load_reward(inputs, runtime)
+    critic = ppo.start_critic(inputs, loaded, policy, load_tokenizer(folders[0]), runtime)
     assert not critic(torch.tensor([[1, 2, 3]]), torch.ones(1, 3).long()).any()
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A reward model with as many tokens as the policy, but other ones, and a chat template of its own."""
+    tokenizer = train_tokenizer([prompt.messages[0].content for prompt in PROMPTS], 260)
+    ensure_chat_template(tokenizer)
+    reward = reward_model_from(tiny_model("llama", seed=3, vocab_size=len(tokenizer)), seed=1)
+    return saved(reward, tokenizer, tmp_path_factory.mktemp("foreign"))
+
+
+def test_a_reward_model_of_another_tokenizer_reads_the_text(folders, foreign, tmp_path, monkeypatch):
+    samples = []
+    plain = RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda self, given: samples.extend(given) or plain(self, given))
+    run((folders[0], foreign), tmp_path, steps=1)
+    reward, seen = RewardModel(foreign), samples[: SMALL["rollouts_per_step"]]
+    tokenizer = reward.tokenizer
+    rows = [
+        ppo.render_prompt(tokenizer, one.prompt.messages)
+        + encode_text(tokenizer, one.response)
+        + [tokenizer.eos_token_id] * one.finished
+        for one in seen
+    ]
+    assert {one.finished for one in seen} == {True, False}
+    expected = score_rows(reward.model, rows, reward.pad_id).mean().item()
+    assert recorded(tmp_path)[0]["score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_critic_starts_from_no_reward_model_of_another_tokenizer(folders, foreign, tmp_path):
+    policy, tokenizer, runtime = load_causal_lm(folders[0]), load_tokenizer(folders[0]), Runtime.temporary(tmp_path)
+    own = RewardModel(folders[1])
+
+    def start(*rewards):
+        inputs = PPOInputs(folders[0], [(reward, 1.0) for reward in rewards], PROMPTS)
+        return ppo.start_critic(inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime).model
+
+    alone, beside = start(RewardModel(foreign)), start(RewardModel(foreign), own)
+    assert torch.equal(alone.model.embed_tokens.weight, policy.model.embed_tokens.weight)
+    assert not alone.score.weight.any()
+    assert torch.equal(beside.score.weight, own.model.score.weight)
+
+
+def test_the_critic_gets_a_row_for_the_policys_padding(folders, tmp_path):
+    tokenizer = tiny_tokenizer(pad=False)
+    reward = RewardModel(reward_model_from(tiny_model("llama", vocab_size=len(tokenizer)), seed=1), tokenizer)
+    policy = saved(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer, tmp_path / "policy")
+    run((policy, None), tmp_path / "run", reward=[(reward, 1.0)], steps=1)
+    assert len(weights(tmp_path / "run", "critic")["model.embed_tokens.weight"]) == len(tokenizer) + 1
 
 
 def test_several_rewards_are_weighted_and_reported(folders, tmp_path):

@@ -97,8 +97,9 @@ def test_reference_samples_score_0_and_1(policy, tmp_path, monkeypatch, prompts)
 
 
 def test_plain_texts_without_prompts(policy, tmp_path):
-    metrics, _ = train(tmp_path, RewardInputs(policy, comparisons(500, prompts=False)), append_eos=False)
+    metrics, output = train(tmp_path, RewardInputs(policy, comparisons(500, prompts=False)), append_eos=False)
     assert metrics["accuracy"] > 0.8
+    assert not load_reward_model(output / "model").config.append_eos  # whoever scores text must know
     with pytest.raises(ConfigError, match="normalise_on = policy, but the comparisons have no prompts"):
         train(tmp_path / "b", RewardInputs(policy, comparisons(20, prompts=False)), normalise_on="policy")
 
