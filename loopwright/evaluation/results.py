@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     """Everything that was measured of one version."""
 
     sets: Mapping[str, list[Row]]  # set of prompts -> a row an answer, the same prompts for every version
-    greedy: list[Row] | None
+    greedy: Mapping[str, list[Row]]  # the same, answered with the likeliest token always
     perplexity: dict[str, float] | None
 
 
@@ -79,8 +79,9 @@ def gold_results(scores: Sequence[float | None], seed: int) -> dict[str, float] 
 
 
 def _version(measured: Measured, judges: Sequence[str], seed: int) -> dict[str, Any]:
-    wordings = [row for name in ("held_out", "paraphrased") for row in measured.sets.get(name, [])]
-    greedy = measured.greedy
+    # Greedy answers: between sampled ones the noise of sampling would count as spread, even to one wording asked twice.
+    wordings = [row for rows in measured.greedy.values() for row in rows]
+    greedy = measured.greedy.get("held_out")
     return {
         "sets": {name: set_results(rows, judges, seed) for name, rows in measured.sets.items()},
         "greedy": {

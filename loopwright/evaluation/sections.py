@@ -58,7 +58,7 @@ TABLE: tuple[TableRow, ...] = (
         "Spread over paraphrases",
         ("spread",),
         figure,
-        "standard deviation of gold between sampled answers to wordings of one question",
+        "standard deviation of gold between greedy answers to wordings of one question",
     ),
     (
         "Gold, adversarial prompts",

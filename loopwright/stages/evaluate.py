@@ -57,7 +57,7 @@ class EvaluateConfig(StageConfig):
     prompts: Path | None = None  # JSON lines of prompts, without a world; else openings of the held-out documents
     opening_tokens: PositiveInt = 32
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
-    greedy: bool = True  # measure greedy decoding too
+    greedy: bool = True  # measure greedy decoding too, and by it how much the wording of a question matters
     best_of: Annotated[int, Field(ge=0)] = (
         16  # answers a prompt from SFT, of which the reward model picks; 0: leave out
     )
@@ -138,7 +138,8 @@ class _Trial:
             if version == COMPARISON:
                 continue
             if self.config.greedy:
-                units[f"{version}/greedy"] = partial(self.greedy, version)
+                for prompt_set in self.greedy_sets():
+                    units[f"{version}/greedy/{prompt_set}"] = partial(self.greedy, version, prompt_set)
             if self.texts:
                 units[f"{version}/perplexity"] = partial(self.perplexity, version)
             if version == self._best_of_version():
@@ -159,9 +160,12 @@ class _Trial:
         rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
         return [{"set": prompt_set, "version": version, **row} for row in rows]
 
-    def greedy(self, version: str) -> list[Row]:
-        """As `answers` on held-out prompts, with the likeliest token always; judges and length only."""
-        prompts = self.prompts["held_out"]
+    def greedy_sets(self) -> list[str]:
+        return [name for name in ("held_out", "paraphrased") if name in self.prompts]
+
+    def greedy(self, version: str, prompt_set: str) -> list[Row]:
+        """As `answers`, with the likeliest token always; judges and length only."""
+        prompts = self.prompts[prompt_set]
         sampling = self.config.sampling.model_copy(update={"temperature": 0.0})
         found = answer(self.models.load(version), prompts, sampling, [0] * len(prompts))
         return measure(Bench(self.bench.judges), self.models.load(version), None, prompts, found, 1.0)
@@ -193,7 +197,11 @@ class _Trial:
         measured = {
             version: Measured(
                 {name: done[f"{version}/{name}"] for name in self.sets(version)},
-                done.get(f"{version}/greedy"),
+                {
+                    name: rows
+                    for name in self.greedy_sets()
+                    if (rows := done.get(f"{version}/greedy/{name}")) is not None
+                },
                 done.get(f"{version}/perplexity"),
             )
             for version in self.versions

@@ -120,6 +120,29 @@ def test_cheap_policies_stand_beside(finished):
     assert refuse["adversarial"]["gold"]["mean"] > 0.9 > 0.5 > refuse["held_out"]["gold"]["mean"]
 
 
+def test_the_noise_of_sampling_is_no_spread(inputs, tmp_path):
+    """One wording asked under several ids: answers sampled for them differ, what is measured must not."""
+    same = tmp_path / "same.jsonl"
+    write_records(same, [Prompt.user(f"p{i}", "How much is the pool?", question_id="q") for i in range(6)])
+    varied = {"length": lambda prompt, text: len(text) % 7 / 7}
+    given = replace(inputs, prompts={"held_out": same, "paraphrased": same}, judges=varied, reward=None)
+    runtime = Runtime.temporary(tmp_path / "run", stage="evaluate")
+    given = replace(given, versions={"sft": inputs.versions["sft"]})
+    spread = run(SMALL, given, runtime).metrics["spread"]
+    rows = [json.loads(line) for line in (runtime.output / "samples.jsonl").read_text().splitlines()]
+    assert len({row["gold"] for row in rows}) > 1 and spread == {"sft": 0.0}
+    quiet = SMALL.model_copy(update={"greedy": False})
+    assert run(quiet, given, Runtime.temporary(tmp_path / "quiet")).metrics["spread"] == {"sft": None}
+
+
+def test_wordings_that_are_answered_differently_are_spread(inputs, tmp_path):
+    wordings = tmp_path / "wordings.jsonl"
+    write_records(wordings, [Prompt.user(f"p{i}", f"{i}?", question_id="q") for i in range(2)])
+    judges = {"first": lambda prompt, text: float(prompt.id == "p0")}  # gold 1 and 0, whatever is answered
+    given = replace(inputs, prompts={"held_out": wordings}, judges=judges, versions={"sft": inputs.versions["sft"]})
+    assert run(SMALL, given, Runtime.temporary(tmp_path / "run")).metrics["spread"] == {"sft": 0.5}
+
+
 def test_best_of_n_is_compared_on_its_own_prompts(finished):
     output, metrics = finished
     best = metrics["best_of"]
