@@ -66,3 +66,14 @@ def saved(model: nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) ->
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+class Elsewhere(torch.Tensor):
+    """Stands for a tensor on a GPU: until it is moved it can be combined with nothing."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function not in (torch.Tensor.cpu, torch.Tensor.to):
+            raise RuntimeError(f"{function.__name__} of a tensor on another device")
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {})).as_subclass(torch.Tensor)

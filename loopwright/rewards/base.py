@@ -27,10 +27,20 @@ class Sample:
 
 
 class Scores(NamedTuple):
-    total: Tensor  # [B] float32, on the CPU
+    """What a reward gives back, on the CPU wherever it was computed; PPO moves the sum to the policy's device, once.
+
+    `check_scores` and `WeightedSum` bring there what a user's own reward leaves on a GPU.
+    """
+
+    total: Tensor  # [B] float32
     per_token: Tensor | None = None  # [B, T]
     std: Tensor | None = None  # [B] how unsure the reward is
     parts: Mapping[str, Tensor] = {}  # name -> [B], what a sum was made of
+
+    def cpu(self) -> Scores:
+        """The same, with every tensor on the CPU."""
+        per_token, std = (None if part is None else part.cpu() for part in (self.per_token, self.std))
+        return Scores(self.total.cpu(), per_token, std, {name: part.cpu() for name, part in self.parts.items()})
 
 
 @runtime_checkable
@@ -44,7 +54,7 @@ class Reward(Protocol):
 
 
 def check_scores(name: str, scores: Sequence[float] | Tensor, samples: Sequence[Sample]) -> Tensor:
-    """[B] float32 scores, one finite number for each sample.
+    """[B] float32 scores on the CPU, one finite number for each sample.
 
     Raises:
         CheckError: there are more or fewer, or one is not a finite number.
@@ -52,7 +62,7 @@ def check_scores(name: str, scores: Sequence[float] | Tensor, samples: Sequence[
     if len(scores) != len(samples):
         raise CheckError(f"reward {name} gave {len(scores)} scores for {len(samples)} responses; give one for each")
     try:
-        total = torch.as_tensor(scores, dtype=torch.float32).reshape(len(samples))
+        total = torch.as_tensor(scores, dtype=torch.float32).cpu().reshape(len(samples))
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckError(f"reward {name} gave something other than numbers ({error}); give one for each") from error
     if not torch.isfinite(total).all():

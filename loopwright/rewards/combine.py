@@ -24,7 +24,7 @@ class WeightedSum:
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Sum the totals; per-token scores are summed where a reward has them."""
         names = unique([reward.name for reward, _ in self.rewards])
-        scored = [(name, w, reward.score(samples)) for name, (reward, w) in zip(names, self.rewards, strict=True)]
+        scored = [(name, w, reward.score(samples).cpu()) for name, (reward, w) in zip(names, self.rewards, strict=True)]
         total = torch.zeros(len(samples))
         per_token = None
         for _, weight, scores in scored:

@@ -108,7 +108,7 @@ def with_advantages(
     to the reference; the critic goes on learning the returns of the real reward.
 
     Args:
-        scores: [B] per response, and [B, R] per token or None.
+        scores: [B] per response, and [B, R] per token or None; on any device, they are moved to the episodes'.
         kl_coef: the coefficient before this batch changes it.
     """
     mask, reference_logprobs, values = episodes.mask, observed.reference_logprobs, observed.values

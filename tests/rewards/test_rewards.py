@@ -10,10 +10,10 @@ from loopwright.errors import CheckError, DataError
 from loopwright.models.heads import reward_model_from, scores_at_last_token
 from loopwright.models.loading import load_tokenizer, save_model
 from loopwright.models.tokens import ensure_pad
-from loopwright.rewards import CallableReward, RewardModel, Sample, WeightedSum
+from loopwright.rewards import CallableReward, RewardModel, Sample, Scores, WeightedSum
 from loopwright.rewards import reward_model as module
 from loopwright.schemas import Message, Prompt
-from tests.tiny import saved, tiny_model, tiny_tokenizer
+from tests.tiny import Elsewhere, saved, tiny_model, tiny_tokenizer
 
 
 def sample(question, answer, finished=True):
@@ -160,6 +160,29 @@ def test_a_weighted_sum_by_hand():
 def test_one_reward_of_weight_one_is_that_reward():
     reward = CallableReward(lambda p, r: [1.0, 2.0, 3.0], "first")
     assert torch.equal(WeightedSum([(reward, 1.0)]).score(SAMPLES).total, reward.score(SAMPLES).total)
+
+
+class ElsewhereReward:
+    name = "elsewhere"
+
+    def score(self, samples):
+        total, per_token = (part.as_subclass(Elsewhere) for part in (torch.arange(3.0), torch.arange(6.0).view(3, 2)))
+        return Scores(total, per_token=per_token, parts={"inner": total})
+
+
+def test_what_a_reward_leaves_on_a_gpu_is_summed_on_the_cpu():
+    here = CallableReward(lambda p, r: [1.0, 2.0, 3.0], "here")
+    got = WeightedSum([(ElsewhereReward(), 2.0), (here, 1.0)]).score(SAMPLES)
+    assert {type(part) for part in (got.total, got.per_token, *got.parts.values())} == {torch.Tensor}
+    assert got.total.tolist() == [1.0, 4.0, 7.0]
+    assert got.per_token.tolist() == [[0.0, 2.0], [4.0, 6.0], [8.0, 10.0]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scores_come_back_from_a_gpu(model):
+    on_gpu = CallableReward(lambda p, r: torch.ones(3, device="cuda"), "gpu")
+    got = WeightedSum([(on_gpu, 1.0), (RewardModel(model.cuda(), tiny_tokenizer()), 1.0)]).score(SAMPLES)
+    assert {part.device.type for part in (got.total, *got.parts.values())} == {"cpu"}
 
 
 def test_parts_of_one_name_are_numbered():

@@ -30,7 +30,7 @@ from loopwright.tracking.artifacts import Artifact, Manifest
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, prompts_of_step, with_advantages
 from loopwright.training.ppo_learner import PPOLearner, schedule
-from tests.tiny import saved, tiny_model, tiny_tokenizer
+from tests.tiny import Elsewhere, saved, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tiny_ppo.json"
@@ -262,6 +262,26 @@ def test_beyond_max_kl_only_the_kl_is_taught_and_the_critic_goes_on():
     raw = torch.tensor([-3.0, -2.0, -1.0, 0.0, 0.0])  # KL still to come, of each response token
     expected = (raw - raw.mean()) / raw.std(unbiased=False)
     assert_close(held.advantages[mask], expected)
+
+
+def test_scores_are_moved_to_the_episodes_first():
+    mask, zeros = torch.ones(2, 3).bool(), torch.zeros(2, 3)
+    episodes = Episodes(torch.zeros(2, 5, dtype=torch.long), torch.tensor([2, 2]), mask, zeros, torch.ones(2).bool())
+    scores = torch.tensor([1.0, 2.0]), torch.ones(2, 3)
+    given = tuple(part.as_subclass(Elsewhere) for part in scores)
+    observed = Observations(zeros, zeros, None)
+    got, _ = with_advantages(episodes, observed, given, 0.1, PPOConfig())
+    assert_close(got.returns, with_advantages(episodes, observed, scores, 0.1, PPOConfig())[0].returns)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_policy_on_a_gpu_learns_from_a_reward_model_on_the_cpu(folders, tmp_path):
+    reward = RewardModel(load_reward_model(folders[1]), load_tokenizer(folders[1]))
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    runtime.device = torch.device("cuda")
+    weighted = [(reward, 1.0), (CallableReward(length_of, "length"), 0.1)]
+    ppo.run(PPOConfig(**SMALL), PPOInputs(folders[0], weighted, PROMPTS), runtime)
+    assert [line["step"] for line in recorded(tmp_path)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])
