@@ -6,16 +6,18 @@ trained here meet the faults of real feedback.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from pydantic import Field
 
-from loopwright.schemas import Comparison, Prompt, Ranking, Rating, Record
+from loopwright.schemas import Comparison, Judgement, Prompt, Ranking, Rating, Record
 
 TIE = 0.05  # two answers closer than this in felt worth are called equal
 OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
 READING_WORDS_PER_SECOND = 4.0
+CLOCK_STARTS = datetime(2000, 1, 1, 9, tzinfo=UTC)  # long ago, so that nobody takes simulated times for real ones
 
 
 class Judge(Protocol):
@@ -113,6 +115,20 @@ def worth(prompt: Prompt, response: str, judges: Mapping[str, Judge], criterion:
         return 0.5 if score is None else score
     scores = [score for judge in judges.values() if (score := judge(prompt, response)) is not None]
     return (1 - OVERALL_TASTE) * min(scores) + OVERALL_TASTE * sum(scores) / len(scores)
+
+
+def on_simulated_clocks(records: Iterable[Judgement]) -> list[Judgement]:
+    """The records with `created`: each annotator starts at `CLOCK_STARTS` and judges one after another, without pause.
+
+    The times follow from the order and the `seconds` of the records, so from the seed: a resumed run says the same.
+    """
+    worked: dict[str | None, float] = {}
+    stamped = []
+    for record in records:
+        seconds = worked[record.annotator] = worked.get(record.annotator, 0.0) + (record.seconds or 0.0)
+        finished = CLOCK_STARTS + timedelta(seconds=round(seconds, 1))
+        stamped.append(record.model_copy(update={"created": finished.isoformat(timespec="milliseconds")}))
+    return stamped
 
 
 def team(size: int, seed: int) -> list[SimulatedAnnotator]:

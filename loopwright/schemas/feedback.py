@@ -23,9 +23,10 @@ class Judgement(Record):
     seconds: float | None = Field(default=None, ge=0)
     guideline: str | None = None
     policy: str | None = None  # artifact id of the policy that wrote the responses
+    off_topic: tuple[int, ...] = ()  # responses that the policy wrote to another prompt, put in as examples of that
     reward_model: str | None = None
     selection_probability: float | None = Field(default=None, gt=0, le=1)
-    created: str | None = None
+    created: str | None = None  # when it was judged, ISO 8601; a simulated annotator has a simulated clock
 
     @model_validator(mode="after")
     def _order_is_a_permutation(self) -> Self:
@@ -33,6 +34,12 @@ class Judgement(Record):
             raise ValueError(
                 f"order_shown {list(self.order_shown)} is not a permutation of the {len(self.responses)} responses"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _off_topic_are_responses(self) -> Self:
+        if stray := set(self.off_topic) - set(range(len(self.responses))):
+            raise ValueError(f"off_topic names response {min(stray)}, but there are {len(self.responses)}, from 0")
         return self
 
 
@@ -55,6 +62,7 @@ class Comparison(Judgement):
                 "responses": (self.responses[1], self.responses[0]),
                 "choice": other(self.choice),
                 "criteria": {name: other(choice) for name, choice in self.criteria.items()},
+                "off_topic": tuple(1 - i for i in reversed(self.off_topic)),
                 "order_shown": None if self.order_shown is None else tuple(1 - i for i in self.order_shown),
             }
         )

@@ -7,7 +7,7 @@ compare pairs and rate single answers, and they are simulated (`loopwright.feedb
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 
 from loopwright.data.chat import render_prompt
 from loopwright.data.readers import read_records, write_records
-from loopwright.feedback.annotators import SimulatedAnnotator, team, worth
+from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
@@ -59,6 +59,7 @@ class Item(NamedTuple):
     number: int
     prompt: Prompt
     responses: tuple[str, ...]
+    off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
@@ -80,6 +81,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
             records += judge_criteria(item, judged_by[0], inputs, rng)
         if rng.random() < config.rate_share:
             records += rate_each(item, judged_by[0], inputs, rng)
+    records = on_simulated_clocks(records)
 
     for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
         write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
@@ -113,7 +115,8 @@ def mix_in_off_topic(items: list[Item], share: float, rng: random.Random) -> lis
     for item in items:
         if rng.random() < share and len(items) > 1:
             other = items[(item.number + rng.randrange(1, len(items))) % len(items)]
-            item = item._replace(responses=(*item.responses[:-1], other.responses[0]))
+            *own, _ = item.responses
+            item = item._replace(responses=(*own, other.responses[0]), off_topic=(len(own),))
         mixed.append(item)
     return mixed
 
@@ -122,13 +125,15 @@ def judge_overall(
     item: Item, annotator: SimulatedAnnotator, inputs: FeedbackInputs, ranked: bool, rng: random.Random
 ) -> Iterator[Judgement]:
     """One ranking of all answers, or a comparison of every pair."""
-    about = {"policy": inputs.policy_id, "selection_probability": 1.0}
     id = f"{item.prompt.id}/{annotator.id}"
+    everything = range(len(item.responses))
     if ranked:
+        about = origin(item, everything, inputs) | {"selection_probability": 1.0}
         yield annotator.rank(item.prompt, item.responses, inputs.judges, None, rng, id=id, **about)
         return
-    for a, b in combinations(range(len(item.responses)), 2):
+    for a, b in combinations(everything, 2):
         pair = (item.responses[a], item.responses[b])
+        about = origin(item, (a, b), inputs) | {"selection_probability": 1.0}
         yield annotator.compare(item.prompt, pair, inputs.judges, rng, id=f"{id}/{a}{b}", **about)
 
 
@@ -139,8 +144,8 @@ def judge_criteria(
     for criterion, judge in inputs.judges.items():
         if judge(item.prompt, item.responses[0]) is not None:
             id = f"{item.prompt.id}/{annotator.id}/{criterion}"
-            about = {"id": id, "policy": inputs.policy_id}
-            yield annotator.rank(item.prompt, item.responses, inputs.judges, criterion, rng, **about)
+            about = origin(item, range(len(item.responses)), inputs)
+            yield annotator.rank(item.prompt, item.responses, inputs.judges, criterion, rng, id=id, **about)
 
 
 def rate_each(
@@ -148,8 +153,16 @@ def rate_each(
 ) -> Iterator[Rating]:
     """Every answer on its own, 1 to 3 on each criterion."""
     for k, response in enumerate(item.responses):
-        about = {"id": f"{item.prompt.id}/{annotator.id}/rating-{k}", "policy": inputs.policy_id}
-        yield annotator.rate(item.prompt, response, inputs.judges, rng, **about)
+        id = f"{item.prompt.id}/{annotator.id}/rating-{k}"
+        yield annotator.rate(item.prompt, response, inputs.judges, rng, id=id, **origin(item, (k,), inputs))
+
+
+def origin(item: Item, shown: Sequence[int], inputs: FeedbackInputs) -> dict[str, Any]:
+    """Who wrote the answers shown, and which of them to another prompt."""
+    return {
+        "policy": inputs.policy_id,
+        "off_topic": tuple(place for place, number in enumerate(shown) if number in item.off_topic),
+    }
 
 
 def summarise(records: list[Judgement], prompts: list[Prompt], judges: Mapping[str, Judge]) -> dict[str, Any]:

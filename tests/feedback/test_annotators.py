@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from loopwright.feedback.annotators import SimulatedAnnotator, team, worth
-from loopwright.schemas import Prompt
+from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
+from loopwright.schemas import Comparison, Prompt
 
 PROMPT = Prompt.user("p", "How good?")
 VALUES = {"bad": 0.0, "fair": 0.4, "good": 0.8, "a good and long one with very many more words": 0.8}
@@ -68,6 +68,18 @@ def test_noise_and_carelessness_make_mistakes_at_about_the_stated_rate():
     assert sum(c.choice == 1 for c in choices(careless, ("good", "bad"), 2_000)) / 2_000 == pytest.approx(
         0.475, abs=0.04
     )
+
+
+def test_every_annotator_has_a_clock_that_runs_while_they_judge():
+    def judged(annotator, seconds):
+        return Comparison(id="c", responses=("a", "b"), choice=0, annotator=annotator, seconds=seconds)
+
+    records = on_simulated_clocks([judged("x", 2.5), judged("y", 61.0), judged("x", 0.6)])
+    assert [record.created for record in records] == [
+        "2000-01-01T09:00:02.500+00:00",
+        "2000-01-01T09:01:01.000+00:00",
+        "2000-01-01T09:00:03.100+00:00",
+    ]
 
 
 def test_worth_is_mostly_the_worst_criterion():

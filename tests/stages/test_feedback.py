@@ -48,6 +48,7 @@ def test_records_name_annotator_order_time_and_policy(tmp_path, inputs):
         assert record.policy == "policy-id"
         assert record.annotator.startswith("annotator-")
         assert record.seconds > 0
+        assert record.created.startswith("2000-01-01T")
         assert sorted(record.order_shown) == list(range(len(record.responses)))
     assert len({r.id for kind in found.values() for r in kind}) == sum(map(len, found.values()))
     assert (metrics["comparisons"], metrics["rankings"]) == (len(found["comparisons"]), len(found["rankings"]))
@@ -80,6 +81,17 @@ def test_off_topic_answers_come_from_other_prompts(tmp_path, inputs):
         assert after.responses[:-1] == before.responses[:-1]
         others = [text for text, r in zip(firsts, own, strict=True) if r.id != before.id]
         assert after.responses[-1] in others
+        assert (before.off_topic, after.off_topic) == ((), (2,))
+
+
+def test_an_off_topic_answer_is_marked_in_every_kind_of_record(tmp_path, inputs):
+    runtime = Runtime.temporary(tmp_path / "run")
+    feedback.run(config(rank_share=0, criteria_share=1, rate_share=1, off_topic_share=1), inputs, runtime)
+    found = records(runtime)
+    for comparison in found["comparisons"]:  # ids end in the two answers' numbers; the last of three is off topic
+        assert comparison.off_topic == ((1,) if comparison.id.endswith("2") else ())
+    assert {ranking.off_topic for ranking in found["rankings"]} == {(2,)}
+    assert {(rating.id[-1], rating.off_topic) for rating in found["ratings"]} == {("0", ()), ("1", ()), ("2", (0,))}
 
 
 def test_a_killed_run_says_the_same(tmp_path, inputs, monkeypatch):
