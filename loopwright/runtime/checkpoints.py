@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from loopwright.errors import ArtifactError
 from loopwright.tracking.files import disk_full_is_an_error, publish, remove, sha256_file, write_atomically
 
 KEPT = 2  # the newest, and one to fall back to when a disk damages it
@@ -55,7 +56,11 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole checkpoint; damaged ones are passed over, with a line in the log."""
+    """The newest whole checkpoint; damaged ones are passed over, with a line in the log.
+
+    Raises:
+        ArtifactError: the system would not let it be read; it may be whole, so it stays.
+    """
     for path in _checkpoints(folder):
         try:
             hashes = json.loads((path / "hashes.json").read_text(encoding="utf-8"))
@@ -67,6 +72,11 @@ def load_checkpoint(folder: Path, log: Callable[[str], None]) -> Checkpoint | No
         except (FileNotFoundError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
             log(f"{path} is damaged ({error}); going back to the checkpoint before it")
             remove(path)
+        except OSError as error:
+            raise ArtifactError(
+                f"{error.filename or path}: cannot be read ({error.strerror or error}); mend the disk or the file's "
+                "permissions and run the same command again, the checkpoint is kept"
+            ) from error
     return None
 
 

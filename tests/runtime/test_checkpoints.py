@@ -3,13 +3,15 @@
 import errno
 import os
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from loopwright.errors import ArtifactError
-from loopwright.runtime import Runtime
+from loopwright.runtime import Runtime, checkpoints
 from loopwright.runtime.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -95,6 +97,37 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, name, how):
     assert (got.step, got.state["step"]) == (1, 1)
     assert "checkpoint-00000002 is damaged" in said[0]
     assert "going back to the checkpoint before it" in said[0]
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "hashes.json"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_one_that_cannot_be_read_is_kept_and_named(tmp_path, monkeypatch, name, number):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step})
+    path, plain = tmp_path / "checkpoint-00000002" / name, Path.open
+
+    def refuses(self, *args, **kwargs):
+        if self == path:
+            raise OSError(number, os.strerror(number), str(self))
+        return plain(self, *args, **kwargs)
+
+    message = f"{path}: cannot be read ({os.strerror(number)}); mend the disk or the file's permissions and run"
+    with monkeypatch.context() as patched, pytest.raises(ArtifactError, match=re.escape(message)):
+        patched.setattr(Path, "open", refuses)
+        load_checkpoint(tmp_path, pytest.fail)
+    assert load_checkpoint(tmp_path, pytest.fail).state == {"step": 2}
+
+
+def test_a_read_that_fails_half_way_names_the_checkpoint(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"x": 1})
+
+    def fails(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))  # as `read` does: without a file's name
+
+    with monkeypatch.context() as patched, pytest.raises(ArtifactError, match="checkpoint-00000001: cannot be read"):
+        patched.setattr(checkpoints, "sha256_file", fails)
+        load_checkpoint(tmp_path, pytest.fail)
+    assert load_checkpoint(tmp_path, pytest.fail).state == {"x": 1}
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
