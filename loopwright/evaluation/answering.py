@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from loopwright.data.chat import render_prompt
-from loopwright.evaluation.judging import Judge, judge_all
+from loopwright.evaluation.judging import judge_all
 from loopwright.evaluation.kl import response_kl
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.rewards.base import Reward, Sample
-from loopwright.schemas import Prompt
+from loopwright.schemas import Judge, Prompt
 
 Row = dict[str, Any]  # one answer; JSON-able
 

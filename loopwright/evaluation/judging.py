@@ -1,14 +1,12 @@
 """Scores of responses by judges.
 
-A judge is a callable `(prompt, response) -> score | None`; None means that it does not apply to the prompt.
 Worlds bring exact ones; a trained classifier or a person's function fits as well.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from loopwright.schemas import Prompt
+from loopwright.schemas import Judge, Prompt
 
-Judge = Callable[[Prompt, str], float | None]
 Verdict = dict[str, float | None]  # one score a judge, and "gold"
 
 

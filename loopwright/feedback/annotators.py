@@ -8,20 +8,16 @@ trained here meet the faults of real feedback.
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import Field
 
-from loopwright.schemas import Comparison, Judgement, Prompt, Ranking, Rating, Record
+from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating, Record
 
 TIE = 0.05  # two answers closer than this in felt worth are called equal
 OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
 READING_WORDS_PER_SECOND = 4.0
 CLOCK_STARTS = datetime(2000, 1, 1, 9, tzinfo=UTC)  # long ago, so that nobody takes simulated times for real ones
-
-
-class Judge(Protocol):
-    def __call__(self, prompt: Prompt, response: str, /) -> float | None: ...
 
 
 class SimulatedAnnotator(Record):

@@ -2,6 +2,7 @@
 
 from loopwright.schemas.base import Record
 from loopwright.schemas.feedback import Comparison, Judgement, Ranking, Rating
+from loopwright.schemas.judges import Judge
 from loopwright.schemas.prompts import Demonstration, Message, Prompt
 
-__all__ = ["Comparison", "Demonstration", "Judgement", "Message", "Prompt", "Ranking", "Rating", "Record"]
+__all__ = ["Comparison", "Demonstration", "Judge", "Judgement", "Message", "Prompt", "Ranking", "Rating", "Record"]

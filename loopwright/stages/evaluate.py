@@ -19,7 +19,7 @@ from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
 from loopwright.errors import ConfigError
 from loopwright.evaluation.answering import Bench, LanguageModel, Row, answer, measure, reward_scores
-from loopwright.evaluation.judging import Judge, judge
+from loopwright.evaluation.judging import judge
 from loopwright.evaluation.metrics import rounded
 from loopwright.evaluation.perplexity import perplexity
 from loopwright.evaluation.results import Measured, gold_results, summary_of, version_results
@@ -28,7 +28,7 @@ from loopwright.generation.base import SamplingConfig
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.rewards import RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Prompt
+from loopwright.schemas import Judge, Prompt
 from loopwright.stages.base import Stage, StageConfig, StageOutput
 from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS

@@ -22,10 +22,10 @@ from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Judgement, Prompt, Ranking, Rating
+from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.stages.base import Stage, StageConfig, StageOutput
 from loopwright.tracking.artifacts import Artifact
-from loopwright.worlds import WORLDS, Judge
+from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

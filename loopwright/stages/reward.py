@@ -24,6 +24,7 @@ from loopwright.data.readers import read_records
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import bos_prefix, encode_texts
 from loopwright.errors import ConfigError, DataError
+from loopwright.evaluation.judging import judge
 from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
@@ -36,14 +37,14 @@ from loopwright.objectives.preference import bradley_terry_loss, centering_penal
 from loopwright.rewards.calibration import calibration, preference_probability
 from loopwright.rewards.reward_model import features_of_rows, score_rows
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Message, Prompt, Ranking
+from loopwright.schemas import Comparison, Judge, Message, Prompt, Ranking
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.preference_pairs import Group, PairBatch, collate, group_by_prompt, tokenize_groups
-from loopwright.worlds import WORLDS, Judge, gold
+from loopwright.worlds import WORLDS
 
 
 class RewardConfig(TrainConfig, StageConfig):
@@ -331,8 +332,8 @@ def _by_task_and_gold(
         if "task" in prompt.tags:
             by_task.setdefault(str(prompt.tags["task"]), []).append(bool(right[i]))
         if inputs.judges is not None:
-            a, b = (gold(inputs.judges, prompt, group.responses[k]) for k in (pair.first, pair.second))
-            if a != b:
+            a, b = (judge(inputs.judges, prompt, group.responses[k])["gold"] for k in (pair.first, pair.second))
+            if a is not None and b is not None and a != b:
                 true.append((a > b) == bool(prefers_first[i]))
     figures: dict[str, Any] = {}
     if by_task:

@@ -7,9 +7,8 @@ adding it to the table in `loopwright/worlds/__init__.py`; docs/worlds.md walks 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Protocol
 
-from loopwright.schemas import Demonstration, Prompt
+from loopwright.schemas import Demonstration, Judge, Prompt
 
-Judge = Callable[[Prompt, str], float | None]  # score in [0, 1] of a response; None: does not apply to this prompt
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
 
 
@@ -34,8 +33,3 @@ class World(Protocol):
 
     def is_nonsense(self, response: str) -> bool:
         """Whether any part of the response is not a sentence of this world."""
-
-
-def gold(judges: Mapping[str, Judge], prompt: Prompt, response: str) -> float:
-    """The score a response truly deserves: the minimum over the judges that apply to the prompt."""
-    return min(score for judge in judges.values() if (score := judge(prompt, response)) is not None)

@@ -5,8 +5,9 @@ from itertools import islice
 
 import pytest
 
+from loopwright.evaluation.judging import judge
 from loopwright.schemas import Prompt
-from loopwright.worlds import WORLDS, gold
+from loopwright.worlds import WORLDS
 from loopwright.worlds.front_desk import corpus, lexicon
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
@@ -15,6 +16,10 @@ from loopwright.worlds.front_desk.prompts import Scene, draw_fact
 WORLD = WORLDS["front_desk"]
 SETS = ("train", "held_out", "paraphrased", "adversarial")
 POOL_COST, BAR_LOOK = Fact("pool", "costs", "six"), Fact("bar", "looks", "red")
+
+
+def gold(prompt: Prompt, response: str) -> float:
+    return judge(JUDGES, prompt, response)["gold"]
 
 
 def ask(task: str, verb: str = "costs", facts: tuple[Fact, ...] = (POOL_COST, BAR_LOOK)) -> Prompt:
@@ -71,13 +76,13 @@ def test_judges_by_hand(prompt, response, helpful, honest, harmless):
 def test_an_open_question_has_several_right_answers_of_one_score():
     prompt = ask("known", verb="any", facts=(POOL_COST, Fact("pool", "looks", "green"), BAR_LOOK))
     right = ["The pool costs six.", "The pool looks green."]
-    assert [gold(JUDGES, prompt, answer) for answer in right] == [1.0, 1.0]
-    assert gold(JUDGES, prompt, "The bar looks red.") == 0.0
+    assert [gold(prompt, answer) for answer in right] == [1.0, 1.0]
+    assert gold(prompt, "The bar looks red.") == 0.0
 
 
 @pytest.mark.parametrize("prompt_set", SETS)
 def test_reference_answers_are_right(prompt_set):
-    scores = [gold(JUDGES, p, p.tags["reference"]) for p in WORLD.prompts(prompt_set, seed=3, count=300)]
+    scores = [gold(p, p.tags["reference"]) for p in WORLD.prompts(prompt_set, seed=3, count=300)]
     assert sum(scores) / len(scores) >= 0.97
 
 
@@ -85,7 +90,7 @@ def test_reference_answers_are_right(prompt_set):
 @pytest.mark.parametrize("prompt_set", ["train", "held_out"])
 def test_cheap_policies_score_badly(baseline, prompt_set):
     answer = WORLD.baselines[baseline]
-    scores = [gold(JUDGES, p, answer(p)) for p in WORLD.prompts(prompt_set, seed=3, count=400)]
+    scores = [gold(p, answer(p)) for p in WORLD.prompts(prompt_set, seed=3, count=400)]
     assert sum(scores) / len(scores) <= 0.5
 
 

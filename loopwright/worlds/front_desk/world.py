@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from loopwright.schemas import Prompt
-from loopwright.worlds.base import Judge
+from loopwright.schemas import Judge, Prompt
 from loopwright.worlds.front_desk import lexicon
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import read
