@@ -6,8 +6,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -17,6 +21,7 @@ from transformers import (
 )
 
 FAMILIES = ("llama", "qwen2", "gpt2")
+CHANGED_LOGITS = ("gemma2", "granite")  # families that cap or scale what the LM head gives
 CONTEXT = 64
 
 
@@ -52,6 +57,13 @@ def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: floa
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **llama_shape, tie_word_embeddings=True))
         elif family == "gpt2":
             model = GPT2LMHeadModel(GPT2Config(**shape, n_embd=16, n_layer=2, n_head=4, n_positions=CONTEXT))
+        elif family == "gemma2":
+            capped = Gemma2Config(
+                **shape, **llama_shape, head_dim=4, final_logit_softcapping=3.0, attn_logit_softcapping=None
+            )
+            model = Gemma2ForCausalLM(capped)
+        elif family == "granite":
+            model = GraniteForCausalLM(GraniteConfig(**shape, **llama_shape, logits_scaling=4.0))
         else:
             raise ValueError(family)
         with torch.no_grad():

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from loopwright.objectives.logprobs import HeadGrads, at_least_float32, check_head, head_logits, row_chunks
+from loopwright.objectives.logprobs import (
+    HeadGrads,
+    at_least_float32,
+    check_head,
+    head_chunks,
+    head_logits,
+    vocabulary_size,
+)
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -41,11 +48,20 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimat
 
 
 class Head(NamedTuple):
-    """Hidden states with the LM head that reads them."""
+    """Hidden states with the LM head that reads them, or logits."""
 
-    hidden: Tensor  # [N, D]
-    weight: Tensor  # [V, D]
+    hidden: Tensor  # [N, D], or [B, T, D] before places are picked; without a weight the logits: V in the place of D
+    weight: Tensor | None  # [V, D]
     bias: Tensor | None = None  # [V]
+
+    def at(self, places: Tensor) -> "Head":
+        """The states, of [B, T, D], at the N true places of [B, T]."""
+        return self._replace(hidden=self.hidden[places])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and V of the logits."""
+        return len(self.hidden), vocabulary_size(self.hidden, self.weight)
 
 
 def exact_kl(policy: Head, reference: Head, *, temperature: float = 1.0, forbidden: Tensor | None = None) -> Tensor:
@@ -62,11 +78,9 @@ def exact_kl(policy: Head, reference: Head, *, temperature: float = 1.0, forbidd
     """
     check_head(policy.hidden, policy.weight, temperature)
     check_head(reference.hidden, reference.weight, temperature)
-    if len(policy.hidden) != len(reference.hidden) or len(policy.weight) != len(reference.weight):
+    if policy.shape != reference.shape:
         raise ValueError(
-            "exact_kl needs the same N and V on both sides, got policy "
-            f"{tuple(policy.hidden.shape)} x {tuple(policy.weight.shape)} and reference "
-            f"{tuple(reference.hidden.shape)} x {tuple(reference.weight.shape)}"
+            f"exact_kl needs the same N and V on both sides, got policy {policy.shape} and reference {reference.shape}"
         )
     fixed = Head(*(None if part is None else part.detach() for part in reference))  # type: ignore[arg-type]
     return _ExactKL.apply(*policy, *fixed, temperature, forbidden)
@@ -77,7 +91,7 @@ class _ExactKL(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         policy, reference, (temperature, forbidden) = Head(*inputs[:3]), Head(*inputs[3:6]), inputs[6:]
         kl = policy.hidden.new_empty(len(policy.hidden), dtype=at_least_float32(policy.hidden))
-        for rows in row_chunks(len(policy.hidden), len(policy.weight)):
+        for rows in head_chunks(policy.hidden, policy.weight):
             log_p, log_q = (_log_softmax(head, rows, temperature, forbidden) for head in (policy, reference))
             kl[rows] = (log_p.exp() * (log_p - log_q)).sum(-1)
         ctx.save_for_backward(*policy, *reference, forbidden, kl)
@@ -90,7 +104,7 @@ class _ExactKL(torch.autograd.Function):
         *heads, forbidden, kl = ctx.saved_tensors
         policy, reference = Head(*heads[:3]), Head(*heads[3:])
         grads = HeadGrads(*policy, ctx.needs_input_grad[:3], ctx.temperature)
-        for rows in row_chunks(len(policy.hidden), len(policy.weight)):
+        for rows in head_chunks(policy.hidden, policy.weight):
             log_p, log_q = (_log_softmax(head, rows, ctx.temperature, forbidden) for head in (policy, reference))
             slope = log_p.exp() * (log_p - log_q - kl[rows, None]) * kl_grad[rows, None]
             grads.add(rows, slope)

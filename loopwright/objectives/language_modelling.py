@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopwright.objectives.logprobs import HeadGrads, at_least_float32, head_logits, row_chunks
+from loopwright.objectives.logprobs import HeadGrads, at_least_float32, head_chunks, head_logits
 
 IGNORED = -100  # the label of a place that is not learned, as in transformers
 
@@ -16,7 +16,7 @@ class CrossEntropy(NamedTuple):
 
 
 def next_token_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, *, bias: Tensor | None = None
+    hidden: Tensor, weight: Tensor | None, labels: Tensor, *, bias: Tensor | None = None
 ) -> CrossEntropy:
     """Sum of -log p(label) over labelled places, and their count; divide by the count of the whole batch.
 
@@ -25,7 +25,7 @@ def next_token_cross_entropy(
 
     Args:
         hidden: [B, T, D] last hidden states.
-        weight: [V, D] LM head.
+        weight: [V, D] LM head; None: `hidden` are the logits, [B, T, V].
         labels: [B, T] int64, -100 where ignored. The first column is never used.
         bias: [V] of the LM head, if it has one.
     """
@@ -41,11 +41,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """The gradient of a sum is known up to one factor, so each block of logits is made once, in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, targets: Tensor) -> Tensor:
         needed = ctx.needs_input_grad[:3]
         grads = HeadGrads(hidden, weight, bias, needed, temperature=1.0)
         total = hidden.new_zeros((), dtype=at_least_float32(hidden))
-        for rows in row_chunks(len(hidden), len(weight)):
+        for rows in head_chunks(hidden, weight):
             logits = head_logits(hidden[rows], weight, bias, 1.0, None)
             log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
             total -= log_p.gather(-1, targets[rows, None]).sum()

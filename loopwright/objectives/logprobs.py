@@ -23,7 +23,7 @@ class TokenLogprobs(NamedTuple):
 
 def token_logprobs(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     targets: Tensor,
     *,
     bias: Tensor | None = None,
@@ -37,7 +37,7 @@ def token_logprobs(
 
     Args:
         hidden: [N, D] states that predict the targets, one row a token; any leading padding is the caller's to drop.
-        weight: [V, D] LM head.
+        weight: [V, D] LM head; None: `hidden` are the logits, [N, V].
         targets: [N] int64.
         bias: [V] of the LM head, if it has one.
         temperature: the one the tokens were sampled at (Ziegler et al. 2019, arXiv:1909.08593, sample and score alike).
@@ -58,7 +58,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
         targets: Tensor,
         temperature: float,
@@ -66,7 +66,7 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         normaliser = hidden.new_empty(len(hidden), dtype=at_least_float32(hidden))
         logprobs, entropy = torch.empty_like(normaliser), torch.empty_like(normaliser)
-        for rows in row_chunks(len(hidden), len(weight)):
+        for rows in head_chunks(hidden, weight):
             logits = head_logits(hidden[rows], weight, bias, temperature, forbidden)
             normaliser[rows] = logits.logsumexp(-1)
             log_p = logits.sub_(normaliser[rows, None])
@@ -81,7 +81,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, logprobs_grad: Tensor, entropy_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, forbidden, normaliser, entropy = ctx.saved_tensors
         grads = HeadGrads(hidden, weight, bias, ctx.needs_input_grad[:3], ctx.temperature)
-        for rows in row_chunks(len(hidden), len(weight)):
+        for rows in head_chunks(hidden, weight):
             logits = head_logits(hidden[rows], weight, bias, ctx.temperature, forbidden)
             log_p = logits.sub_(normaliser[rows, None])
             p = log_p.exp()
@@ -97,12 +97,12 @@ class HeadGrads:
     """Collects the gradients of hidden states, LM head and bias from the gradients of blocks of logits."""
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...], temperature: float
+        self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, needed: tuple[bool, ...], temperature: float
     ) -> None:
         self._inputs = (hidden, weight)
         self._temperature = temperature
         self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight) if needed[1] else None
+        self.weight = torch.zeros_like(weight) if weight is not None and needed[1] else None
         self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
 
     def add(self, rows: slice, logits_grad: Tensor) -> None:
@@ -112,7 +112,10 @@ class HeadGrads:
             logits_grad = logits_grad.div_(self._temperature)
         logits_grad = logits_grad.to(hidden.dtype)
         if self.hidden is not None:
-            torch.mm(logits_grad, weight, out=self.hidden[rows])
+            if weight is None:
+                self.hidden[rows] = logits_grad
+            else:
+                torch.mm(logits_grad, weight, out=self.hidden[rows])
         if self.weight is not None:
             self.weight.addmm_(logits_grad.T, hidden[rows])
         if self.bias is not None:
@@ -120,10 +123,17 @@ class HeadGrads:
 
 
 def head_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, forbidden: Tensor | None
+    hidden: Tensor, weight: Tensor | None, bias: Tensor | None, temperature: float, forbidden: Tensor | None
 ) -> Tensor:
-    """[rows, V] logits, float32 or better, at the temperature; forbidden ids at `FORBIDDEN_LOGIT`."""
-    logits = torch.nn.functional.linear(hidden, weight, bias).to(at_least_float32(hidden))
+    """[rows, V] logits in memory of their own, float32 or better, at the temperature.
+
+    Forbidden ids are at `FORBIDDEN_LOGIT`. Without a weight `hidden` are the logits.
+    """
+    dtype = at_least_float32(hidden)
+    if weight is None:
+        logits = hidden.to(dtype, copy=True)
+    else:
+        logits = torch.nn.functional.linear(hidden, weight, bias).to(dtype)
     if temperature != 1.0:
         logits = logits / temperature
     if forbidden is not None and len(forbidden):
@@ -143,11 +153,20 @@ def row_chunks(rows: int, vocabulary: int) -> Iterator[slice]:
         yield slice(start, min(start + size, rows))
 
 
-def check_head(hidden: Tensor, weight: Tensor, temperature: float) -> None:
+def head_chunks(hidden: Tensor, weight: Tensor | None) -> Iterator[slice]:
+    """`row_chunks` of the logits of [N, D] states under an LM head, or of [N, V] logits."""
+    return row_chunks(len(hidden), vocabulary_size(hidden, weight))
+
+
+def vocabulary_size(hidden: Tensor, weight: Tensor | None) -> int:
+    """V of an LM head, or of logits."""
+    return hidden.shape[-1] if weight is None else len(weight)
+
+
+def check_head(hidden: Tensor, weight: Tensor | None, temperature: float) -> None:
     """Raise ValueError when an LM head cannot read these states, or the temperature is not above 0."""
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"need hidden [N, D] and weight [V, D] of one D, got {tuple(hidden.shape)} and {tuple(weight.shape)}"
-        )
+    if hidden.ndim != 2 or (weight is not None and (weight.ndim != 2 or hidden.shape[1] != weight.shape[1])):
+        shape = None if weight is None else tuple(weight.shape)
+        raise ValueError(f"need hidden [N, D] and weight [V, D] of one D, got {tuple(hidden.shape)} and {shape}")
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be above 0, got {temperature}; greedy sampling has no log-probabilities")

@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from loopwright.config.base import Config
 from loopwright.data.packing import IGNORED, PackedBatch
 from loopwright.errors import ConfigError, RequirementError
+from loopwright.models import lm_head
 from loopwright.models.tokens import context_length
+from loopwright.objectives.kl import Head
 from loopwright.objectives.language_modelling import next_token_cross_entropy
-from loopwright.objectives.logprobs import row_chunks
+from loopwright.objectives.logprobs import head_chunks, head_logits
 from loopwright.runtime.runtime import Runtime
 from loopwright.tracking.artifacts import Artifact
 
@@ -101,34 +103,24 @@ class NextTokens(NamedTuple):
     right: int | None  # how often the likeliest token was the right one; None: not asked for
 
 
-# Families that change the logits after the head name it so; their own forward pass is used whole.
-_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
 def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> NextTokens:
     """Next-token cross-entropy of a causal LM on packed rows, the LM head run on learned places alone.
 
     Rows carry no attention mask: segments and padding are told apart by their positions.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
-    inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
-    targets = batch.labels[:, 1:]
-    learned = targets != IGNORED
-    if type(head) is nn.Linear and not any(getattr(base.config, name, None) for name in _AFTER_THE_HEAD):
-        hidden = base.base_model(**inputs).last_hidden_state
-        total = next_token_cross_entropy(hidden, head.weight, batch.labels, bias=head.bias).total
-        states = hidden.detach()[:, :-1][learned]
-    else:
-        states = base(**inputs).logits[:, :-1][learned].float()
-        total = nn.functional.cross_entropy(states, targets[learned], reduction="sum")
-        head = nn.Identity()
-    right = _right(states, head, targets[learned]) if count_right else None
-    return NextTokens(total, int(learned.sum()), right)
+    head = lm_head.read(model, input_ids=batch.input_ids, position_ids=batch.position_ids)
+    found = next_token_cross_entropy(head.hidden, head.weight, batch.labels, bias=head.bias)
+    right = _right(head, batch.labels) if count_right else None
+    return NextTokens(found.total, int(found.tokens), right)
 
 
 @torch.no_grad()
-def _right(states: Tensor, head: nn.Module, targets: Tensor) -> int:
-    width = head.weight.shape[0] if isinstance(head, nn.Linear) else states.shape[-1]
-    chunks = row_chunks(len(states), width)
-    return sum(int((head(states[rows]).argmax(dim=-1) == targets[rows]).sum()) for rows in chunks)
+def _right(head: Head, labels: Tensor) -> int:
+    """How often the likeliest token is the label at the next place."""
+    learned = labels[:, 1:] != IGNORED
+    states, targets = head.hidden[:, :-1][learned], labels[:, 1:][learned]
+
+    def likeliest(rows: slice) -> Tensor:
+        return head_logits(states[rows], head.weight, head.bias, 1.0, None).argmax(-1)
+
+    return sum(int((likeliest(rows) == targets[rows]).sum()) for rows in head_chunks(states, head.weight))

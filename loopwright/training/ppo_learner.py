@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from loopwright.errors import ModelError
+from loopwright.models import lm_head
 from loopwright.models.heads import Critic
 from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
@@ -48,7 +49,7 @@ class PPOLearner:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        head_at_responses(self.policy, None)  # refuses a head it could not read, before hours have passed
+        check_head(self.policy)
 
     @torch.no_grad()
     def observe(self, episodes: Episodes) -> Observations:
@@ -246,11 +247,17 @@ class Totals:
         return tokens | whole | self._maxima
 
 
-def head_at_responses(model: Any, episodes: Episodes | None) -> Head:
-    """The hidden states that predict response tokens, [N, D], with the LM head: nothing is computed for prompt places.
+def head_at_responses(model: Any, episodes: Episodes) -> Head:
+    """The hidden states that predict response tokens, [N, D], with the LM head; or logits, see `lm_head.read`."""
+    # No mask and no positions: rows start at place 0, and padding stands behind everything that is read.
+    return lm_head.read(model, input_ids=episodes.ids).at(episodes.predicts())
+
+
+def check_head(model: Any) -> None:
+    """Refuse a model without LM head, and adapters on it, before hours have passed.
 
     Raises:
-        ModelError: the LM head is not one linear layer.
+        ModelError: it is one of these.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = base.get_output_embeddings()
@@ -261,11 +268,6 @@ def head_at_responses(model: Any, episodes: Episodes | None) -> Head:
             "trainable.lora.targets names the LM head, which PPO reads as one matrix; "
             "leave it out, or name it in trainable.lora.modules_to_save"
         )
-    if episodes is None:
-        return Head(head.weight[:0], head.weight, None)
-    # No mask and no positions: rows start at place 0, and padding stands behind everything that is read.
-    hidden = base.base_model(input_ids=episodes.ids, use_cache=False).last_hidden_state
-    return Head(hidden[episodes.predicts()], head.weight, getattr(head, "bias", None))
 
 
 def make_controller(config: PPOSettings) -> FixedKLController:

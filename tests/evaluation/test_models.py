@@ -15,7 +15,7 @@ from loopwright.generation.base import SamplingConfig
 from loopwright.models.loading import without_dropout
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.schemas import Prompt
-from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tests.tiny import CHANGED_LOGITS, FAMILIES, tiny_model, tiny_tokenizer
 
 PROMPTS = [Prompt.user(f"p{i}", text) for i, text in enumerate(("The pool", "When does the bar close?", "Hi"))]
 
@@ -36,8 +36,9 @@ def test_perplexity_of_a_uniform_model_is_its_vocabulary(family):
     assert got.tokens == 28 and got.bits_per_byte == pytest.approx(math.log2(260), rel=1e-5)
 
 
-def test_perplexity_is_that_of_the_models_own_loss():
-    model, tokenizer = without_dropout(tiny_model("llama")), tiny_tokenizer()
+@pytest.mark.parametrize("family", ["llama", *CHANGED_LOGITS])
+def test_perplexity_is_that_of_the_models_own_loss(family):
+    model, tokenizer = without_dropout(tiny_model(family)), tiny_tokenizer()
     text = "The pool closes at six."
     ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]])
     with torch.no_grad():
@@ -73,8 +74,9 @@ def test_kl_of_a_model_with_itself_is_zero(family):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_kl_by_hand(temperature):
-    policy, reference = (without_dropout(tiny_model("llama", seed=seed)) for seed in (0, 1))
+@pytest.mark.parametrize("family", ["llama", *CHANGED_LOGITS])
+def test_kl_by_hand(family, temperature):
+    policy, reference = (without_dropout(tiny_model(family, seed=seed)) for seed in (0, 1))
     rollouts = sampled(policy, temperature)
     got = response_kl(policy, reference, tiny_tokenizer(), rollouts, temperature)
     forbidden = forbidden_token_ids(tiny_tokenizer(), 260)

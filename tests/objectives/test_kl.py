@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
+from loopwright.objectives.logprobs import head_logits
 
 
 def heads(rows=6, dim=4, vocabulary=9, seed=0):
@@ -77,6 +78,19 @@ def test_exact_kl_and_its_gradient_equal_plain_autograd(seed, temperature, forbi
         (kl * torch.linspace(0.5, 1.5, len(kl), dtype=kl.dtype)).sum().backward()
         results.append((kl.detach(), *(part.grad for part in policy)))
     assert_close(results[0], results[1], rtol=0, atol=1e-10)
+
+
+def test_logits_may_stand_in_for_states_on_either_side():
+    policy, reference = heads()
+    expected = exact_kl(policy, reference)
+    expected.sum().backward()
+    gradient = policy.hidden.grad.clone()
+    policy.hidden.grad = None
+    own = [Head(head_logits(*head, 1.0, None), None) for head in (policy, reference)]
+    for ours, theirs in ((own[0], reference), (policy, own[1]), (own[0], own[1])):
+        assert_close(exact_kl(ours, theirs), expected)
+    exact_kl(*own).sum().backward()
+    assert_close(policy.hidden.grad, gradient)
 
 
 def test_the_reference_gets_no_gradient():

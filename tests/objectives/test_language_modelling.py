@@ -35,6 +35,17 @@ def test_equals_torchs_own_with_its_gradients(seed, scale):
     assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
+def test_without_a_head_the_states_are_the_logits():
+    results = []
+    for own in (True, False):
+        hidden, weight, bias, labels = problem()
+        head = (hidden @ weight.T + bias, None, None) if own else (hidden, weight, bias)
+        total = next_token_cross_entropy(*head[:2], labels, bias=head[2]).total
+        total.backward()
+        results.append((total.detach(), hidden.grad, weight.grad, bias.grad))
+    assert_close(*results)
+
+
 def test_a_uniform_model_pays_log_v_per_token():
     labels = torch.tensor([[4, 1, IGNORED, 2]])
     got = next_token_cross_entropy(torch.zeros(1, 4, 3), torch.ones(5, 3), labels)

@@ -39,6 +39,20 @@ def test_by_hand():
     assert_close(got.entropy, torch.tensor([entropy, entropy]))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_without_a_head_the_states_are_the_logits(temperature):
+    forbidden, results = torch.tensor([0, 2]), []
+    for own in (True, False):
+        hidden, weight, bias, targets = problem()
+        head = (hidden @ weight.T + bias, None, None) if own else (hidden, weight, bias)
+        before = head[0].detach().clone()
+        got = token_logprobs(*head[:2], targets, bias=head[2], temperature=temperature, forbidden=forbidden)
+        (got.logprobs.sum() + 0.3 * got.entropy.sum()).backward()
+        results.append((*got, hidden.grad, weight.grad, bias.grad))
+        assert torch.equal(head[0], before)
+    assert_close(*results)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**31),

@@ -30,7 +30,7 @@ from loopwright.tracking.artifacts import Artifact, Manifest
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, prompts_of_step, with_advantages
 from loopwright.training.ppo_learner import PPOLearner, schedule
-from tests.tiny import Elsewhere, saved, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, Elsewhere, saved, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tiny_ppo.json"
@@ -139,7 +139,7 @@ def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path):
         assert_close(value, weights(tmp_path / "8")[name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])
 def test_other_families_train_and_load_again(tmp_path, family):
     tokenizer, policy = tiny_tokenizer(), tiny_model(family)
     start = (
@@ -395,7 +395,7 @@ def test_more_padding_with_junk_in_it_changes_nothing(folders, tmp_path, left, r
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.6])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])
 def test_sampler_learner_and_reference_agree_at_every_temperature(tmp_path, family, temperature):
     tokenizer, model = tiny_tokenizer(), tiny_model(family)
     start = (

@@ -17,7 +17,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.stages import pretrain
 from loopwright.stages.base import predict
 from loopwright.stages.pretrain import PretrainConfig, PretrainInputs
-from tests.tiny import FAMILIES, saved, tiny_model, tiny_tokenizer
+from tests.tiny import CHANGED_LOGITS, FAMILIES, saved, tiny_model, tiny_tokenizer
 
 SHAPE = dict(hidden_size=16, layers=2, heads=2, intermediate_size=32, max_positions=64)
 SMALL = dict(
@@ -165,7 +165,7 @@ def test_a_model_of_any_family_goes_on_with_its_own_tokenizer(tmp_path, family):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *CHANGED_LOGITS])
 def test_loss_is_that_of_transformers(family):
     model = tiny_model(family)
     ids = torch.randint(0, 250, (3, 12), generator=torch.Generator().manual_seed(0))
