@@ -97,6 +97,7 @@ class _Workshop:
             artifact = None
         if artifact is not None:
             self.display.log(f"{step.name}: nothing it depends on has changed, so it is not run again")
+            self._tell_of_another_device(artifact)
             self.metrics.put(step.name, artifact.path / METRICS)
         else:
             self._explain(step, origin)
@@ -130,6 +131,15 @@ class _Workshop:
                 seconds=runtime.seconds,
                 peak_rss_mb=peak_rss_mb(),
                 metrics=output.metrics,
+                device=self.device.type,
+            )
+
+    def _tell_of_another_device(self, artifact: Artifact) -> None:
+        made_on = artifact.manifest.device
+        if made_on not in (None, self.device.type):
+            self.display.log(
+                f"{artifact.manifest.kind}: was made on {made_on} and is used as it is on {self.device.type}; "
+                f"delete {artifact.path} to have it made here"
             )
 
     def _explain(self, step: Step, origin: Origin) -> None:

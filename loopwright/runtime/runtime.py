@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loopwright.errors import ArtifactError
 from loopwright.runtime.checkpoints import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from loopwright.runtime.display import Display, Progress, Quiet
 from loopwright.tracking.metrics import MetricsLog
@@ -77,13 +78,21 @@ class Runtime:
             ArtifactError: the disk is full; the checkpoint before is intact.
         """
         self._metrics.sync()
-        saved = {"state": state, "random": _random_states(self.device), "seconds": self.seconds}
+        saved = {
+            "state": state,
+            "device": self.device.type,
+            "random": _random_states(self.device),
+            "seconds": self.seconds,
+        }
         save_checkpoint(self.scratch, step, saved)
 
     def restore(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None to start at the beginning.
 
         Also puts back the global random states and cuts this stage's metrics back to the checkpoint's step.
+
+        Raises:
+            ArtifactError: it was made on another type of device, or cannot be read; it is kept.
         """
         damaged = has_checkpoint(self.scratch)
         found = load_checkpoint(self.scratch, self.log)
@@ -92,12 +101,22 @@ class Runtime:
                 self.log(f"{self.stage}: no whole checkpoint is left; starting again from its first step")
             self._metrics.cut(self.stage)
             return None
+        self._check_device(found)
         _set_random_states(found.state["random"], self.device)
         self._metrics.cut(self.stage, found.step)
         self._seconds_before = found.state["seconds"]
         self._started = time.perf_counter()
         self.log(f"{self.stage}: going on from step {found.step}")
         return Checkpoint(found.step, found.state["state"])
+
+    def _check_device(self, found: Checkpoint) -> None:
+        made_on = found.state["device"]
+        if made_on != self.device.type:
+            raise ArtifactError(
+                f"{self.scratch}: its checkpoint of step {found.step} was made on {made_on}, and this run is on "
+                f"{self.device.type}, where numbers come out differently; set device = {made_on} to go on from it, "
+                f"or delete the folder to start {self.stage} again"
+            )
 
     def seed_for(self, *names: str | int) -> int:
         """A seed in [0, 2^63) for one purpose: the same in every process, unrelated between purposes.

@@ -56,6 +56,7 @@ class Manifest(Record):
     code: str
     modules: dict[str, str] = {}
     versions: dict[str, str]
+    device: str | None = None  # the type it was made on, such as cpu or cuda; in neither key nor id
     created: str  # ISO 8601, UTC
     seconds: float  # spent on it, not counting what a crash lost
     peak_rss_mb: float = 0.0
@@ -125,7 +126,14 @@ class ArtifactStore:
         return partial
 
     def commit(
-        self, origin: Origin, *, name: str, seconds: float, peak_rss_mb: float, metrics: Mapping[str, Any]
+        self,
+        origin: Origin,
+        *,
+        name: str,
+        seconds: float,
+        peak_rss_mb: float,
+        metrics: Mapping[str, Any],
+        device: str | None = None,
     ) -> Artifact:
         """Seal what was written into `begin`'s folder under its final name, replacing a damaged one.
 
@@ -140,6 +148,7 @@ class ArtifactStore:
             key=key,
             name=name,
             files=files,
+            device=device,
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=round(seconds, 3),
             peak_rss_mb=round(peak_rss_mb, 1),

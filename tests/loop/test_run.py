@@ -3,15 +3,17 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from loopwright.errors import ArtifactError, ConfigError, DataError, RequirementError, RunBusyError
-from loopwright.loop import load_config, run, status
-from loopwright.tracking import code_hashes
+from loopwright.loop import execution, load_config, run, status
+from loopwright.tracking import ArtifactStore, code_hashes
 from tests.loop.toys import RECIPE, TOYS, no_report, outcome
 
 
@@ -101,6 +103,44 @@ def test_another_seed_reruns_everything(tmp_path):
     go(tmp_path, "seed=1", log=log)
     assert log.ran() == list(TOYS)
     assert "seeds: seed changed: 0 → 1" in log.lines
+
+
+def test_another_device_is_said_and_reruns_nothing(tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(execution, "_device", lambda wanted: torch.device("mps"))
+        go(tmp_path)
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("artifacts/*/manifest.json")]
+    assert {manifest["device"] for manifest in manifests} == {"mps"}
+    log = Log()
+    go(tmp_path, log=log)
+    assert log.ran() == []
+    said = [line for line in log.lines if "was made on mps and is used as it is on cpu; delete" in line]
+    assert [line.split(":")[0] for line in said] == list(TOYS)
+    go(tmp_path, "first.rate=0.2")  # a stage that runs here takes the seeds from there
+    log = Log()
+    go(tmp_path, "first.rate=0.2", log=log)
+    assert [line.split(":")[0] for line in log.lines if "was made on" in line] == ["seeds"]
+
+
+def test_a_stage_begun_on_another_device_does_not_go_on(tmp_path, monkeypatch):
+    commit = ArtifactStore.commit
+
+    def dies(store, origin, **given):
+        if origin.kind == "first":
+            raise KeyboardInterrupt
+        return commit(store, origin, **given)
+
+    with monkeypatch.context() as elsewhere, pytest.raises(KeyboardInterrupt):
+        elsewhere.setattr(execution, "_device", lambda wanted: torch.device("mps"))
+        elsewhere.setattr(ArtifactStore, "commit", dies)
+        go(tmp_path)
+    with pytest.raises(ArtifactError, match="scratch/first-.* was made on mps, and this run is on cpu"):
+        go(tmp_path)
+    (begun,) = (tmp_path / "run/scratch").glob("first-*")
+    shutil.rmtree(begun)  # as the message says
+    go(tmp_path)
+    go(tmp_path, out="undisturbed")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")
 
 
 def test_a_bar_does_not_change_an_artifact(tmp_path):

@@ -191,6 +191,21 @@ def test_when_none_is_whole_it_says_so_and_starts_again(tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
+def test_a_checkpoint_of_another_device_is_refused_and_kept(tmp_path):
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    runtime.device = torch.device("mps")
+    runtime.record(1, {"x": 1})
+    runtime.checkpoint(1, {"kept": "this"})
+    again = Runtime.temporary(tmp_path, stage="ppo")
+    state = torch.get_rng_state()
+    with pytest.raises(ArtifactError, match="step 1 was made on mps, and this run is on cpu.*set device = mps"):
+        again.restore()
+    assert torch.equal(torch.get_rng_state(), state)
+    again.device = torch.device("mps")
+    assert again.restore().state == {"kept": "this"}
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+
+
 def test_seconds_survive(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
