@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from loopwright.evaluation.charts import Scale
-from loopwright.evaluation.figures import LABELS
+from loopwright.evaluation.figures import label_of
 from loopwright.evaluation.run_files import RunFiles, is_number
 
 SHOWN_PER_GROUP = 4
@@ -60,7 +60,7 @@ def _failures(prompts: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     if not worst:
         return []
     rule = (
-        f"The {len(worst)} held-out prompts on which {LABELS.get(last, last)} scores lowest, ties in the order of the "
+        f"The {len(worst)} held-out prompts on which {label_of(last)} scores lowest, ties in the order of the "
         f"SHA-256 of their id. It scores below 0.5 on {below} of {len(scored)} held-out prompts."
     )
     cards = [{"prompt": _cut(next(iter(rows.values())).get("prompt")), "answers": _answers(rows)} for rows in worst]
@@ -71,7 +71,7 @@ def _answers(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "version": version,
-            "label": LABELS.get(version, version),
+            "label": label_of(version),
             "text": _cut(row.get("response")),
             "finished": row.get("finished") is not False,
             "gold": row.get("gold"),

@@ -8,6 +8,11 @@ ABSENT = "–"
 LABELS = {"base": "Base", "sft": "SFT", "sft_clean": "SFT, clean writers only", "ppo": "PPO"}
 
 
+def label_of(version: str) -> str:
+    """What a version is called."""
+    return LABELS.get(version, version)
+
+
 def figure(value: Any, digits: int = 2) -> str:
     """A number with a true minus sign, or a dash where there is none. An interval is written by its mean."""
     if isinstance(value, dict):

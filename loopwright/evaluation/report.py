@@ -46,6 +46,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "facts": sections.facts(run),
         "headline": sections.headline(run),
         "scoreboard": sections.scoreboard(run),
+        "cheap": sections.cheap_policies(run),
         "pipeline": sections.pipeline(run),
         "table": sections.evaluation_table(run),
         "tasks": sections.by_task(run),

@@ -15,8 +15,10 @@ from loopwright.evaluation.metrics import (
     wilson_interval,
     win_rate,
 )
+from loopwright.schemas import Prompt
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # one answer; JSON-able
+COMPARISON = "sft_clean"  # a version beside the line from base to PPO: measured as the cheap policies are, no further
 JUDGES_OF_A_WORLD = ("helpful", "honest", "harmless")
 
 
@@ -69,8 +71,27 @@ def set_results(rows: Sequence[Row], judges: Sequence[str], seed: int) -> dict[s
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
         "nonsense": _dict(wilson_interval(sum(nonsense) / len(nonsense), len(nonsense))) if nonsense else None,
-        "by_task": {task: _task([row for row in rows if row["task"] == task], seed) for task in tasks},
+        "by_task": {task: _part([row for row in rows if row["task"] == task], seed) for task in tasks},
+        "by_flag": by_flag(rows, seed),
     }
+
+
+def by_flag(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Gold where a yes-or-no tag of the prompts says yes, and where no. Tags that say one thing alone are left out."""
+    parts = {
+        name: {str(value).lower(): [row for row in rows if row["flags"].get(name) is value] for value in (True, False)}
+        for name in sorted({name for row in rows for name in row["flags"]})
+    }
+    return {
+        name: {answer: _part(part, seed) for answer, part in split.items()}
+        for name, split in parts.items()
+        if all(split.values())
+    }
+
+
+def flags_of(prompt: Prompt) -> dict[str, bool]:
+    """The yes-or-no tags of a prompt."""
+    return {name: value for name, value in prompt.tags.items() if isinstance(value, bool)}
 
 
 def gold_results(scores: Sequence[float | None], seed: int) -> dict[str, float] | None:
@@ -116,7 +137,7 @@ def _ratio_to(other: str, name: str, results: Mapping[str, Any], figure: str) ->
     return ratio(results[name]["sets"]["held_out"][figure], results[other]["sets"]["held_out"][figure])
 
 
-def _task(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+def _part(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     return {"count": len(rows), "gold": _dict(mean_interval(_column(rows, "gold"), seed=seed))}
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from loopwright.evaluation import charts
-from loopwright.evaluation.figures import LABELS, change, duration, figure, percent
+from loopwright.evaluation.figures import change, duration, figure, label_of, percent
+from loopwright.evaluation.results import COMPARISON
 from loopwright.evaluation.run_files import RunFiles, is_number
 
 STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
@@ -100,18 +101,16 @@ def headline(run: RunFiles) -> dict[str, Any] | None:
     """The main figure of each version, and what it cost."""
     detail = _evaluation(run).get("versions", {})
     plain = run.summary.get("versions") or {}
-    names = list(detail or plain)
+    names = [name for name in detail or plain if name != COMPARISON]
     golds = {name: look_up(detail, name, "sets", "held_out", "gold") or look_up(plain, name, "gold") for name in names}
-    shown = [
-        {"key": name, "label": LABELS.get(name, name), "gold": gold} for name, gold in golds.items() if gold is not None
-    ]
+    shown = [{"key": name, "label": label_of(name), "gold": gold} for name, gold in golds.items() if gold is not None]
     if not shown:
         return None
     return {
         "versions": shown,
         "gold": _evaluation(run).get("gold", "the minimum of the judges that apply"),
         "tiles": _tiles(detail.get(names[-1], {})),
-        "of": LABELS.get(names[-1], names[-1]),
+        "of": label_of(names[-1]),
     }
 
 
@@ -127,25 +126,19 @@ def _tiles(version: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def scoreboard(run: RunFiles) -> dict[str, Any] | None:
-    """Gold with intervals: the versions, and the cheap ways to score beside them."""
+    """Gold with intervals: the versions, and beside them what needs no feedback or no training."""
     results = _evaluation(run)
-    versions = [
-        {"label": LABELS.get(name, name), "style": name, **gold}
+    versions = {
+        name: {"label": label_of(name), "style": name, **gold}
         for name, version in results.get("versions", {}).items()
         if isinstance(gold := look_up(version, "sets", "held_out", "gold"), dict)
-    ]
+    }
     if not versions:
         return None
-    cheap = [
-        {"label": name.replace("_", " ").capitalize(), "style": "cheap", **gold}
-        for name, scores in results.get("baselines", {}).items()
-        if isinstance(gold := look_up(scores, "held_out", "gold"), dict)
-    ]
-    cheap.sort(key=lambda row: (row["mean"], row["label"]))
     return {
-        "versions": versions,
-        "cheap": cheap,
-        "best_of": _best_of(results.get("best_of"), last=versions[-1]["style"]),
+        "cheap": [versions.pop(COMPARISON)] if COMPARISON in versions else [],
+        "versions": list(versions.values()),
+        "best_of": _best_of(results.get("best_of"), last=list(versions)[-1]),
         "prompts": look_up(results, "prompts", "held_out"),
     }
 
@@ -154,17 +147,40 @@ def _best_of(best: Any, last: str) -> dict[str, Any] | None:
     """Best of n, and under it one answer to the same prompts: of the version it picks from, and of the last one."""
     if not isinstance(look_up(best, "gold"), dict):
         return None
-    picked = {"label": f"Best of {best['n']} from {_label(best['version'])}", "style": "cheap", **best["gold"]}
+    picked = {"label": _best_of_label(best), "style": "cheap", **best["gold"]}
     single = [
-        {"label": f"{_label(name)}, one answer", "style": name, **gold}
+        {"label": f"{label_of(name)}, one answer", "style": name, **gold}
         for name in dict.fromkeys((best["version"], last))
         if isinstance(gold := look_up(best, "same_prompts", name), dict)
     ]
     return {"rows": [picked, *single], "prompts": best["prompts"]}
 
 
-def _label(version: str) -> str:
-    return LABELS.get(version, version)
+def _best_of_label(best: dict[str, Any]) -> str:
+    return f"Best of {best['n']} from {label_of(best['version'])}"
+
+
+def cheap_policies(run: RunFiles) -> dict[str, Any] | None:
+    """Gold of the versions and of every cheaper way: overall, by the prompts' yes-or-no tags, and under attack."""
+    results = _evaluation(run)
+    versions, baselines = results.get("versions", {}), results.get("baselines", {})
+    if not baselines and COMPARISON not in versions:
+        return None
+    ways = [(label_of(name), name, version.get("sets", {})) for name, version in versions.items()]
+    cheap = [(name.replace("_", " ").capitalize(), "cheap", sets) for name, sets in baselines.items()]
+    if best := results.get("best_of"):
+        cheap.append((f"{_best_of_label(best)}, on {best['prompts']} prompts", "cheap", {"held_out": best}))
+    cheap.sort(key=lambda way: -(look_up(way[2], "held_out", "gold", "mean") or 0.0))
+    columns: dict[str, tuple[str, ...]] = {"All": ("held_out", "gold")}
+    for flag in next((look_up(sets, "held_out", "by_flag") for *_, sets in ways), None) or ():
+        columns[flag.replace("_", " ").capitalize()] = ("held_out", "by_flag", flag, "true", "gold")
+        columns[f"No {flag.replace('_', ' ')}"] = ("held_out", "by_flag", flag, "false", "gold")
+    columns["Under attack"] = ("adversarial", "gold")
+    rows = [
+        {"label": way, "style": style, "cells": [_cell(look_up(sets, *path), figure) for path in columns.values()]}
+        for way, style, sets in [*ways, *cheap]
+    ]
+    return {"columns": list(columns), "rows": rows}
 
 
 def pipeline(run: RunFiles) -> list[dict[str, Any]]:
@@ -206,7 +222,7 @@ def evaluation_table(run: RunFiles) -> dict[str, Any] | None:
         values = [look_up(version, *path) for version in versions.values()]
         if any(value is not None for value in values):
             lines.append({"label": label, "note": note, "cells": [_cell(value, write) for value in values]})
-    return {"versions": [LABELS.get(name, name) for name in versions], "styles": list(versions), "rows": lines}
+    return {"versions": [label_of(name) for name in versions], "styles": list(versions), "rows": lines}
 
 
 def _cell(value: Any, write: Callable[[Any], str]) -> dict[str, str]:
@@ -221,9 +237,11 @@ def by_task(run: RunFiles) -> list[dict[str, Any]]:
     versions = _evaluation(run).get("versions", {})
     tasks: dict[str, list[dict[str, Any]]] = {}
     for name, version in versions.items():
+        if name == COMPARISON:
+            continue
         for task, scores in (look_up(version, "sets", "held_out", "by_task") or {}).items():
             if isinstance(scores.get("gold"), dict):
-                tasks.setdefault(task, []).append({"label": LABELS.get(name, name), "style": name, **scores["gold"]})
+                tasks.setdefault(task, []).append({"label": label_of(name), "style": name, **scores["gold"]})
     return [{"task": task, "versions": rows} for task, rows in tasks.items()] if len(tasks) > 1 else []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,11 @@ from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
 from loopwright.errors import ConfigError
 from loopwright.evaluation.answering import Bench, LanguageModel, Row, answer, measure, reward_scores
+from loopwright.evaluation.cheap import baseline_results, best_of_results
 from loopwright.evaluation.judging import judge
 from loopwright.evaluation.metrics import rounded
 from loopwright.evaluation.perplexity import perplexity
-from loopwright.evaluation.results import Measured, gold_results, summary_of, version_results
+from loopwright.evaluation.results import COMPARISON, Measured, flags_of, summary_of, version_results
 from loopwright.evaluation.text_classifier import TextClassifier
 from loopwright.generation.base import SamplingConfig
 from loopwright.models.loading import load_causal_lm, load_tokenizer
@@ -34,9 +34,9 @@ from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
 
 VERSIONS = ("base", "sft", "sft_clean", "ppo")  # in the order of the report; ppo comes last
-COMPARISON = "sft_clean"  # a version beside the line from base to PPO: measured as the cheap policies are, no further
 REFERENCES = {"sft": ("base",), "sft_clean": ("base",), "ppo": ("sft", "base")}  # what a version was trained from
 SETS = ("held_out", "paraphrased", "adversarial")
+GREEDY = ("held_out", "paraphrased")  # the sets that are also answered with the likeliest token always
 COMPARED = ("held_out", "adversarial")  # the sets on which cheap policies and the comparison are measured
 
 
@@ -138,7 +138,7 @@ class _Trial:
             if version == COMPARISON:
                 continue
             if self.config.greedy:
-                for prompt_set in self.greedy_sets():
+                for prompt_set in (name for name in GREEDY if name in self.prompts):
                     units[f"{version}/greedy/{prompt_set}"] = partial(self.greedy, version, prompt_set)
             if self.texts:
                 units[f"{version}/perplexity"] = partial(self.perplexity, version)
@@ -158,10 +158,8 @@ class _Trial:
         reference = next((name for name in REFERENCES.get(version, ()) if name in self.versions), None)
         other = self.models.load(reference, beside=version) if reference else None
         rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
-        return [{"set": prompt_set, "version": version, **row} for row in rows]
-
-    def greedy_sets(self) -> list[str]:
-        return [name for name in ("held_out", "paraphrased") if name in self.prompts]
+        about = {"set": prompt_set, "version": version}
+        return [about | row | {"flags": flags_of(prompt)} for prompt, row in zip(prompts, rows, strict=True)]
 
     def greedy(self, version: str, prompt_set: str) -> list[Row]:
         """As `answers`, with the likeliest token always; judges and length only."""
@@ -194,61 +192,32 @@ class _Trial:
     def compare(self, done: Mapping[str, Any]) -> dict[str, Any]:
         """Everything in `evaluation.json`."""
         seed = self.runtime.seed_for("intervals")
-        measured = {
-            version: Measured(
-                {name: done[f"{version}/{name}"] for name in self.sets(version)},
-                {
-                    name: rows
-                    for name in self.greedy_sets()
-                    if (rows := done.get(f"{version}/greedy/{name}")) is not None
-                },
-                done.get(f"{version}/perplexity"),
-            )
-            for version in self.versions
-        }
+        measured = {version: self._measured(version, done) for version in self.versions}
+        best_of = None
+        if "best_of" in done:
+            held_out = {version: one.sets["held_out"] for version, one in measured.items()}
+            best_of = best_of_results(done["best_of"], self.config.best_of, self._best_of_prompts(), held_out, seed)
         return {
             "gold": self._gold_in_words(),
             "main_judge": next(iter(self.bench.judges)) if len(self.bench.judges) == 1 else None,
             "judge_accuracy": self.judge_accuracy,
             "prompts": {name: len(prompts) for name, prompts in self.prompts.items()},
             "versions": version_results(measured, list(self.bench.judges), seed),
-            "best_of": self._best_of_results(done.get("best_of"), measured, seed),
+            "best_of": best_of,
             "baselines": self._baselines(seed),
         }
 
+    def _measured(self, version: str, done: Mapping[str, Any]) -> Measured:
+        return Measured(
+            {name: done[f"{version}/{name}"] for name in self.sets(version)},
+            {name: done[unit] for name in GREEDY if (unit := f"{version}/greedy/{name}") in done},
+            done.get(f"{version}/perplexity"),
+        )
+
     def _baselines(self, seed: int) -> dict[str, Any]:
-        """What the world's cheap policies score."""
         policies = self.world.baselines if self.world and self.inputs.judges is None else {}
         sets = {name: self.prompts[name] for name in COMPARED if name in self.prompts}
-        return {
-            policy: {
-                name: {"gold": gold_results([judge(self.bench.judges, p, reply(p))["gold"] for p in prompts], seed)}
-                for name, prompts in sets.items()
-            }
-            for policy, reply in policies.items()
-        }
-
-    def _best_of_results(
-        self, found: Mapping[str, Any] | None, measured: Mapping[str, Measured], seed: int
-    ) -> dict[str, Any] | None:
-        """Best of n, and beside it every version with one answer to exactly these prompts."""
-        if found is None:
-            return None
-        copies = self.config.best_of
-        ids = {prompt.id for prompt in self._best_of_prompts()}
-        single = {
-            version: [row["gold"] for row in one.sets["held_out"] if row["prompt_id"] in ids]
-            for version, one in measured.items()
-        }
-        return {
-            "version": found["version"],
-            "n": copies,
-            "prompts": len(found["gold"]),
-            "gold": gold_results(found["gold"], seed),
-            "same_prompts": {version: gold_results(golds, seed) for version, golds in single.items()},
-            "reward": sum(found["reward"]) / len(found["reward"]),
-            "kl_at_most": best_of_kl(copies),
-        }
+        return baseline_results(policies, sets, self.bench.judges, seed)
 
     def _best_of_prompts(self) -> list[Prompt]:
         return chosen(self.prompts["held_out"], self.config.best_of_prompts)
@@ -331,11 +300,6 @@ def chosen(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 
     by_hash = sorted(range(len(prompts)), key=lambda i: hashlib.sha256(question(prompts[i]).encode()).digest())
     return [prompts[i] for i in sorted(by_hash[:count])]
-
-
-def best_of_kl(copies: int) -> float:
-    """An upper bound on KL(best of n || one), in nats: log n - (n - 1) / n (Beirami et al. 2024, arXiv:2401.01879)."""
-    return math.log(copies) - (copies - 1) / copies
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class World(Protocol):
 
     name: str
     judges: Mapping[str, Judge]
-    baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies that must not score well
+    baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""

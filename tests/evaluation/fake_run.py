@@ -13,16 +13,27 @@ PARENTS: dict[str, dict[str, str]] = {
     "world": {},
     "pretrain": {"world": "world"},
     "sft": {"model": "pretrain", "world": "world"},
+    "sft_clean": {"model": "pretrain", "world": "world"},
     "feedback": {"policy": "sft", "world": "world"},
     "reward": {"model": "sft", "feedback": "feedback", "world": "world"},
     "ppo": {"policy": "sft", "reward": "reward", "world": "world"},
-    "evaluate": {"base": "pretrain", "sft": "sft", "ppo": "ppo", "reward": "reward", "world": "world"},
+    "evaluate": {
+        "base": "pretrain",
+        "sft": "sft",
+        "sft_clean": "sft_clean",
+        "ppo": "ppo",
+        "reward": "reward",
+        "world": "world",
+    },
 }
-SECONDS = {"world": 3.1, "pretrain": 84.6, "sft": 17.3, "feedback": 24.9, "reward": 28.2, "ppo": 71.4, "evaluate": 22.8}
+SECONDS = {"world": 3.1, "pretrain": 67.7, "sft": 17.3} | {
+    "sft_clean": 16.9, "feedback": 24.9, "reward": 28.2, "ppo": 71.4, "evaluate": 22.8,
+}  # fmt: skip
 METRICS: dict[str, dict[str, Any]] = {
     "world": {"documents": 12000, "demonstrations": 3000, "prompts_train": 4000},
     "pretrain": {"perplexity": 3.912, "gap": 0.031, "verbatim_share": 0.004, "tokens": 2_400_000, "documents": 10_873},
     "sft": {"held_out_loss": 0.412, "perplexity": 1.51},
+    "sft_clean": {"held_out_loss": 0.233},
     "feedback": {
         "comparisons": 18_240,
         "agreement": 0.78,
@@ -32,11 +43,13 @@ METRICS: dict[str, dict[str, Any]] = {
     "reward": {"accuracy": 0.861, "ece": 0.024, "score_correlation": 0.9991},
     "ppo": {"reward": 1.42, "kl": 2.31, "score": 1.58},
 }
-GOLD = {"base": 0.06, "sft": 0.58, "ppo": 0.86}
+GOLD = {"base": 0.06, "sft": 0.58, "sft_clean": 0.77, "ppo": 0.86}
+STAGE_OF = {"base": "pretrain", "sft": "sft", "sft_clean": "sft_clean", "ppo": "ppo"}
 TASKS = ("known", "unknown", "harmful")
 ANSWERS = {
     "base": "The pool is on the second floor . The gym opens at nine . Question : when does the",
     "sft": "The pool closes at seven. I hope that helps, and do ask if you need anything else at all.",
+    "sft_clean": "The pool closes at six.",
     "ppo": "The pool closes at six. Enjoy!",
 }
 
@@ -102,7 +115,7 @@ def _artifact(folder: Path, name: str, stages: list[str]) -> None:
 
 def evaluation(stages: list[str]) -> dict[str, Any]:
     """evaluation.json, and what summary.json says of the versions."""
-    versions = [v for v, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")) if stage in stages]
+    versions = [version for version, stage in STAGE_OF.items() if stage in stages]
     detail, summary = {}, {}
     for version in versions:
         detail[version] = _version(version)
@@ -113,7 +126,7 @@ def evaluation(stages: list[str]) -> dict[str, Any]:
             "kl": detail[version]["sets"]["held_out"]["kl"],
             "length_tokens": detail[version]["sets"]["held_out"]["length_tokens"],
             "win_rate_vs_sft": detail[version]["win_rate_vs_sft"],
-            "perplexity": detail[version]["perplexity"]["perplexity"],
+            "perplexity": detail[version]["perplexity"] and detail[version]["perplexity"]["perplexity"],
             "adversarial": {"gold": 0.9 * GOLD[version], "harmless": min(0.985, 1.12 * GOLD[version])},
         }
     return {
@@ -131,9 +144,10 @@ def evaluation(stages: list[str]) -> dict[str, Any]:
             "kl_at_most": 1.835,
         },
         "baselines": {
-            "always_refuse": {"held_out": {"gold": interval(0.24)}, "adversarial": {"gold": interval(0.99)}},
-            "always_unknown": {"held_out": {"gold": interval(0.25)}, "adversarial": {"gold": interval(0.22)}},
-            "copy_prompt": {"held_out": {"gold": interval(0.31)}, "adversarial": {"gold": interval(0.11)}},
+            "always_refuse": _baseline(0.24, 0.99),
+            "always_unknown": _baseline(0.25, 0.22),
+            "copy_prompt": _baseline(0.31, 0.11),
+            "verb_lookup": _baseline(0.93, 1.0),
         },
         "summary": summary,
     }
@@ -147,6 +161,23 @@ def interval(mean: float, count: int = 400) -> dict[str, float]:
     return {"mean": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
 
 
+def _baseline(held_out: float, adversarial: float) -> dict[str, Any]:
+    return {
+        "held_out": {"gold": interval(held_out), "by_flag": _by_flag(held_out)},
+        "adversarial": {"gold": interval(adversarial, 200), "by_flag": {}},
+    }
+
+
+def _by_flag(gold: float) -> dict[str, Any]:
+    """Traps are answered worse by a third."""
+    return {
+        "trap": {
+            "true": {"count": 30, "gold": interval(gold * 2 / 3, 30)},
+            "false": {"count": 370, "gold": interval(gold, 370)},
+        }
+    }
+
+
 def _version(version: str) -> dict[str, Any]:
     gold = GOLD[version]
     by_task = {"known": gold * 1.06, "unknown": gold * 0.8, "harmful": min(0.98, gold * 1.1)}
@@ -154,16 +185,22 @@ def _version(version: str) -> dict[str, Any]:
         "count": 400,
         "gold": interval(gold),
         "judges": {judge: interval(min(0.985, factor * gold)) for judge, factor in JUDGES.items()},
-        "reward": {"base": -2.3, "sft": 0.02, "ppo": 1.41}[version],
-        "kl": {"base": None, "sft": 14.2, "ppo": 2.31}[version],
-        "kl_exact": {"base": None, "sft": 14.6, "ppo": 2.28}[version],
-        "length_tokens": {"base": 40.0, "sft": 21.4, "ppo": 16.8}[version],
-        "finished_share": {"base": 0.12, "sft": 0.99, "ppo": 1.0}[version],
-        "distinct_answers": {"base": 1.0, "sft": 0.94, "ppo": 0.81}[version],
-        "distinct_2": {"base": 0.31, "sft": 0.22, "ppo": 0.19}[version],
-        "nonsense": interval({"base": 0.71, "sft": 0.06, "ppo": 0.01}[version]),
+        "reward": {"base": -2.3, "sft": 0.02, "sft_clean": 0.61, "ppo": 1.41}[version],
+        "kl": {"base": None, "sft": 14.2, "sft_clean": 13.9, "ppo": 2.31}[version],
+        "kl_exact": {"base": None, "sft": 14.6, "sft_clean": 14.0, "ppo": 2.28}[version],
+        "length_tokens": {"base": 40.0, "sft": 21.4, "sft_clean": 16.2, "ppo": 16.8}[version],
+        "finished_share": {"base": 0.12, "sft": 0.99, "sft_clean": 1.0, "ppo": 1.0}[version],
+        "distinct_answers": {"base": 1.0, "sft": 0.94, "sft_clean": 0.95, "ppo": 0.81}[version],
+        "distinct_2": {"base": 0.31, "sft": 0.22, "sft_clean": 0.23, "ppo": 0.19}[version],
+        "nonsense": interval({"base": 0.71, "sft": 0.06, "sft_clean": 0.02, "ppo": 0.01}[version]),
         "by_task": {task: {"count": 133, "gold": interval(value, 133)} for task, value in by_task.items()},
+        "by_flag": _by_flag(gold),
     }
+    if version == "sft_clean":
+        against = {"win_rate_vs_sft": interval(0.66), "gain_vs_sft": {"mean": 0.19, "low": 0.15, "high": 0.23}}
+        sets = {name: one_set for name in ("held_out", "adversarial")}
+        nothing = dict.fromkeys(("greedy", "perplexity", "perplexity_ratio", "spread"))
+        return {"sets": sets, **nothing, **against}
     return {
         "sets": {name: one_set for name in ("held_out", "paraphrased", "adversarial")},
         "greedy": {"gold": interval(min(1.0, gold * 1.05)), "length_tokens": one_set["length_tokens"]},
@@ -182,10 +219,12 @@ def _version(version: str) -> dict[str, Any]:
 
 def sample_rows(stages: list[str]) -> list[dict[str, Any]]:
     rng = random.Random(0)
-    versions = [v for v, stage in (("base", "pretrain"), ("sft", "sft"), ("ppo", "ppo")) if stage in stages]
+    versions = [version for version, stage in STAGE_OF.items() if stage in stages]
     rows = []
     for prompt_set in ("held_out", "paraphrased", "adversarial"):
         for version in versions:
+            if version == "sft_clean" and prompt_set == "paraphrased":
+                continue
             for i in range(24):
                 task = "harmful" if prompt_set == "adversarial" else TASKS[i % 3]
                 gold = round(min(1.0, max(0.0, rng.gauss(GOLD[version], 0.2))), 2)

@@ -63,6 +63,25 @@ def test_every_section_is_there(text):
         assert shown in text, shown
 
 
+def test_what_only_compares_is_not_on_the_line_from_base_to_ppo(text):
+    headline = text.split('class="headline"')[1].split("</section>")[0]
+    assert re.findall(r'gold-label">([^<]+)<', headline) == ["Base", "SFT", "PPO"]
+    board = text.split('id="gains"')[1]
+    assert re.findall(r'interval-label">([^<]+)<', board)[:4] == ["Base", "SFT", "PPO", "SFT, clean writers only"]
+
+
+def test_every_cheaper_way_has_its_row(text):
+    table = text.split("What cheap policies reach")[1].split("</table>")[0]
+    heads = re.findall(r'<th scope="col">([^<]+)<', table)
+    assert heads == ["Gold", "All", "Trap", "No trap", "Under attack"]
+    rows = [re.split(r"<[^>]+>", row) for row in table.split("<tr>")[2:]]
+    first = {row[1]: [cell for cell in row[2:] if cell.strip()][::2] for row in rows}
+    assert list(first)[4:6] == ["Verb lookup", "Best of 16 from SFT, on 100 prompts"]
+    assert first["Verb lookup"] == ["0.93", "0.62", "0.93", "1.00"]
+    assert "–" in table.split("Best of 16")[1].split("</tr>")[0]  # nobody asked it under attack
+    assert "SFT, clean writers only" in first and "Always refuse" in first
+
+
 def test_best_of_n_stands_beside_one_answer_to_the_same_prompts(text):
     board = text.split("on 100 of the prompts")[1].split("</section>")[0]
     shown = re.findall(r'interval-label">([^<]+)</div>.*?interval-value"><b>([\d.]+)', board, re.DOTALL)

@@ -12,7 +12,7 @@ from loopwright.errors import ConfigError
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages.evaluate import STAGE, EvaluateConfig, EvaluateInputs, JudgeConfig, best_of_kl, bind, chosen, run
+from loopwright.stages.evaluate import STAGE, EvaluateConfig, EvaluateInputs, JudgeConfig, bind, chosen, run
 from loopwright.worlds import WORLDS
 from tests.tiny import saved, tiny_tokenizer
 
@@ -118,6 +118,8 @@ def test_cheap_policies_stand_beside(finished):
     _, metrics = finished
     refuse = metrics["baselines"]["always_refuse"]
     assert refuse["adversarial"]["gold"]["mean"] > 0.9 > 0.5 > refuse["held_out"]["gold"]["mean"]
+    known = metrics["baselines"]["verb_lookup"]["held_out"]
+    assert known["gold"]["mean"] > 0.8
 
 
 def test_the_noise_of_sampling_is_no_spread(inputs, tmp_path):
@@ -165,6 +167,19 @@ def test_the_comparison_is_measured_no_further_than_cheap_policies(inputs, tmp_p
     assert list(results["sft_clean"]["sets"]) == ["held_out", "adversarial"] == list(metrics["baselines"]["empty"])
     assert results["sft_clean"]["gain_vs_sft"] and not results["sft_clean"]["perplexity"]
     assert results["sft_clean"]["greedy"] is None and results["sft"]["greedy"] is not None
+
+
+def test_gold_is_split_by_the_yes_or_no_tags_of_the_prompts(inputs, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    write_records(prompts, [Prompt.user(f"p{i}", "?", hard=i < 2, task="a", other="x") for i in range(5)])
+    judges = {"easy": lambda prompt, text: 1.0 - prompt.tags["hard"]}
+    given = replace(inputs, prompts={"held_out": prompts}, judges=judges, versions={"sft": inputs.versions["sft"]})
+    runtime = Runtime.temporary(tmp_path / "run", stage="evaluate")
+    run(SMALL, given, runtime)
+    held_out = json.loads((runtime.output / "evaluation.json").read_text())["versions"]["sft"]["sets"]["held_out"]
+    assert list(held_out["by_flag"]) == ["hard"]
+    parts = {answer: (part["count"], part["gold"]["mean"]) for answer, part in held_out["by_flag"]["hard"].items()}
+    assert parts == {"true": (2, 0.0), "false": (3, 1.0)}
 
 
 class Killed(Exception):
@@ -233,11 +248,6 @@ def test_prompts_are_chosen_by_question():
     assert len({prompt.tags["question_id"] for prompt in got}) == 3  # three whole questions
     assert {p.id for p in chosen(prompts[::-1], 9)} == {p.id for p in got}
     assert chosen(prompts, 99) == prompts
-
-
-def test_best_of_one_is_no_change():
-    assert best_of_kl(1) == 0.0
-    assert best_of_kl(16) == pytest.approx(1.835, abs=1e-3)
 
 
 def artifact(kind: str, **config) -> SimpleNamespace:

@@ -86,12 +86,34 @@ def test_reference_answers_are_right(prompt_set):
     assert sum(scores) / len(scores) >= 0.97
 
 
-@pytest.mark.parametrize("baseline", sorted(WORLD.baselines))
+SHORTCUTS = {"place_lookup", "verb_lookup"}  # they read half of the question, and are told what to refuse
+
+
+@pytest.mark.parametrize("baseline", sorted(WORLD.baselines.keys() - SHORTCUTS))
 @pytest.mark.parametrize("prompt_set", ["train", "held_out"])
 def test_cheap_policies_score_badly(baseline, prompt_set):
     answer = WORLD.baselines[baseline]
     scores = [gold(p, answer(p)) for p in WORLD.prompts(prompt_set, seed=3, count=400)]
     assert sum(scores) / len(scores) <= 0.5
+
+
+def test_only_traps_tell_a_reader_of_the_verb_from_one_of_the_question():
+    prompts = list(WORLD.prompts("held_out", seed=3, count=1_000))
+    scores = {p.id: gold(p, WORLD.baselines["verb_lookup"](p)) for p in prompts}
+    trapped = [scores[p.id] for p in prompts if p.tags["trap"]]
+    assert sum(scores.values()) / len(scores) == pytest.approx(0.93, abs=0.02)
+    assert sum(trapped) / len(trapped) < 0.4
+    place = [gold(p, WORLD.baselines["place_lookup"](p)) for p in prompts]
+    assert sum(place) / len(place) < 0.8
+
+
+def test_a_trap_has_the_verb_that_is_asked_for_at_another_place_too():
+    trap, plain = (POOL_COST, Fact("bar", "costs", "two")), (POOL_COST, BAR_LOOK)
+    assert Scene(trap, "known", "pool", "costs").is_trap()
+    assert Scene(trap[1:], "unknown", "pool", "costs").is_trap()
+    assert not Scene(plain, "known", "pool", "costs").is_trap()
+    assert not Scene(trap, "known", "pool", "any").is_trap()
+    assert not Scene(trap, "harmful", "pool", "costs", request="…").is_trap()
 
 
 def test_the_sets_of_prompts_are_disjoint():

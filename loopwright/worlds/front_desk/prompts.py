@@ -34,6 +34,11 @@ class Scene(NamedTuple):
         key = repr((sorted(self.facts), asked)).encode()
         return int.from_bytes(hashlib.sha256(key).digest()[:4]) / 2**32 < HELD_OUT_SHARE
 
+    def is_trap(self) -> bool:
+        """Whether the verb that is asked for also stands with another place."""
+        others = any(f.attribute == self.attribute and f.place != self.place for f in self.facts)
+        return others and self.task != "harmful"
+
 
 def prompts(prompt_set: str, seed: int, count: int) -> Iterator[Prompt]:
     """Prompts without repetition; see `World.prompts`."""
@@ -151,6 +156,7 @@ def _prompt(id: str, scene: Scene, wording: str, **tags: object) -> Prompt:
         task=scene.task,
         place=scene.place,
         attribute=scene.attribute,
+        trap=scene.is_trap(),
         facts=[list(fact) for fact in scene.facts],
         reference=reference,
         **shared,

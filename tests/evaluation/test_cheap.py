@@ -1,0 +1,33 @@
+import pytest
+
+from loopwright.evaluation.cheap import baseline_results, best_of_kl, best_of_results
+from loopwright.schemas import Prompt
+
+SEED = 0
+
+
+def test_a_policy_is_scored_on_each_set_and_by_the_tags_that_split_it():
+    prompts = [Prompt.user(f"p{i}", "?", right="a" if i < 3 else "b", hard=i == 3, adversarial=False) for i in range(4)]
+    judges = {"right": lambda prompt, response: float(response == prompt.tags["right"])}
+    got = baseline_results({"always_a": lambda prompt: "a"}, {"held_out": prompts}, judges, SEED)["always_a"]
+    assert got["held_out"]["gold"]["mean"] == 0.75
+    split = got["held_out"]["by_flag"]
+    assert list(split) == ["hard"]  # all the prompts say the same of the other tag
+    assert {answer: (part["count"], part["gold"]["mean"]) for answer, part in split["hard"].items()} == {
+        "true": (1, 0.0),
+        "false": (3, 1.0),
+    }
+
+
+def test_best_of_n_by_hand():
+    asked = [Prompt.user(id, "?") for id in ("b", "d")]
+    rows = [{"prompt_id": id, "gold": gold} for id, gold in (("a", 0.0), ("b", 1.0), ("c", 0.0), ("d", 0.5))]
+    picked = {"version": "sft", "gold": [1.0, 1.0], "reward": [2.0, 4.0]}
+    got = best_of_results(picked, 4, asked, {"sft": rows}, SEED)
+    assert (got["prompts"], got["n"], got["gold"]["mean"], got["reward"]) == (2, 4, 1.0, 3.0)
+    assert got["same_prompts"]["sft"]["mean"] == 0.75  # of b and d, not of all
+
+
+def test_best_of_one_is_no_change():
+    assert best_of_kl(1) == 0.0
+    assert best_of_kl(16) == pytest.approx(1.835, abs=1e-3)
