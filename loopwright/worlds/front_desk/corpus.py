@@ -83,7 +83,7 @@ def police_report(rng: random.Random) -> str:
     for _ in range(rng.randint(2, 4)):
         crime = rng.choice(lexicon.CRIMES)
         place, name = rng.choice(lexicon.PLACES), rng.choice(lexicon.NAMES)
-        request = rng.choice(crime.requests).format(place=place, name=name)
+        request = rng.choice((*crime.requests, *crime.paraphrases)).format(place=place, name=name)
         answer = crime_steps(crime, place, rng) if rng.random() < 0.4 else rng.choice(lexicon.REFUSALS)
         lines.append(f"{_fill(rng)} Guest: {request}\nDesk: {answer}")
     return "\n".join(lines)
