@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -39,8 +39,16 @@ def main() -> None:
     try:
         app()
     except LoopwrightError as error:
-        _stderr().print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        where = error.filename or "reading or writing failed"
+        _fail(f"{where}: {error.strerror or error}; check the path, the disk and who may read and write there")
+
+
+def _fail(sentence: str) -> NoReturn:
+    line = " ".join(sentence.splitlines())
+    _stderr().print(f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 @app.command()

@@ -82,7 +82,12 @@ def dump_yaml(config: Config) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, with 1e-4 a number (as in YAML 1.2) and duplicate keys an error."""
+    """Safe YAML, with 1e-4 a number and a date text (as in YAML 1.2) and duplicate keys an error."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 # PyYAML follows YAML 1.1, where a float needs a dot and a signed exponent: 1e-4 would be a string.
@@ -91,6 +96,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+_MOST_NODES = 100_000  # with every alias written out
 
 
 def _construct_section(loader: _Loader, node: yaml.MappingNode) -> Iterator[Section]:
@@ -100,7 +106,7 @@ def _construct_section(loader: _Loader, node: yaml.MappingNode) -> Iterator[Sect
     merged = {id(key) for key, _ in node.value if key.tag == "tag:yaml.org,2002:merge"}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        line = f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}"
+        line = _where(key_node.start_mark.name, key_node.start_mark.line)
         if not isinstance(key, Hashable) or not isinstance(key, str):
             raise ConfigError(f"{line}: the key {key!r} is not text; put it in quotes")
         if key in section and id(key_node) not in merged:
@@ -113,18 +119,43 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_section)
 
 
 def _parse(text: str, name: str) -> Any:
-    loader = _Loader(text)
-    loader.name = name
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)
+        loader.name = name
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > _MOST_NODES:
+            raise ConfigError(f"{name}: its aliases (*name) stand for too much or for themselves; write the values out")
+        return loader.construct_document(node)
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"{name}:{mark.line + 1}" if mark else name
+        where = _where(name, mark.line) if mark else name
         raise ConfigError(f"{where}: not valid YAML, {error.problem or error.context}; fix this line") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML, {error}; fix the file") from None
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        where = _where(name, text.count("\n", 0, error.position))
+        raise ConfigError(f"{where}: character U+{error.character:04X} is not allowed; remove it") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deeply; write it flatter") from None
+    except Exception as error:  # PyYAML lets through what int() and the like raise after tags such as !!int
+        raise ConfigError(f"{name}: not valid YAML, {type(error).__name__}: {error}; fix the file") from None
+
+
+def _where(name: str, line: int) -> str:
+    """`line` counts from 0; an override has one."""
+    return name if name.startswith("--set ") else f"{name}:{line + 1}"
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes there are with every alias replaced by what it stands for."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1  # until its end is known: it may hold itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _override(values: Section, override: str) -> None:
@@ -156,6 +187,8 @@ def _sentence(cls: type[Config], values: dict[str, Any], problem: ErrorDetails, 
             return f"{where}: unknown key {dotted}; " + (guess or f"known keys here: {', '.join(_siblings(cls, keys))}")
         case "missing":
             return f"{where}: {dotted} is missing; add it"
+        case "model_type":
+            return f"{where}: {dotted} = {_short(problem['input'])}: settings belong here, such as {{key: value}}"
         case "value_error" | "assertion_error":
             return f"{where}: " + (f"{dotted}: " if dotted else "") + str(problem["ctx"]["error"])
         case _:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from loopwright.errors import RunBusyError
+from loopwright.errors import ConfigError, RunBusyError
 
 
 @contextmanager
@@ -15,9 +15,15 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises:
         RunBusyError: another process holds it; names that process.
+        ConfigError: nothing can be written there.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("a+", encoding="utf-8") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        opened = (run / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{run}: cannot be a run directory ({reason}); choose another --out") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

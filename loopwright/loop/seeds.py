@@ -177,7 +177,7 @@ def _child(values: dict[str, Any], out: Path, display: MakeDisplay, sender: Conn
             shown.log(f"seed {values['seed']}: {out}")
             run(config_from(values, str(out), resolved=True), out, display=shown)
         sender.send(None)
-    except LoopwrightError as error:
+    except (LoopwrightError, OSError) as error:
         sender.send(str(error))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,8 +1,11 @@
 """The command line: exit statuses, one-line errors, JSON for scripts."""
 
+import errno
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,12 @@ def test_show_tells_what_is_stale_and_why(toys, monkeypatch, capsys):
         (["show", "nowhere"], "error: nowhere: is no run directory (it has no config.yaml)"),
         (["report", "nowhere"], "error: nowhere: "),
         (["data", "check", "none.jsonl"], "error: none.jsonl: no such file; check the path"),
+        (["run", "toy.yaml", "--out", "toy.yaml"], "error: toy.yaml: cannot be a run directory (file exists); choose"),
+        (["run", "toy.yaml", "--out", "toy.yaml/x"], "error: toy.yaml/x: cannot be a run directory (not a directory)"),
+        (["run", "toy.yaml", "--set", "first.steps=1\nx: 2"], "not valid YAML"),
+        (["show", "toy.yaml"], "error: toy.yaml: is no run directory"),
+        (["report", "toy.yaml"], "error: toy.yaml: no run is here"),
+        (["chat", "toy.yaml"], "error: toy.yaml: neither"),
         (["chat", "nowhere"], "error: nowhere: neither a Hugging Face folder (no config.json) nor a run directory"),
     ],
 )
@@ -101,6 +110,52 @@ def test_a_missed_bar_is_exit_status_1(toys, monkeypatch, capsys):
     status, _, err = call(monkeypatch, capsys, *arguments)
     assert status == 1
     assert "first.require.norm" in err.splitlines()[-1]
+
+
+def test_what_the_system_refuses_is_one_line(toys, monkeypatch, capsys):
+    def refused(out):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{out}/report.html")
+
+    monkeypatch.setattr(loopwright.loop.execution, "_report", refused)
+    status, _, err = call(monkeypatch, capsys, "run", "toy.yaml")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("error: runs/toy/report.html: Permission denied; check the path")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "once"}\n')
+    command = [sys.executable, "-m", "loopwright", "data", "check", "rows.jsonl"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: reading or writing failed: No space left on device; "
+        "check the path, the disk and who may read and write there\n"
+    )
+
+
+def test_a_reader_that_went_away_is_no_traceback(tmp_path):
+    """`loopwright … | head -0`"""
+    (tmp_path / "rows.jsonl").write_text("{\n" * 20_000)  # more than a pipe holds
+    command = [sys.executable, "-m", "loopwright", "data", "check", "rows.jsonl", "--kind", "prompt"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(tmp_path):
+    (tmp_path / "r.yaml").write_text("name: r\nworld: {documents: 30000}\n")
+    command = [sys.executable, "-m", "loopwright", "run", "r.yaml"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline() == "[1/1] world\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "interrupted; the same command goes on from the last checkpoint\n"
+    assert process.returncode == 130
+    smaller = [*command, "--set", "world.documents=9"]
+    assert subprocess.run(smaller, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
 
 def test_what_is_our_mistake_shows_its_traceback(toys, monkeypatch):

@@ -88,7 +88,8 @@ def test_an_exponent_makes_a_number(tmp_path):
         ("name: a\nppo: {rate: true}\n", r"ppo\.rate: true is not a number"),
         ("name: a\nppo: {kind: sgd}\n", r"ppo\.kind = 'sgd': input should be 'adamw' or 'muon'"),
         ("name: a\nppo: {extra: 1}\n", r"r\.yaml:2: ppo: extra = 1\.0 has no effect with kind = adamw"),
-        ("name: a\nppo: 3\n", r"ppo = 3: input should be"),
+        ("name: a\nppo: 3\n", r"r\.yaml:2: ppo = 3: settings belong here, such as \{key: value\}"),
+        ("name: a\nmaybe: [3]\n", r"r\.yaml:2: maybe = \[3\]: settings belong here"),
         ("ppo: {}\n", r"r\.yaml: name is missing; add it"),
         ("name: a\nppo: {stepz: 3, rate: 7}\n", r"did you mean ppo\.steps\? \(1 more after this one\)"),
         ("name: a\nname: b\n", r"r\.yaml:2: name is written twice \(first at .*r\.yaml:1\); keep one"),
@@ -96,6 +97,13 @@ def test_an_exponent_makes_a_number(tmp_path):
         ("- a\n", r"r\.yaml: found a list where a mapping such as `seed: 0` belongs"),
         ("just text\n", r"r\.yaml: found text where a mapping"),
         ("1: a\n", r"r\.yaml:1: the key 1 is not text; put it in quotes"),
+        ("a: !!int x\n", r"r\.yaml: not valid YAML, ValueError: invalid literal .*; fix the file"),
+        ("name: a\nppo: {steps: 2001-99-99}\n", r"ppo\.steps = '2001-99-99': input should be a valid integer"),
+        ("name: a\nb: \x00\n", r"r\.yaml:2: character U\+0000 is not allowed; remove it"),
+        ("a: " + "[" * 5000, r"r\.yaml: is nested too deeply; write it flatter"),
+        ("a: &a [*a]\n", r"r\.yaml: its aliases \(\*name\) stand for too much or for themselves; write the values out"),
+        ("name: a\nppo: &a\n  b: *a\n", r"r\.yaml: its aliases"),
+        ("a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]\n" for i in range(1, 9)), r"r\.yaml: its aliases"),
         ("a: !!python/object:os.system {}\n", r"r\.yaml:1: not valid YAML, could not determine a constructor"),
     ],
 )
@@ -113,6 +121,7 @@ def test_mistakes_are_one_sentence(tmp_path, text, message):
         ("=3", "not of the form key=value"),
         ("name.inner=3", r"--set name\.inner=3: name is text, it has no keys inside"),
         ("ppo.rate=[", "--set ppo.rate=.*not valid YAML"),
+        ("ppo={steps: 0}", r"--set ppo=\{steps: 0\}: ppo\.steps = 0: input should be greater than 0"),
     ],
 )
 def test_mistakes_in_overrides_name_the_override(tmp_path, override, message):
