@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.config.loader import build
 from loopwright.data.readers import write_records
+from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
 from loopwright.rewards import CallableReward, Reward, RewardModel
 from loopwright.runtime.runtime import Runtime
@@ -29,6 +30,8 @@ from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
 
 RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
+R = TypeVar("R", bound=BaseModel)
+_SHAPES = {1: "text", 2: "pair (prompt, response)", 3: "triple (prompt, better response, worse response)"}
 
 
 class Trained(NamedTuple):
@@ -54,7 +57,7 @@ def sft(
         folder: keeps checkpoints and metrics, so that the same call goes on after a crash; None: a temporary one.
     """
     config = build(sft_stage.SFTConfig, settings, "sft")
-    records = [_demonstration(i, given) for i, given in enumerate(demonstrations)]
+    records = _records(demonstrations, "demonstrations", Demonstration, _demonstration, texts=2)
     with _workplace("sft", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         path = start.parent / "demonstrations.jsonl"
         write_records(path, records)
@@ -77,7 +80,7 @@ def reward_model(
         comparisons: records, or (prompt, better response, worse response) texts.
     """
     config = build(reward_stage.RewardConfig, settings, "reward")
-    records = [_comparison(i, given) for i, given in enumerate(comparisons)]
+    records = _records(comparisons, "comparisons", Comparison, _comparison, texts=3)
     with _workplace("reward", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         output = reward_stage.run(config, reward_stage.RewardInputs(start, records), runtime)
         trained = runtime.output / "model"
@@ -101,9 +104,8 @@ def ppo(
             prompts and responses that gives a number for each.
     """
     config = build(ppo_stage.PPOConfig, settings, "ppo")
-    several = rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)]
-    weighted = [(_reward(given), weight) for given, weight in several]
-    records = [p if isinstance(p, Prompt) else Prompt.user(f"prompt-{i}", p) for i, p in enumerate(prompts)]
+    weighted = _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
+    records = _records(prompts, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), texts=1)
     with _workplace("ppo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         output = ppo_stage.run(config, ppo_stage.PPOInputs(start, weighted, records), runtime)
         return _trained(runtime, output.metrics)
@@ -139,19 +141,46 @@ def _trained(runtime: Runtime, metrics: dict[str, Any]) -> Trained:
     return Trained(load_causal_lm(folder, runtime.device), load_tokenizer(folder), metrics)
 
 
-def _demonstration(number: int, given: Demonstration | tuple[str, str]) -> Demonstration:
-    if isinstance(given, Demonstration):
-        return given
-    prompt, response = given
+def _records(given: Sequence[Any], what: str, kind: type[R], make: Callable[..., R], *, texts: int) -> list[R]:
+    """Records as they are, and what is given as so many texts made into records.
+
+    Raises:
+        DataError: there are none, or one is something else.
+    """
+    if isinstance(given, str) or not len(given):
+        raise DataError(f"{what} is {given!r:.60}; give a list of at least one {kind.__name__} or {_SHAPES[texts]}")
+    records = []
+    for number, item in enumerate(given):
+        parts = (item,) if isinstance(item, str) else item
+        if isinstance(item, kind):
+            records.append(item)
+        elif isinstance(parts, tuple | list) and len(parts) == texts and all(isinstance(part, str) for part in parts):
+            records.append(make(number, *parts))
+        else:
+            raise DataError(f"{what}[{number}] is {item!r:.60}; give a {kind.__name__} or {_SHAPES[texts]}")
+    return records
+
+
+def _demonstration(number: int, prompt: str, response: str) -> Demonstration:
     return Demonstration(id=str(number), prompt=(Message(role="user", content=prompt),), response=response)
 
 
-def _comparison(number: int, given: Comparison | tuple[str, str, str]) -> Comparison:
-    if isinstance(given, Comparison):
-        return given
-    prompt, better, worse = given
+def _comparison(number: int, prompt: str, better: str, worse: str) -> Comparison:
     message = Message(role="user", content=prompt)
     return Comparison(id=str(number), prompt=(message,), responses=(better, worse), choice=0)
+
+
+def _weighted(given: Sequence[Any]) -> list[tuple[Reward, float]]:
+    """Raises ConfigError when something is no reward with a weight."""
+    if not given:
+        raise ConfigError("rewards is empty; give at least one reward, such as a function of prompts and responses")
+    for number, item in enumerate(given):
+        pair = item if isinstance(item, tuple) and len(item) == 2 else (None, None)
+        if not (callable(pair[0]) or isinstance(pair[0], Reward)) or not isinstance(pair[1], int | float):
+            raise ConfigError(
+                f"rewards[{number}] is {item!r:.60}; give (reward, weight), the reward a RewardModel or a function"
+            )
+    return [(_reward(reward), float(weight)) for reward, weight in given]
 
 
 def _reward(given: RewardLike) -> Reward:

@@ -1,11 +1,14 @@
 """The calls on a model in memory: the README's example, on a tiny model."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import loopwright
-from loopwright.errors import ConfigError
-from tests.tiny import tiny_model, tiny_tokenizer
+from loopwright.errors import ConfigError, DataError
+from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 QUESTIONS = [f"Is {number} even?" for number in range(24)]
 SHORT = {"max_length": 64, "batch_size_per_device": 8, "max_steps": 3}
@@ -59,3 +62,59 @@ def test_a_folder_keeps_calls_apart(tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     loopwright.ppo(model, tokenizer, QUESTIONS, brief, folder=tmp_path, **PPO)
+
+
+@pytest.mark.parametrize(
+    ("demonstrations", "message"),
+    [
+        ([], r"demonstrations is \[\]; give a list of at least one Demonstration or pair \(prompt, response\)"),
+        ("yes", "demonstrations is 'yes'; give a list"),
+        ([("q", "a"), ("q", "a", "b")], r"demonstrations\[1\] is \('q', 'a', 'b'\); give a Demonstration or pair"),
+        ([("q", 3)], r"demonstrations\[0\] is \('q', 3\)"),
+        (["q"], r"demonstrations\[0\] is 'q'"),
+    ],
+)
+def test_demonstrations_that_are_none_are_named(demonstrations, message):
+    with pytest.raises(DataError, match=message):
+        loopwright.sft(tiny_model("llama"), tiny_tokenizer(), demonstrations, **SHORT)
+
+
+def test_comparisons_and_prompts_that_are_none_are_named():
+    with pytest.raises(DataError, match=r"comparisons\[0\] is \('q', 'a'\); give a Comparison or triple"):
+        loopwright.reward_model(tiny_model("llama"), tiny_tokenizer(), [("q", "a")], **SHORT)
+    with pytest.raises(DataError, match="prompts is 'one'; give a list of at least one Prompt or text"):
+        loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), "one", brief, **PPO)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([], "rewards is empty; give at least one reward"),
+        (3, r"rewards\[0\] is \(3, 1\.0\); give \(reward, weight\), the reward a RewardModel or a function"),
+        ([brief], r"rewards\[0\] is <function brief"),
+        ([(brief, 1.0), (brief, "much")], r"rewards\[1\] is \(<function brief"),
+    ],
+)
+def test_rewards_that_are_none_are_named(rewards, message):
+    with pytest.raises(ConfigError, match=message):
+        loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, rewards, **PPO)
+
+
+def test_the_example_of_the_readme_runs_and_is_short(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    assert sum(1 for line in example.splitlines() if line.strip()) < 15
+    for written, small in (
+        ("steps=200", "steps=1, rollouts_per_step=8, minibatch_size=4, max_new_tokens=6"),
+        ('("When do you open?", "At nine."), ...]', "(q, 'yes') for q in QUESTIONS]"),
+        ('("When do you open?", "At nine.", "No idea."), ...]', "(q, 'yes', 'no, sorry') for q in QUESTIONS]"),
+        ('"Where is the pool?", ...]', "*QUESTIONS]"),
+    ):
+        assert written in example
+        example = example.replace(written, small)
+    model = tiny_model("llama")
+    model.config.max_position_embeddings = 512
+    saved(model, tiny_tokenizer(), tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"QUESTIONS": QUESTIONS})
+    assert AutoModelForCausalLM.from_pretrained("aligned").config.model_type == "llama"

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import torch
 
+from loopwright.config import build
 from loopwright.data.chat import render_prompt
 from loopwright.errors import ModelError
 from loopwright.generation.base import SamplingConfig, decode_responses
@@ -66,7 +67,7 @@ class Conversation:
     @classmethod
     def open(cls, folder: Path, *, temperature: float, max_new_tokens: int, seed: int) -> "Conversation":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens)
+        sampling = build(SamplingConfig, {"temperature": temperature, "max_new_tokens": max_new_tokens}, "chat")
         return cls(load_causal_lm(folder, device), load_tokenizer(folder), sampling, seed)
 
     def reply(self, message: str) -> str:

@@ -1,12 +1,13 @@
 """The `loopwright` command: parses, calls the library, prints. Heavy imports happen inside the commands."""
 
+import io
 import json
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -141,7 +142,7 @@ def chat(
     conversation = Conversation.open(
         find_model(model), temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
     )
-    for message in read_messages(sys.stdin):
+    for message in read_messages(_stdin()):
         answer = conversation.reply(message)
         if as_json:
             _print_json({"role": "assistant", "content": answer}, indent=None)
@@ -171,13 +172,24 @@ def check(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Around the imports, too: torch takes seconds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stderr().print("interrupted; the same command goes on from the last checkpoint")
+        raise
+
+
+@_interruptible()
 def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json: bool) -> None:
     from loopwright.cli.display import on_stderr
     from loopwright.loop import run as run_loop
 
     settings, folder = _load(config, overrides)
     out = out or folder or Path("runs") / settings.name
-    with _interruptible(), on_stderr() as display:
+    with on_stderr() as display:
         summary = run_loop(settings, out, display=display)
     if as_json:
         _print_json(summary)
@@ -191,6 +203,7 @@ def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json
     _say(f"report: {out / 'report.html'}")
 
 
+@_interruptible()
 def _run_seeds(config: Path, overrides: list[str], seeds: list[int], out: Path | None, *, as_json: bool) -> None:
     from loopwright.cli.display import on_stderr
     from loopwright.cli.tables import versions_table
@@ -204,8 +217,7 @@ def _run_seeds(config: Path, overrides: list[str], seeds: list[int], out: Path |
     if folder:
         raise ConfigError(f"{folder}: is the run directory of one seed; give --seeds with the recipe")
     out = out or Path("runs") / f"{settings.name}-seeds"
-    with _interruptible():
-        summary = run_seeds(settings, seeds, out, display=on_stderr, finished=_tell_failure)
+    summary = run_seeds(settings, seeds, out, display=on_stderr, finished=_tell_failure)
     if as_json:
         _print_json(summary)
     elif summary["versions"]:
@@ -244,13 +256,11 @@ def _tell_failure(seed: int, outcome: dict[str, Any] | str) -> None:
         _stderr().print(f"seed {seed} failed: {outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        _stderr().print("interrupted; the same command goes on from the last checkpoint")
-        raise
+def _stdin() -> TextIO:
+    """What a person types or a program pipes in; nothing where it was closed."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # no byte ends a conversation
+    return sys.stdin or io.StringIO()
 
 
 def _stderr() -> Console:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -59,6 +59,8 @@ def check_scores(name: str, scores: Sequence[float] | Tensor, samples: Sequence[
     Raises:
         CheckError: there are more or fewer, or one is not a finite number.
     """
+    if not isinstance(scores, Sized):
+        raise CheckError(f"reward {name} gave {scores!r:.60} for {len(samples)} responses; give a list of numbers")
     if len(scores) != len(samples):
         raise CheckError(f"reward {name} gave {len(scores)} scores for {len(samples)} responses; give one for each")
     try:

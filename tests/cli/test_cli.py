@@ -67,6 +67,24 @@ def test_a_run_directory_goes_on_where_it_is(toys, monkeypatch, capsys):
         assert (status, err.count("not run again")) == (0, 3)
 
 
+def test_quickstart_is_its_recipe_with_a_seed(toys, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "QUICKSTART", Path("toy.yaml"))
+    status, out, _ = call(monkeypatch, capsys, "quickstart", "--seed", "3", "--out", "here", "--json")
+    assert status == 0
+    assert json.loads(out)["seed"] == 3
+    assert json.loads(out) == json.loads(Path("here/summary.json").read_text())
+
+
+def test_report_is_written_anew(toys, monkeypatch, capsys):
+    call(monkeypatch, capsys, "run", "toy.yaml")
+    path = Path("runs/toy/report.html")
+    path.unlink()
+    assert call(monkeypatch, capsys, "report", "runs/toy") == (0, f"report: {path}\n", "")
+    assert "<html" in path.read_text()
+    _, out, _ = call(monkeypatch, capsys, "report", "runs/toy", "--json")
+    assert json.loads(out) == {"report": str(path)}
+
+
 def test_show_tells_what_is_stale_and_why(toys, monkeypatch, capsys):
     call(monkeypatch, capsys, "run", "toy.yaml")
     path = Path("runs/toy/config.yaml")

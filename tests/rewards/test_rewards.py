@@ -142,6 +142,7 @@ def test_a_callable_reads_text():
         ([1.0], "reward r gave 1 scores for 3 responses"),
         ([1.0, float("nan"), 2.0], "gave nan to 'Hello there, dear guest'"),
         ([1.0, None, 2.0], "something other than numbers"),
+        (None, "reward r gave None for 3 responses; give a list of numbers"),
     ],
 )
 def test_a_callable_that_gives_something_else(scores, message):
