@@ -28,3 +28,12 @@ def test_a_sample_of_kills_leaves_no_trace(tmp_path):
 @pytest.mark.slow
 def test_a_kill_at_any_disk_changing_call_leaves_no_trace(tmp_path):
     assert _crash_everywhere(tmp_path, stride=1)["differ"] == []
+
+
+@pytest.mark.slow
+def test_the_real_loop_survives_kill_9():
+    """Whole processes, every stage, SIGKILL at three moments; `benchmarks/crash.py` alone does twenty."""
+    command = [sys.executable, "benchmarks/crash.py", "--kills", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["equal"] == 3

@@ -156,6 +156,14 @@ def test_a_missed_bar_stops_the_run(tmp_path):
     assert list(json.loads((tmp_path / "run/summary.json").read_text())["stages"]) == ["seeds", "first"]
 
 
+def test_tensorboard_has_a_folder_a_stage(tmp_path):
+    go(tmp_path)
+    assert not (tmp_path / "run/tensorboard").exists()
+    go(tmp_path, "tensorboard=true", out="shown")
+    found = {path.parent.name for path in (tmp_path / "shown/tensorboard").rglob("events.out.tfevents*")}
+    assert found == {"first", "evaluate"}  # those that record figures over time
+
+
 def test_an_external_file_belongs_to_the_key(tmp_path):
     data = tmp_path / "data.txt"
     data.write_text("one")
