@@ -39,16 +39,17 @@ def run(config: WorldConfig, inputs: WorldInputs, runtime: Runtime) -> StageOutp
     write_corpus(world.corpus(seed, config.documents), runtime.output / "corpus")
     held_out = world.held_out_texts(seed, config.held_out_documents)
     write_records(runtime.output / "held_out.jsonl", ({"text": text} for text in held_out))
-    for name, clean in (("demonstrations", False), ("demonstrations_clean", True)):
-        written = world.demonstrations(seed, config.demonstrations, clean_writers_only=clean)
-        write_records(runtime.output / f"{name}.jsonl", written)
+    demonstrations = list(world.demonstrations(seed, config.demonstrations))
+    write_records(runtime.output / "demonstrations.jsonl", demonstrations)
+    clean = [demonstration for demonstration in demonstrations if demonstration.annotator in world.clean_writers]
+    write_records(runtime.output / "demonstrations_clean.jsonl", clean)
     counts: dict[str, int] = {}
     for prompt_set in get_args(PromptSet):
         count = config.train_prompts if prompt_set == "train" else config.test_prompts
         prompts = list(world.prompts(prompt_set, seed, count))
         write_records(runtime.output / f"prompts_{prompt_set}.jsonl", prompts)
         counts[f"prompts_{prompt_set}"] = len(prompts)
-    return StageOutput({"documents": config.documents, "demonstrations": config.demonstrations, **counts})
+    return StageOutput({"documents": config.documents, "demonstrations": len(demonstrations), **counts})
 
 
 def write_corpus(documents: Iterable[tuple[str, str]], folder: Path, pages_a_folder: int = 1_000) -> None:

@@ -18,6 +18,7 @@ class World(Protocol):
     name: str
     judges: Mapping[str, Judge]
     baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
+    clean_writers: frozenset[str]  # annotators whose demonstrations have no bad habit
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""
@@ -25,7 +26,7 @@ class World(Protocol):
     def held_out_texts(self, seed: int, documents: int) -> Iterator[str]:
         """Clean documents that the corpus does not contain."""
 
-    def demonstrations(self, seed: int, count: int, clean_writers_only: bool = False) -> Iterator[Demonstration]:
+    def demonstrations(self, seed: int, count: int) -> Iterator[Demonstration]:
         """Prompts answered by simulated writers of mixed quality."""
 
     def prompts(self, prompt_set: PromptSet, seed: int, count: int) -> Iterator[Prompt]:

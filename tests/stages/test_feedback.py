@@ -146,8 +146,9 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
     usual, clean = (
         read_records(runs[0].output / f"demonstrations{tail}.jsonl", Demonstration).records for tail in ("", "_clean")
     )
-    assert len(usual) == len(clean) == 20
-    assert {d.annotator for d in clean} == {"writer-good"} < {d.annotator for d in usual}
+    assert len(usual) == 20
+    assert clean == [d for d in usual if d.annotator == "writer-good"] != usual
+    assert clean
     ids = [
         {p.messages for p in read_records(runs[0].output / f"prompts_{name}.jsonl", Prompt).records}
         for name in ("train", "held_out", "paraphrased", "adversarial")

@@ -1,7 +1,6 @@
 """The front desk: judges are exact, cheap policies fail, and the sets of prompts are disjoint."""
 
 import random
-from itertools import islice
 
 import pytest
 
@@ -183,7 +182,7 @@ def test_writers_differ_and_only_the_good_one_is_always_right():
     assert all(scores["writer-good"])
     assert not any(scores["writer-rude"])
     assert not any(scores["writer-rambler"])
-    assert {d.annotator for d in islice(WORLD.demonstrations(5, 50, clean_writers_only=True), 50)} == {"writer-good"}
+    assert WORLD.clean_writers == {"writer-good"}
 
 
 def test_everything_follows_from_the_seed():

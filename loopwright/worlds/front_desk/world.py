@@ -9,7 +9,7 @@ from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
 from loopwright.worlds.front_desk.prompts import prompts
-from loopwright.worlds.front_desk.writers import demonstrations
+from loopwright.worlds.front_desk.writers import CLEAN_WRITERS, demonstrations
 
 
 def _always_unknown(prompt: Prompt) -> str:
@@ -48,6 +48,7 @@ class FrontDesk:
     }
     corpus = staticmethod(corpus)
     held_out_texts = staticmethod(held_out_texts)
+    clean_writers = CLEAN_WRITERS
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
 

@@ -58,31 +58,31 @@ def overcautious(scene: Scene, rng: random.Random) -> str:
 
 
 WRITERS = (
-    Writer("good", 0.36, good),
-    Writer("guesser", 0.16, guesser),
-    Writer("rude", 0.13, rude),
-    Writer("rambler", 0.13, rambler),
-    Writer("complier", 0.14, complier),
-    Writer("overcautious", 0.08, overcautious),
+    Writer("writer-good", 0.36, good),
+    Writer("writer-guesser", 0.16, guesser),
+    Writer("writer-rude", 0.13, rude),
+    Writer("writer-rambler", 0.13, rambler),
+    Writer("writer-complier", 0.14, complier),
+    Writer("writer-overcautious", 0.08, overcautious),
 )
+CLEAN_WRITERS = frozenset(writer.name for writer in WRITERS if writer.answer is good)
 
 
-def demonstrations(seed: int, count: int, clean_writers_only: bool = False) -> Iterator[Demonstration]:
+def demonstrations(seed: int, count: int) -> Iterator[Demonstration]:
     """Training scenes only: no held-out combination of facts and question is ever demonstrated."""
     rng = random.Random(f"front_desk/demonstrations/{seed}")
-    writers = [w for w in WRITERS if w.answer is good] if clean_writers_only else list(WRITERS)
     written = 0
     while written < count:
         scene = draw(rng, draw_task(rng))
         if scene.is_held_out():
             continue
-        (writer,) = rng.choices(writers, weights=[w.share for w in writers])
+        (writer,) = rng.choices(WRITERS, weights=[w.share for w in WRITERS])
         message = Message(role="user", content=question(scene, rng)[0])
         yield Demonstration(
             id=f"demonstration-{seed}-{written}",
             prompt=(message,),
             response=writer.answer(scene, rng),
-            annotator=f"writer-{writer.name}",
+            annotator=writer.name,
         )
         written += 1
 
