@@ -5,6 +5,7 @@ Texts come from txt, html, jsonl and parquet files, folders of them, and their .
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -118,7 +119,8 @@ def read_records(
         DataError: the file is missing, damaged or empty, or more rows are bad than `max_bad_share`.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path")
+        found = "is a folder; name a file in it" if path.is_dir() else "no such file; check the path"
+        raise DataError(f"{path}: {found}")
     quarantine = Quarantine(quarantine_file, max_bad_share)
     records, sources = [], []
     with damage_named(path):
@@ -273,9 +275,11 @@ def _content(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their number from 1; blank lines are skipped."""
+    """Lines with their number from 1; blank lines are skipped, as is the byte order mark that Windows programs write."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
                 yield number, line.strip()
 

@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import json
 from pathlib import Path
@@ -90,6 +91,12 @@ def test_a_broken_line_is_set_aside_named_and_counted(tmp_path):
     assert [(row["line"], row["row"]) for row in written] == [(7, rows[6]), (10, rows[9])]
 
 
+def test_a_byte_order_mark_is_no_broken_line(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + b'{"text": "first"}\n{"text": "second"}\n')
+    assert texts(path) == ["first", "second"]
+
+
 def test_too_many_broken_lines_stop_the_run(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "fine"}\n{"text": 3}\n' + '{"text": "fine"}\n' * 8)
@@ -149,6 +156,8 @@ def test_a_folder_with_other_files_says_which(tmp_path):
 def test_an_empty_or_missing_record_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "none.jsonl", Demonstration)
+    with pytest.raises(DataError, match="is a folder; name a file in it"):
+        read_records(tmp_path, Demonstration)
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="the data set is empty; it needs at least one Demonstration a line"):
         read_records(tmp_path / "empty.jsonl", Demonstration)
