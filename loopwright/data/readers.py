@@ -275,7 +275,7 @@ def _content(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their number from 1; blank lines are skipped, as is the byte order mark that Windows programs write."""
+    """Lines with their number from 1; blank lines are skipped, as is the byte order mark of Windows programs."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
