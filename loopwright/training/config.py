@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -14,7 +14,31 @@ from loopwright.models.trainable import TrainableConfig
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainConfig(Config):
+class OptimizerConfig(Config):
+    """What `make_optimizers` reads."""
+
+    muon_rates: ClassVar[tuple[str, ...]] = ("muon_learning_rate",)
+
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices of the blocks by Muon, all else by AdamW
+    learning_rate: PositiveFloat = 1e-3  # AdamW's
+    muon_learning_rate: PositiveFloat | None = None  # 0.02 is usual
+    weight_decay: NonNegativeFloat = 0.0  # on matrices, never on norms and biases
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    adam_eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = 1.0
+
+    @model_validator(mode="after")
+    def _muon_has_its_rates(self) -> Self:
+        for name in self.muon_rates:
+            rate = getattr(self, name)
+            if self.optimizer == "muon" and rate is None:
+                raise ValueError(f"optimizer = muon needs {name} (0.02 is usual from scratch, far less in PPO)")
+            if self.optimizer == "adamw" and name in self.model_fields_set and rate is not None:
+                raise ValueError(f"{name} has no effect with optimizer = adamw; set optimizer: muon")
+        return self
+
+
+class TrainConfig(OptimizerConfig):
     """A stage's config extends this one and sets its own defaults.
 
     A step is one optimizer step over batch_size_per_device * accumulation rows. Writing max_steps puts a
@@ -26,14 +50,6 @@ class TrainConfig(Config):
     batch_size_per_device: PositiveInt = 32
     accumulation: PositiveInt = 1  # microbatches a step
     max_length: PositiveInt = 256  # tokens
-
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices of the blocks by Muon, all else by AdamW
-    learning_rate: PositiveFloat = 1e-3  # AdamW's
-    muon_learning_rate: PositiveFloat | None = None  # 0.02 is usual
-    weight_decay: NonNegativeFloat = 0.0  # on matrices, never on norms and biases
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    adam_eps: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat | None = 1.0
 
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: NonNegativeInt = 0
@@ -63,12 +79,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> Self:
-        if self.optimizer == "muon" and self.muon_learning_rate is None:
-            raise ValueError("optimizer = muon needs muon_learning_rate (0.02 is usual)")
-        written = self.model_fields_set
-        if self.optimizer == "adamw" and "muon_learning_rate" in written and self.muon_learning_rate is not None:
-            raise ValueError("muon_learning_rate has no effect with optimizer = adamw; set optimizer: muon")
-        if self.schedule == "constant" and "min_lr_ratio" in written:
+        if self.schedule == "constant" and "min_lr_ratio" in self.model_fields_set:
             raise ValueError("min_lr_ratio has no effect with schedule = constant; set schedule: linear or cosine")
         if self.max_steps is not None and self.warmup_steps > self.max_steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} is more than max_steps = {self.max_steps}; lower it")

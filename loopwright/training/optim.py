@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopwright.training.config import TrainConfig
+from loopwright.training.config import OptimizerConfig, TrainConfig
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.3.mlp.up_proj.weight; embeddings and heads have no number
 
@@ -76,7 +76,7 @@ class Optimizers:
                     }
 
 
-def make_optimizers(named_parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> Optimizers:
+def make_optimizers(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> Optimizers:
     """Optimizers for the parameters that require gradients.
 
     AdamW (Loshchilov and Hutter 2019) decays matrices only. Muon (Jordan 2024) takes the 2-D parameters

@@ -1,11 +1,11 @@
 """The settings of PPO. A setting that has no effect, or fights another, is an error."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from loopwright.config.base import Config
 from loopwright.models.trainable import TrainableConfig
+from loopwright.training.config import Fraction, OptimizerConfig
 
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -13,8 +13,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 KL_SETTINGS = ("kl_estimator", "kl_coef", "kl_controller", "kl_target", "kl_horizon")
 
 
-class PPOSettings(Config):
+class PPOSettings(OptimizerConfig):
     """How a policy is improved against a reward. docs/ppo.md gives the formula behind each."""
+
+    muon_rates: ClassVar[tuple[str, ...]] = ("muon_learning_rate", "critic_muon_learning_rate")
 
     # How much
     steps: PositiveInt = 1_000
@@ -50,19 +52,25 @@ class PPOSettings(Config):
     value_coef: PositiveFloat = 0.1  # c_v
     entropy_coef: NonNegativeFloat = 0.0  # c_e
 
-    # Optimizer: AdamW
+    # Optimizers of policy and critic; muon needs a rate for the matrices of each
     learning_rate: PositiveFloat = 1e-5
     critic_learning_rate: PositiveFloat = 1e-5
+    critic_muon_learning_rate: PositiveFloat | None = None
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: NonNegativeInt = 0
-    adam_betas: tuple[Share, Share] = (0.9, 0.999)
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     adam_eps: PositiveFloat = 1e-5  # lm-human-preferences' value, far above Adam's own 1e-8
-    weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat | None = 1.0  # of policy and critic, each by itself
 
     trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns; the critic learns as a whole
     save_steps: PositiveInt = 10
     log_steps: PositiveInt = 1
+
+    @property
+    def of_critic(self) -> OptimizerConfig:
+        """The same with the critic's learning rates."""
+        rates = {"learning_rate": self.critic_learning_rate, "muon_learning_rate": self.critic_muon_learning_rate}
+        return self.model_copy(update=rates)
 
     @model_validator(mode="after")
     def _batches_are_whole(self) -> Self:

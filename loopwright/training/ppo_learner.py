@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from loopwright.errors import ModelError
@@ -19,12 +19,13 @@ from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, He
 from loopwright.objectives.logprobs import token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
 from loopwright.training import ppo_checks
+from loopwright.training.optim import Optimizers, make_optimizers
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, microbatches, permutation, spread
 from loopwright.training.ppo_config import PPOSettings
 
 
 class PPOLearner:
-    """Policy, critic, reference, optimizer and KL coefficient."""
+    """Policy, critic, reference, optimizers and KL coefficient."""
 
     def __init__(
         self, policy: PreTrainedModel, critic: Critic, forbidden: Tensor, config: PPOSettings, seed: int, scratch: Path
@@ -37,18 +38,8 @@ class PPOLearner:
         self.policy: Any = make_trainable(policy, config.trainable, seed)
         self.critic = critic.to(policy.device).requires_grad_(True)
         self.controller = make_controller(config)
-        self._policy_parameters = [parameter for _, parameter in trainable_parameters(self.policy)]
-        self._critic_parameters = list(self.critic.parameters())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": self._policy_parameters, "lr": config.learning_rate},
-                {"params": self._critic_parameters, "lr": config.critic_learning_rate},
-            ],
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.policy_optimizers = make_optimizers(self.policy.named_parameters(), config)
+        self.critic_optimizers = make_optimizers(self.critic.named_parameters(), config.of_critic)
         check_head(self.policy)
 
     @torch.no_grad()
@@ -78,11 +69,6 @@ class PPOLearner:
         Raises:
             CheckError: the ratio was not 1, or a loss was not finite.
         """
-        factor = schedule(step, self.config)
-        for group, rate in zip(
-            self.optimizer.param_groups, (self.config.learning_rate, self.config.critic_learning_rate), strict=True
-        ):
-            group["lr"] = rate * factor
         totals = Totals()
         for epoch in range(self.config.epochs_per_batch):
             order = permutation(len(experience.values), seed_of_epoch(epoch)).to(experience.values.device)
@@ -90,14 +76,16 @@ class PPOLearner:
                 self._minibatch(experience.rows(rows), totals, step, check_ratio=epoch == number == 0)
         kept = experience.episodes.mask
         explained = explained_variance(experience.values[kept], experience.returns[kept]).item()
-        return totals.means() | {"explained_variance": explained, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        learning_rate = self.config.learning_rate * schedule(step, self.config)
+        return totals.means() | {"explained_variance": explained, "learning_rate": learning_rate}
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint needs to go on bit for bit."""
         return {
             "policy": {name: parameter.detach() for name, parameter in trainable_parameters(self.policy)},
             "critic": self.critic.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "policy_optimizers": self.policy_optimizers.state(),
+            "critic_optimizers": self.critic_optimizers.state(),
             "kl_controller": self.controller.state(),
         }
 
@@ -107,7 +95,8 @@ class PPOLearner:
             for name, parameter in trainable_parameters(self.policy):
                 parameter.copy_(state["policy"][name])
         self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.policy_optimizers.load_state(state["policy_optimizers"])
+        self.critic_optimizers.load_state(state["critic_optimizers"])
         self.controller.load(state["kl_controller"])
 
     def response_logprobs(self, episodes: Episodes) -> Tensor:
@@ -125,7 +114,6 @@ class PPOLearner:
         tokens = int(batch.episodes.mask.sum())
         if tokens == 0:
             return
-        self.optimizer.zero_grad(set_to_none=True)
         drift = []
         loss = torch.zeros((), device=batch.values.device)
         for rows in self._microbatches(batch.episodes):
@@ -136,12 +124,13 @@ class PPOLearner:
         if check_ratio and torch.isfinite(loss):
             ppo_checks.check_ratio_is_one(torch.cat(drift), step)
         norms = {
-            "policy_grad_norm": _clip(self._policy_parameters, self.config.max_grad_norm),
-            "critic_grad_norm": _clip(self._critic_parameters, self.config.max_grad_norm),
+            "policy_grad_norm": _clip(self.policy_optimizers, self.config.max_grad_norm),
+            "critic_grad_norm": _clip(self.critic_optimizers, self.config.max_grad_norm),
         }
         if not all(math.isfinite(x) for x in (loss.item(), *norms.values())):
             raise ppo_checks.non_finite_loss(self.scratch, step, self.state(), batch)
-        self.optimizer.step()
+        for optimizers in (self.policy_optimizers, self.critic_optimizers):
+            optimizers.step(schedule(step, self.config))
         totals.count_minibatch(tokens, norms | {"loss": loss.item()})
 
     def _microbatch(self, batch: Experience, totals: "Totals") -> tuple[Tensor, Tensor]:
@@ -289,6 +278,6 @@ def schedule(step: int, config: PPOSettings) -> float:
     return 1.0
 
 
-def _clip(parameters: list[nn.Parameter], max_norm: float | None) -> float:
+def _clip(optimizers: Optimizers, max_norm: float | None) -> float:
     """Scale gradients down to the norm where there is one; returns the norm before."""
-    return torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm).item()
+    return torch.nn.utils.clip_grad_norm_(optimizers.parameters, math.inf if max_norm is None else max_norm).item()

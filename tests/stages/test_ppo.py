@@ -39,6 +39,7 @@ SMALL = dict(
     steps=3, rollouts_per_step=8, minibatch_size=4, epochs_per_batch=2, max_new_tokens=6, learning_rate=1e-3,
     critic_learning_rate=2e-3, save_steps=2,
 )  # fmt: skip
+MUON = dict(optimizer="muon", muon_learning_rate=0.02, critic_muon_learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +112,13 @@ def dies_in_step(reward, fatal_step):
     return [(Dying(), 1.0)]
 
 
-@pytest.mark.parametrize("trainable", [{}, {"mode": "lora"}, {"mode": "top_layers", "layers": 1}])
-def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, trainable):
-    settings = dict(steps=6, kl_controller="adaptive", kl_target=0.5, kl_horizon=50, trainable=trainable)
+@pytest.mark.parametrize(
+    "varied",
+    [{}, {"trainable": {"mode": "lora"}}, {"trainable": {"mode": "top_layers", "layers": 1}}, MUON],
+    ids=["all", "lora", "top_layers", "muon"],
+)
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, varied):
+    settings = dict(steps=6, kl_controller="adaptive", kl_target=0.5, kl_horizon=50, **varied)
     reward = RewardModel(load_reward_model(folders[1]), load_tokenizer(folders[1]))
     whole = run(folders, tmp_path / "whole", reward=dies_in_step(reward, None), **settings)
     with pytest.raises(Interrupted):
@@ -434,6 +439,29 @@ def test_a_first_update_by_hand(folders, tmp_path):
     assert got["clip_fraction"] == 0.0
 
 
+def test_a_first_step_of_muon_is_that_of_torch_at_the_scheduled_rates(folders, tmp_path):
+    settings = dict(rollouts_per_step=5, minibatch_size=5, epochs_per_batch=1, warmup_steps=2, max_grad_norm=None)
+    learner, engine, prompts = make_learner(folders, tmp_path, **MUON, **settings)
+    parts = {learner.policy: (0.02, 1e-3), learner.critic: (0.01, 2e-3)}
+    before = {p: p.detach().clone() for part in parts for p in part.parameters()}
+    gradients = {}
+    for parameter in before:
+        parameter.register_post_accumulate_grad_hook(lambda p: gradients.update({p: p.grad.clone()}))
+    episodes = sample(engine, prompts, seed=0)
+    experience, _ = with_advantages(episodes, learner.observe(episodes), (torch.arange(5.0), None), 0.1, learner.config)
+    assert learner.update(experience, 0, int)["learning_rate"] == 0.5e-3
+    for part, (muon_rate, adamw_rate) in parts.items():
+        for name, parameter in part.named_parameters():
+            expected = torch.nn.Parameter(before[parameter])
+            expected.grad = gradients[parameter]
+            by_muon = parameter.dim() == 2 and ".layers." in name
+            if by_muon:
+                torch.optim.Muon([expected], lr=muon_rate / 2, weight_decay=0.0).step()
+            else:
+                torch.optim.AdamW([expected], lr=adamw_rate / 2, eps=1e-5, weight_decay=0.0).step()
+            assert_close(parameter, expected, rtol=0, atol=1e-7, msg=name)
+
+
 def test_prompts_come_in_fresh_permutations_without_state():
     def epochs(count, per_step, steps):
         flat = [i for step in range(steps) for i in prompts_of_step(count, step, per_step, lambda epoch: 100 + epoch)]
@@ -660,6 +688,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(epochs_per_batch=1, minibatch_size=512, clip_range=0.1), "clip_range has no effect with one epoch"),
         (dict(epochs_per_batch=1, minibatch_size=512, value_clip_range=0.1), "value_clip_range has no effect"),
         (dict(steps=10, warmup_steps=10), "warmup_steps = 10 leaves nothing"),
+        (dict(muon_learning_rate=0.1), "muon_learning_rate has no effect with optimizer = adamw"),
+        (dict(critic_muon_learning_rate=0.1), "critic_muon_learning_rate has no effect with optimizer = adamw"),
+        (dict(optimizer="muon", critic_muon_learning_rate=0.1), "optimizer = muon needs muon_learning_rate"),
+        (dict(optimizer="muon", muon_learning_rate=0.1), "optimizer = muon needs critic_muon_learning_rate"),
         (dict(trainable={"mode": "lora", "lora": {"dropout": 0.1}}), "dropout = 0.1 has no effect in PPO"),
         (dict(trainable={"mode": "all", "layers": 2}), "layers"),
         (dict(clip_range=1.5), "clip_range"),
