@@ -32,12 +32,12 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
 }
 
 PPO_CURVES = (
-    ("Reward", ("score", "reward"), "Per response; reward is the score less penalties"),
-    ("KL to the reference", ("kl",), "Nats per response"),
+    ("Reward", ("score", "reward", "held_out_score"), "Per response; reward is the score less penalties"),
+    ("KL to the reference", ("kl", "held_out_kl"), "Nats per response"),
     ("Entropy", ("entropy",), "Nats per token"),
     ("Value loss", ("value_loss",), ""),
     ("Clip fraction", ("clip_fraction",), "Share of tokens whose ratio was clipped"),
-    ("Length", ("length_tokens",), "Tokens per response"),
+    ("Length", ("length_tokens", "held_out_length_tokens"), "Tokens per response"),
     ("Explained variance", ("explained_variance",), "Of the returns, by the critic"),
     ("KL coefficient", ("kl_coef",), ""),
     ("Finished", ("finished_share",), "Share of responses that ended by themselves"),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.data.chat import render_prompt
 from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts
+from loopwright.data.splits import split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
@@ -27,7 +28,7 @@ from loopwright.schemas import Prompt
 from loopwright.stages.base import Stage, StageConfig, StageOutput
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
-from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, with_advantages
+from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, token_kl, with_advantages
 from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_learner import PPOLearner
 
@@ -63,7 +64,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     """Improve a policy against a reward (Ouyang et al. 2022, sec. 3.5)."""
     tokenizer = load_tokenizer(inputs.policy)
     policy = load_causal_lm(inputs.policy, runtime.device)
-    tasks = load_prompts(config, inputs, tokenizer, policy)
+    tasks, held_out = hold_out(load_prompts(config, inputs, tokenizer, policy), config, runtime)
     reward = load_reward(inputs, runtime)
     learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
     engine = TransformersEngine(learner.policy, tokenizer)  # reads the learner's weights: nothing is copied
@@ -89,10 +90,13 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
 
             figures |= {"kl_coef": kl_coef, **scored.figures}
             recent = [*recent[1 - LAST_STEPS :], {name: figures[name] for name in SUMMARISED}]
-            if (step + 1) % config.log_steps == 0 or step + 1 == config.steps:
-                runtime.record(step + 1, figures)
-            if (step + 1) % config.save_steps == 0 or step + 1 == config.steps:
-                runtime.checkpoint(step + 1, {"learner": learner.state(), "recent": recent})
+            done, last = step + 1, step + 1 == config.steps
+            if done % config.log_steps == 0 or last:
+                runtime.record(done, figures)
+            if config.eval_steps is not None and (done % config.eval_steps == 0 or last):
+                runtime.record(done, assess(learner, engine, reward, held_out, sampling, runtime))
+            if done % config.save_steps == 0 or last:
+                runtime.checkpoint(done, {"learner": learner.state(), "recent": recent})
             bar.advance(1, reward=figures["reward"], kl=figures["kl"])
 
     save_model(learner.policy, tokenizer, runtime.output / "model")
@@ -153,6 +157,24 @@ def _given_prompts(config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTo
             "lower it or set ppo.prompts"
         )
     return found
+
+
+def hold_out(tasks: list[Task], config: PPOConfig, runtime: Runtime) -> tuple[list[Task], list[Task]]:
+    """Prompts to train on, and prompts that are only assessed; a prompt that comes twice stays on one side.
+
+    Raises:
+        ConfigError: no prompt would be left to train on.
+    """
+    if config.eval_steps is None:
+        return tasks, []
+    texts = [str(task.tokens) for task in tasks]
+    if config.held_out_prompts >= len(set(texts)):
+        raise ConfigError(
+            f"ppo.held_out_prompts = {config.held_out_prompts}, but only {len(set(texts))} prompts differ and some are "
+            "to be trained on; lower it, or leave ppo.eval_steps out"
+        )
+    split = split_by_hash(texts, config.held_out_prompts / len(texts), runtime.seed_for("held out"))
+    return [tasks[i] for i in split.train], [tasks[i] for i in split.held_out]
 
 
 def load_reward(inputs: PPOInputs, runtime: Runtime) -> WeightedSum:
@@ -262,6 +284,27 @@ def check(
         if isinstance(part, RewardModel):
             alone = torch.cat([part.score([sample]).total for sample in few])
             ppo_checks.check_reward_padding(part.name, part.score(few).total, alone)
+
+
+def assess(
+    learner: PPOLearner,
+    engine: TransformersEngine,
+    reward: WeightedSum,
+    held_out: Sequence[Task],
+    sampling: SamplingConfig,
+    runtime: Runtime,
+) -> dict[str, float]:
+    """Figures of one response to each held-out prompt. The seeds never change: only the weights move the figures."""
+    seeds = [runtime.seed_for("held out", row) for row in range(len(held_out))]
+    rollouts = engine.generate([task.tokens for task in held_out], sampling, seeds)
+    scored = score(reward, held_out, rollouts, engine.tokenizer)
+    episodes = Episodes.of(rollouts, runtime.device)
+    kl = token_kl(episodes, learner.observe(episodes)).sum(1).mean().item()
+    return {
+        "held_out_score": scored.figures["score"],
+        "held_out_kl": kl,
+        "held_out_length_tokens": scored.figures["length_tokens"],
+    }
 
 
 def summarise(config: PPOConfig, recent: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def with_advantages(
         kl_coef: the coefficient before this batch changes it.
     """
     mask, reference_logprobs, values = episodes.mask, observed.reference_logprobs, observed.values
-    k1 = kl_estimate(episodes.logprobs, reference_logprobs, "k1").masked_fill(~mask, 0.0)
+    k1 = token_kl(episodes, observed)
     penalty = None
     if config.kl_penalty == "reward" and config.kl_estimator != "exact":
         penalty = kl_coef * kl_estimate(episodes.logprobs, reference_logprobs, config.kl_estimator)
@@ -142,6 +142,11 @@ def with_advantages(
     if observed.exact_kl is not None:
         figures["kl_exact"] = observed.exact_kl.sum(1).mean().item()
     return Experience(episodes, reference_logprobs, values, advantages, returns), figures
+
+
+def token_kl(episodes: Episodes, observed: Observations) -> Tensor:
+    """[B, R] k1 of each response token in nats, 0 elsewhere; its sum over a row is the KL that is reported."""
+    return kl_estimate(episodes.logprobs, observed.reference_logprobs, "k1").masked_fill(~episodes.mask, 0.0)
 
 
 def spread(flat: Tensor, mask: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ class PPOSettings(OptimizerConfig):
     trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns; the critic learns as a whole
     save_steps: PositiveInt = 10
     log_steps: PositiveInt = 1
+    eval_steps: PositiveInt | None = None  # and at the end; None: nothing is held out
+    held_out_prompts: PositiveInt = 64  # about so many, by hash
 
     @property
     def of_critic(self) -> OptimizerConfig:
@@ -138,6 +140,12 @@ class PPOSettings(OptimizerConfig):
                 f"trainable.lora.dropout = {self.trainable.lora.dropout:g} has no effect in PPO, which trains without "
                 "dropout so that sampler and learner agree; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_prompts_are_used(self) -> Self:
+        if self.eval_steps is None and "held_out_prompts" in self.model_fields_set:
+            raise ValueError("held_out_prompts has no effect without eval_steps; set it, or leave this out")
         return self
 
     @model_validator(mode="after")

@@ -114,8 +114,14 @@ def dies_in_step(reward, fatal_step):
 
 @pytest.mark.parametrize(
     "varied",
-    [{}, {"trainable": {"mode": "lora"}}, {"trainable": {"mode": "top_layers", "layers": 1}}, MUON],
-    ids=["all", "lora", "top_layers", "muon"],
+    [
+        {},
+        {"trainable": {"mode": "lora"}},
+        {"trainable": {"mode": "top_layers", "layers": 1}},
+        MUON,
+        {"eval_steps": 3, "held_out_prompts": 2},
+    ],
+    ids=["all", "lora", "top_layers", "muon", "evaluated"],
 )
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, varied):
     settings = dict(steps=6, kl_controller="adaptive", kl_target=0.5, kl_horizon=50, **varied)
@@ -130,6 +136,46 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, 
     for part in ("model", "critic"):
         ours, theirs = weights(tmp_path / "killed", part), weights(tmp_path / "whole", part)
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_assessing_held_out_prompts_changes_nothing_that_is_learned(folders, tmp_path):
+    prompts = [Prompt.user(f"p{i}", f"say {i % 9}") for i in range(12)]
+    reward, evaluated = callable_reward(length_of), dict(eval_steps=2, held_out_prompts=2)
+    run(folders, tmp_path / "with", reward=reward, prompts=prompts, **evaluated)
+    runtime, tokenizer = Runtime.temporary(tmp_path / "split", stage="ppo"), load_tokenizer(folders[0])
+    config = PPOConfig(**SMALL, **evaluated)
+    tasks = ppo.load_prompts(config, PPOInputs(*folders, prompts), tokenizer, load_causal_lm(folders[0]))
+    train, held_out = ppo.hold_out(tasks, config, runtime)
+    assert not {str(task.tokens) for task in train} & {str(task.tokens) for task in held_out}
+    assert len(train) + len(held_out) == 12 and train and held_out
+
+    run(folders, tmp_path / "without", reward=reward, prompts=[task.prompt for task in train])
+    lines = recorded(tmp_path / "with")
+    assessed = [line for line in lines if "held_out_score" in line]
+    assert [line for line in lines if line not in assessed] == recorded(tmp_path / "without")
+    assert [line["step"] for line in assessed] == [2, 3]
+    for part in ("model", "critic"):
+        ours, theirs = weights(tmp_path / "with", part), weights(tmp_path / "without", part)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    # The last figures again, from the model that was written.
+    learner, engine, _ = make_learner(folders, tmp_path / "again")
+    learner.policy.load_state_dict(load_causal_lm(tmp_path / "with" / "output" / "model").state_dict())
+    seeds = [runtime.seed_for("held out", row) for row in range(len(held_out))]
+    rollouts = engine.generate([task.tokens for task in held_out], SamplingConfig(max_new_tokens=6), seeds)
+    episodes = Episodes.of(rollouts, torch.device("cpu"))
+    drift = (episodes.logprobs - learner.observe(episodes).reference_logprobs) * episodes.mask
+    assert assessed[-1] == pytest.approx({
+        "step": 3,
+        "held_out_score": sum(length_of([], ppo.decode_responses(tokenizer, rollouts))) / len(held_out),
+        "held_out_kl": drift.sum().item() / len(held_out),
+        "held_out_length_tokens": episodes.mask.sum().item() / len(held_out),
+    }, rel=1e-4)  # fmt: skip
+
+
+def test_holding_out_every_prompt_is_refused(folders, tmp_path):
+    with pytest.raises(ConfigError, match="held_out_prompts = 64, but only 5 prompts differ"):
+        run(folders, tmp_path, eval_steps=1)
 
 
 def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path):
@@ -688,6 +734,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(epochs_per_batch=1, minibatch_size=512, clip_range=0.1), "clip_range has no effect with one epoch"),
         (dict(epochs_per_batch=1, minibatch_size=512, value_clip_range=0.1), "value_clip_range has no effect"),
         (dict(steps=10, warmup_steps=10), "warmup_steps = 10 leaves nothing"),
+        (dict(held_out_prompts=8), "held_out_prompts has no effect without eval_steps"),
         (dict(muon_learning_rate=0.1), "muon_learning_rate has no effect with optimizer = adamw"),
         (dict(critic_muon_learning_rate=0.1), "critic_muon_learning_rate has no effect with optimizer = adamw"),
         (dict(optimizer="muon", critic_muon_learning_rate=0.1), "optimizer = muon needs muon_learning_rate"),

@@ -10,17 +10,9 @@ from loopwright.stages import sft
 from tests.stages.test_sft import inputs, settings
 
 LENGTH = {"max_steps", "epochs", "batch_size_per_device", "accumulation", "max_length"}
-SHARED = {
-    "optimizer",
-    "learning_rate",
-    "schedule",
-    "warmup_steps",
-    "max_grad_norm",
-    "save_steps",
-    "log_steps",
-    "trainable",
-}
-SUPERVISED = LENGTH | SHARED | {"eval_steps"}
+STEPS = {"save_steps", "log_steps", "eval_steps"}
+SHARED = STEPS | {"optimizer", "learning_rate", "schedule", "warmup_steps", "max_grad_norm", "trainable"}
+SUPERVISED = LENGTH | SHARED
 # PPO counts rollouts, and what it reads is as long as a prompt and a response.
 PPO = SHARED | {"steps", "rollouts_per_step", "minibatch_size", "microbatch_size", "max_new_tokens"}
 
