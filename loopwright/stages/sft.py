@@ -44,12 +44,16 @@ class SFTConfig(StageConfig, TrainConfig):
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the prompts, by hash
     packing: bool = True  # several examples in a row, blind to each other; changes the speed and nothing else
     lm_loss_coef: NonNegativeFloat = 0.0  # weight of the loss on raw text, mixed in so that perplexity survives
+    lm_tokens_ratio: PositiveFloat = 1.0  # tokens of raw text a step, for each token of the demonstrations
     text: Path | None = None  # that raw text; None: what the model was pre-trained on in this run
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.text is not None and self.lm_loss_coef == 0:
-            raise ValueError("text has no effect with lm_loss_coef = 0; set lm_loss_coef (0.3 is a start) or drop text")
+        for name in ("text", "lm_tokens_ratio"):
+            if self.lm_loss_coef == 0 and name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} has no effect with lm_loss_coef = 0; set lm_loss_coef (0.3 is a start) or drop {name}"
+                )
         return self
 
 
@@ -244,14 +248,15 @@ class Batches:
         return PackedBatch(*(tensor.to(self.device) for tensor in batch))
 
     def _raw_text(self, step: int, examples: Sequence[Example]) -> list[Micro]:
-        """About as many tokens of raw text as the examples have.
+        """About `lm_tokens_ratio` times as many tokens of raw text as the examples have, in whole rows.
 
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
         assert self.text is not None and self.text_order is not None
-        rows = math.ceil(sum(map(_length, examples)) / self.config.max_length)
-        first = step * self.config.rows_per_step  # an example fits a row: steps never overlap
+        rows = math.ceil(self.config.lm_tokens_ratio * sum(map(_length, examples)) / self.config.max_length)
+        rows = min(rows, self.config.rows_per_step)
+        first = step * self.config.rows_per_step  # so that steps never overlap
         numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
         batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)

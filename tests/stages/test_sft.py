@@ -190,6 +190,19 @@ def test_mixed_loss_is_the_mean_over_answers_plus_coef_times_the_mean_over_text(
     assert sum(sft.learned_tokens(micro) for micro in micros) == sum(loss.count for loss in losses)
 
 
+def test_less_raw_text_is_fewer_rows_of_it_with_the_same_weight(tmp_path):
+    given = inputs(tmp_path, text=raw_text(tmp_path))
+    rows, weights = {}, {}
+    for ratio in (0.01, 0.5, 1.0, 1e6):
+        config = settings(lm_loss_coef=0.5, lm_tokens_ratio=ratio, batch_size_per_device=8, max_length=64)
+        _, _, batches = batches_of(config, given, tmp_path / f"run-{ratio}")
+        text = [micro for micro in batches.of_step(0) if micro.lm_weight is not None]
+        rows[ratio] = sum(len(micro.input_ids) for micro in text)
+        weights[ratio] = sum(micro.lm_weight * int((micro.labels[:, 1:] >= 0).sum()) for micro in text)
+    assert rows[0.01] == 1 < rows[0.5] < rows[1.0] <= rows[1e6] == 8
+    assert list(weights.values()) == pytest.approx([weights[1.0]] * 4)
+
+
 def test_it_learns_to_answer(tmp_path):
     config = settings(max_steps=150, batch_size_per_device=8, learning_rate=1e-2, save_steps=1000)
     metrics, _ = trained(tmp_path / "run", config, inputs(tmp_path))
@@ -296,5 +309,7 @@ def test_what_is_missing_is_said(tmp_path):
         sft.bind(settings(model="folder"), {})
     with pytest.raises(ConfigError, match="text has no effect with lm_loss_coef = 0"):
         settings(text="a.txt")
+    with pytest.raises(ConfigError, match="lm_tokens_ratio has no effect with lm_loss_coef = 0"):
+        settings(lm_tokens_ratio=0.5)
     with pytest.raises(ConfigError, match="sft.lm_loss_coef needs raw text"):
         trained(tmp_path / "run", settings(lm_loss_coef=0.3), inputs(tmp_path))
