@@ -63,3 +63,11 @@ def test_versions_name_what_numbers_depend_on():
     versions = library_versions()
     assert versions["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert {"torch", "transformers", "numpy"} <= versions.keys()
+
+
+@pytest.mark.parametrize("stage", ["world", "pretrain", "sft", "feedback", "reward", "ppo", "evaluate"])
+def test_no_stage_counts_another_one_as_its_code(stage):
+    """Or changing one would make all of them stale."""
+    reached = {name for name in code_hashes(f"loopwright.stages.{stage}") if name.startswith("loopwright.stages.")}
+    assert reached == {"loopwright.stages.base", f"loopwright.stages.{stage}"}
+    assert "loopwright.library" not in code_hashes(f"loopwright.stages.{stage}")
