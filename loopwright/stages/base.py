@@ -124,3 +124,26 @@ def _right(head: Head, labels: Tensor) -> int:
         return head_logits(states[rows], head.weight, head.bias, 1.0, None).argmax(-1)
 
     return sum(int((likeliest(rows) == targets[rows]).sum()) for rows in head_chunks(states, head.weight))
+
+
+def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:
+    """The user's file, or that of the stage which makes one.
+
+    Args:
+        setting: as in "ppo.policy".
+        file: its name in the artifact.
+        section: of the recipe, that would bring a stage: "an sft section".
+
+    Raises:
+        ConfigError: neither is there, or both.
+    """
+    stage, _, name = setting.partition(".")
+    if path is not None and artifact is not None:
+        raise ConfigError(
+            f"{setting} = {path} contradicts the stage {artifact.manifest.name}, which makes its own; leave one out"
+        )
+    if path is not None:
+        return path
+    if artifact is None:
+        raise ConfigError(f"{stage} has no {name}; add {section} to the recipe, or set {setting} to a path")
+    return artifact.file(file)

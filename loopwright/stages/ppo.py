@@ -25,7 +25,7 @@ from loopwright.models.tokens import context_length, forbidden_token_ids, match_
 from loopwright.rewards import Reward, RewardModel, Sample, Scores, WeightedSum
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages.base import Stage, StageConfig, StageOutput
+from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, token_kl, with_advantages
@@ -322,23 +322,13 @@ def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     world, text = artifacts.get("world"), artifacts.get("text")
     opened = text if world is None and config.prompts is None else None  # PPO learns on text that was trained on
     return PPOInputs(
-        policy=_chosen("policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        reward=_chosen("reward", config.reward, artifacts.get("reward"), "model", "a reward section"),
-        prompts=_chosen("prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section")
+        policy=chosen_input("ppo.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
+        reward=chosen_input("ppo.reward", config.reward, artifacts.get("reward"), "model", "a reward section"),
+        prompts=chosen_input("ppo.prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section")
         if opened is None
         else (),
         texts=None if opened is None else opened.file("text.jsonl.gz"),
     )
-
-
-def _chosen(name: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:
-    if path is not None and artifact is not None:
-        raise ConfigError(
-            f"ppo.{name} = {path} contradicts the stage {artifact.manifest.name}, which makes its own; leave one out"
-        )
-    if path is None and artifact is None:
-        raise ConfigError(f"ppo has no {name}; add {section} to the recipe, or set ppo.{name} to a path")
-    return path if artifact is None else artifact.file(file)  # type: ignore[return-value]
 
 
 STAGE = Stage(

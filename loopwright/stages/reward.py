@@ -38,7 +38,7 @@ from loopwright.rewards.calibration import calibration, preference_probability
 from loopwright.rewards.reward_model import features_of_rows, score_rows
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Message, Prompt, Ranking
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
@@ -362,24 +362,16 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
             f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
         )
     return RewardInputs(
-        model=_chosen("model", config.model, model, "model", "an sft or pretrain section"),
+        model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
         comparisons=()
         if config.labelled is not None
-        else _chosen("comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section"),
+        else chosen_input(
+            "reward.comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section"
+        ),
         rankings=() if feedback is None else feedback.file("rankings.jsonl"),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
-
-
-def _chosen(name: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:
-    if path is not None and artifact is not None:
-        raise ConfigError(
-            f"reward.{name} = {path} contradicts the stage {artifact.manifest.name}, which makes its own; leave one out"
-        )
-    if path is None and artifact is None:
-        raise ConfigError(f"reward has no {name}; add {section} to the recipe, or set reward.{name} to a path")
-    return path if artifact is None else artifact.file(file)  # type: ignore[return-value]
 
 
 def files(config: RewardConfig) -> list[Path]:
