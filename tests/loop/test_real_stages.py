@@ -39,8 +39,18 @@ def test_a_resolved_config_means_the_same_run(tmp_path):
     assert origins[0] == origins[1]
 
 
-def test_the_recipe_of_movie_reviews_finds_its_data(tmp_path):
-    config = load_config(ROOT / "recipes" / "movie_reviews.yaml", [f"data_dir={tmp_path}"])
+def test_the_longer_recipe_is_the_quickstart_with_more_of_everything():
+    quick, longer = (load_config(ROOT / "recipes" / f"{name}.yaml") for name in ("quickstart", "front_desk_long"))
+    assert list(longer.sections) == list(quick.sections)
+    assert longer.sections["pretrain"].shape == quick.sections["pretrain"].shape
+    assert longer.sections["pretrain"].max_steps > quick.sections["pretrain"].max_steps
+    assert longer.sections["feedback"].prompts > quick.sections["feedback"].prompts
+
+
+@pytest.mark.parametrize("name", ["movie_reviews", "movie_reviews_large"])
+def test_the_recipes_of_movie_reviews_find_their_data(name, tmp_path):
+    config = load_config(ROOT / "recipes" / f"{name}.yaml", [f"data_dir={tmp_path}"])
+    assert config.name == name
     assert list(config.sections) == ["pretrain", "reward", "ppo", "evaluate"]
     assert config.sections["reward"].labelled == tmp_path / "sst2_train.tsv"
     assert config.sections["evaluate"].judge.check == tmp_path / "sst2_dev.tsv"
