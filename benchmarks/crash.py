@@ -1,9 +1,10 @@
-"""Kill -9 the whole loop at random moments, finish it with the same command, compare with a run that was never killed.
+"""Kill -9 the whole loop at random moments of each stage, finish it with the same command, compare the outcome.
 
     python benchmarks/crash.py [--kills 20] [--seed 0] [--recipe benchmarks/crash.yaml]
 
-Everything must agree bit for bit, times and memory aside: every file of every artifact, the artifacts' ids, the
-figures of every step, the summary. Prints a table, and one JSON line last; exit status 1 when anything differs.
+It must be that of a run that was never killed, bit for bit, times and memory aside: every file of every artifact, the
+artifacts' ids, the figures of every step, the summary. Prints a table, and one JSON line last; exit status 1 when
+anything differs.
 """
 
 import argparse
@@ -29,22 +30,24 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="loopwright-crash-") as folder:
         out = Path(folder) / "run"
-        begun, seconds = _finish(arguments.recipe, out)
+        spans = _finish(arguments.recipe, out)
         expected = outcome(out)
+        seconds = sum(spans.values())
         print(f"undisturbed: {seconds:.1f} s, {len(expected['files'])} files in {len(expected['ids'])} artifacts")
-        print(f"{'kill':>4} {'at':>8}  {'killed in':<10} {'resumed from':<14} result")
+        print(f"{'kill':>4} {'after':>8}  {'killed in':<10} {'resumed from':<14} result")
         differing: list[int] = []
         stages: list[str] = []
         for number in range(1, arguments.kills + 1):
-            # One in each equal part of the loop's time, so that all of it is covered; importing torch is not the loop.
-            moment = begun + (number - 1 + rng.random()) / arguments.kills * (seconds - begun)
-            stage, moment = _kill(arguments.recipe, out, moment)
+            # At a random moment of each stage in turn, so that the short ones are hit, too.
+            aim = list(spans)[number % len(spans)]
+            delay = rng.random() * spans[aim]
+            stage = _kill(arguments.recipe, out, aim, delay)
             checkpoint = _checkpoint(out)
             _finish(arguments.recipe, out)
             found = outcome(out)
             different = sorted(part for part in expected if found[part] != expected[part])
             result = "equal" if not different else f"DIFFERS in {', '.join(different)}"
-            print(f"{number:>4} {moment:>6.1f} s  {stage:<10} {checkpoint:<14} {result}", flush=True)
+            print(f"{number:>4} {delay:>6.1f} s  {stage:<10} {checkpoint:<14} {result}", flush=True)
             stages.append(stage)
             if different:
                 differing.append(number)
@@ -99,32 +102,42 @@ def _start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _finish(recipe: Path, out: Path) -> tuple[float, float]:
-    """Run to the end. The seconds until its first stage began, and until it was done."""
-    started = time.perf_counter()
-    begun, said = 0.0, ""
+def _finish(recipe: Path, out: Path) -> dict[str, float]:
+    """Run to the end. The seconds that each stage took."""
+    moments: list[tuple[str, float]] = []
+    said = ""
     with _start(recipe, out) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            begun = begun or time.perf_counter() - started
             said += line.decode(errors="replace")
+            if not moments or _stage(said) != moments[-1][0]:
+                moments.append((_stage(said), time.perf_counter()))
     if process.returncode != 0:
         sys.exit(f"the run failed:\n{said[-3000:]}")
-    return begun, time.perf_counter() - started
+    ends = [moment for _, moment in moments[1:]] + [time.perf_counter()]
+    return {stage: end - begun for (stage, begun), end in zip(moments, ends, strict=True)}
 
 
-def _kill(recipe: Path, out: Path, moment: float) -> tuple[str, float]:
-    """Start afresh and kill after `moment` seconds; a run that was quicker than that is killed earlier next time."""
+def _kill(recipe: Path, out: Path, stage: str, delay: float) -> str:
+    """Start afresh and kill `delay` seconds after the stage began; the stage it was in by then.
+
+    A run that was done before that is killed earlier the next time.
+    """
     while True:
         shutil.rmtree(out, ignore_errors=True)
+        said = ""
         with _start(recipe, out) as process:
-            try:
-                process.wait(timeout=moment)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                _, said = process.communicate()
-                return _stage(said.decode(errors="replace")), moment
-        moment *= 0.9
+            assert process.stderr is not None
+            for line in process.stderr:
+                said += line.decode(errors="replace")
+                if _stage(said) == stage:
+                    break
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGKILL)
+            said += process.communicate()[1].decode(errors="replace")
+        if process.returncode != 0:
+            return _stage(said)
+        delay *= 0.9
 
 
 def _stage(said: str) -> str:
