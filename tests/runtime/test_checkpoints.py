@@ -118,26 +118,27 @@ def test_one_that_cannot_be_read_is_kept_and_named(tmp_path, monkeypatch, name, 
     assert load_checkpoint(tmp_path, pytest.fail).state == {"step": 2}
 
 
+def failing(number):
+    """A call of the system that fails, as `read` and `fsync` do: without a file's name."""
+
+    def call(*args):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
 def test_a_read_that_fails_half_way_names_the_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, {"x": 1})
-
-    def fails(path):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))  # as `read` does: without a file's name
-
     with monkeypatch.context() as patched, pytest.raises(ArtifactError, match="checkpoint-00000001: cannot be read"):
-        patched.setattr(checkpoints, "sha256_file", fails)
+        patched.setattr(checkpoints, "sha256_file", failing(errno.EIO))
         load_checkpoint(tmp_path, pytest.fail)
     assert load_checkpoint(tmp_path, pytest.fail).state == {"x": 1}
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, 1, {"x": 1})
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patched, pytest.raises(ArtifactError, match="the disk is full; free some space"):
-        patched.setattr(os, "fsync", full)
+        patched.setattr(os, "fsync", failing(errno.ENOSPC))
         save_checkpoint(tmp_path, 2, {"x": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
     assert load_checkpoint(tmp_path, pytest.fail).state == {"x": 1}
