@@ -39,7 +39,8 @@ class TransformersEngine:
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> Rollouts:
         """One response for each prompt (token ids), in the order given.
 
-        Rows are batched by prompt length, so that little padding is computed.
+        Rows are batched by prompt length, so that little padding is computed, and a prompt that several rows of a batch
+        have is read once.
 
         Raises:
             DataError: a prompt is empty, or prompt and response do not fit the model's context.
@@ -52,20 +53,37 @@ class TransformersEngine:
         device = self.model.device
         vocab_size = self.model.get_output_embeddings().weight.shape[0]
         forbidden = forbidden_token_ids(self.tokenizer, vocab_size).to(device)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i])))
         chunks = []
         with torch.no_grad(), _evaluating(self.model):
             for start in range(0, len(order), self.rows_at_once):
                 rows = order[start : start + self.rows_at_once]
-                ids, mask = pad_rows([prompts[i] for i in rows], self.pad_id, left=True)
-                numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens)
-                chunks.append(self._decode(ids.to(device), mask.to(device), numbers.to(device), forbidden, sampling))
+                places: dict[tuple[int, ...], int] = {}
+                which = torch.tensor([places.setdefault(tuple(prompts[i]), len(places)) for i in rows])
+                ids, mask = (part.to(device) for part in pad_rows(list(places), self.pad_id, left=True))
+                numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens).to(device)
+                chunks.append(self._decode(ids, mask, which.to(device), numbers, forbidden, sampling))
         return _joined(chunks, self.pad_id).rows(_inverse(order))
 
-    def _decode(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, numbers: Tensor, forbidden: Tensor, sampling: SamplingConfig
+    def _decode(  # noqa: PLR0913 -- what is sampled from, and how
+        self,
+        distinct_ids: Tensor,
+        distinct_mask: Tensor,
+        which: Tensor,
+        numbers: Tensor,
+        forbidden: Tensor,
+        sampling: SamplingConfig,
     ) -> Rollouts:
-        """Sample until every row has ended or max_new_tokens are reached."""
+        """Sample until every row has ended or max_new_tokens are reached.
+
+        Args:
+            distinct_ids, distinct_mask: [D, P] the prompts, each once.
+            which: [B] the prompt of each row.
+            numbers: [B, max_new_tokens] uniform numbers.
+            forbidden: [F] ids never drawn.
+            sampling: temperature and limits.
+        """
+        prompt_ids, prompt_mask = distinct_ids[which], distinct_mask[which]
         (rows, width), steps = prompt_ids.shape, sampling.max_new_tokens
         response_ids = prompt_ids.new_full((rows, steps), self.pad_id)
         response_mask = torch.zeros((rows, steps), dtype=torch.bool, device=prompt_ids.device)
@@ -77,17 +95,11 @@ class TransformersEngine:
         mask = torch.nn.functional.pad(prompt_mask, (0, steps), value=True)
         positions = position_ids(mask)
         cache = _preallocated_cache(self.model, width + steps)
-        tokens = prompt_ids
+        logits = self._next_logits(cache, distinct_ids, distinct_mask, position_ids(distinct_mask))
+        if len(distinct_ids) < rows:
+            logits = logits[which]
+            cache.batch_select_indices(which)
         for step in range(steps):
-            seen = width + step
-            logits = self.model(
-                input_ids=tokens,
-                attention_mask=mask[live, :seen] if len(live) < rows else mask[:, :seen],
-                position_ids=positions[live, seen - tokens.shape[1] : seen],
-                past_key_values=cache,
-                use_cache=True,
-                **self.last_logit_only,
-            ).logits[:, -1]
             distribution = sampling_logprobs(logits, forbidden, sampling.temperature)
             sampled = sample_tokens(distribution, numbers[live, step], sampling)
             running = ~finished[live]
@@ -105,11 +117,24 @@ class TransformersEngine:
                 kept = running.nonzero().squeeze(1)
                 live, sampled = live[kept], sampled[kept]
                 cache.batch_select_indices(kept)
-            tokens = sampled[:, None]
+            if step + 1 < steps:
+                end = width + step + 1
+                logits = self._next_logits(cache, sampled[:, None], mask[live, :end], positions[live, end - 1 : end])
         used = step + 1
         return Rollouts(
             prompt_ids, prompt_mask, response_ids[:, :used], response_mask[:, :used], logprobs[:, :used], finished
         )
+
+    def _next_logits(self, cache: Cache, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """[B, V] after the last of these [B, T] tokens, which join the cache; `mask` is of all that are in it then."""
+        return self.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **self.last_logit_only,
+        ).logits[:, -1]
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
         limit = context_length(self.model)

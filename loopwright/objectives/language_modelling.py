@@ -46,8 +46,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grads = HeadGrads(hidden, weight, bias, needed, temperature=1.0)
         total = hidden.new_zeros((), dtype=at_least_float32(hidden))
         for rows in head_chunks(hidden, weight):
-            logits = head_logits(hidden[rows], weight, bias, 1.0, None)
-            log_p = logits.sub_(logits.logsumexp(-1, keepdim=True))
+            log_p = head_logits(hidden[rows], weight, bias, 1.0, None).log_softmax(-1)
             total -= log_p.gather(-1, targets[rows, None]).sum()
             if any(needed):  # d total / d logits = p - onehot
                 slope = log_p.exp_()

@@ -205,7 +205,7 @@ def _not_finite(step: int, micros: list[Any], parts: list[MicroLoss], grad_norm:
 
 
 def _tensors(micro: Any) -> dict[str, Tensor]:
-    """The tensors of a microbatch (named tuple, dataclass or mapping), by field name, in memory of their own."""
+    """The tensors of a microbatch (named tuple, dataclass or mapping, nested), by name, in memory of their own."""
     if isinstance(micro, Tensor):
         fields: Mapping[str, Any] = {"tensor": micro}
     elif isinstance(micro, Mapping):
@@ -214,4 +214,8 @@ def _tensors(micro: Any) -> dict[str, Tensor]:
         fields = vars(micro)
     else:
         fields = getattr(micro, "_asdict", dict)()
-    return {name: v.detach().cpu().contiguous().clone() for name, v in fields.items() if isinstance(v, Tensor)}
+    found = {name: v.detach().cpu().contiguous().clone() for name, v in fields.items() if isinstance(v, Tensor)}
+    for name, part in fields.items():
+        if hasattr(part, "_asdict"):
+            found |= {f"{name}.{inner}": value for inner, value in _tensors(part).items()}
+    return found

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompt
 from loopwright.data.tokenizer import bos_prefix, encode_texts
+from loopwright.models.heads import Prefixes
 from loopwright.models.padding import pad_rows
 from loopwright.objectives.preference import ranking_pairs
 from loopwright.schemas import Comparison, Message, Ranking
@@ -52,7 +53,8 @@ class Group:
 class PairBatch(NamedTuple):
     """A microbatch."""
 
-    input_ids: Tensor  # [N, T] int64, padded on the right
+    prefixes: Prefixes | None  # prompts, where each is read once for all its responses
+    input_ids: Tensor  # [N, T] int64, padded on the right: prompt and response, or what follows a prefix
     attention_mask: Tensor  # [N, T] bool
     chosen: Tensor  # [P] int64 rows
     rejected: Tensor  # [P] int64 rows
@@ -97,22 +99,35 @@ def tokenize_groups(
     return kept, skipped
 
 
-def collate(groups: Sequence[Group], pad_id: int, device: torch.device) -> PairBatch:
-    """Every response that a pair needs, once, and the pairs as row numbers."""
+def collate(groups: Sequence[Group], pad_id: int, device: torch.device, *, share_prompts: bool = False) -> PairBatch:
+    """Every response that a pair needs, once, and the pairs as row numbers.
+
+    Args:
+        groups: with their token rows.
+        share_prompts: a prompt is a prefix of its responses, all but its last token: a response may be empty. Only
+            where every group has a prompt of two tokens or more.
+    """
+    shared = share_prompts and all(len(group.prompt_ids) > 1 for group in groups)
     rows: list[list[int]] = []
-    chosen, rejected = [], []
-    for group in groups:
+    owner, chosen, rejected = [], [], []
+    for number, group in enumerate(groups):
         used = sorted({i for pair in group.pairs for i in (pair.first, pair.second)})
         place = {i: len(rows) + n for n, i in enumerate(used)}
-        rows += [group.rows[i] for i in used]
+        start = len(group.prompt_ids) - 1 if shared else 0
+        rows += [group.rows[i][start:] for i in used]
+        owner += [number] * len(used)
         for pair in group.pairs:
             better, worse = (pair.first, pair.second) if pair.choice == 0 else (pair.second, pair.first)
             chosen.append(place[better])
             rejected.append(place[worse])
+
+    prefixes = None
+    if shared:
+        ids, mask = pad_rows([group.prompt_ids[:-1] for group in groups], pad_id, left=True)
+        prefixes = Prefixes(ids.to(device), mask.to(device), torch.tensor(owner, device=device))
     ids, mask = pad_rows(rows, pad_id)
-    return PairBatch(
-        ids.to(device), mask.to(device), torch.tensor(chosen, device=device), torch.tensor(rejected, device=device)
-    )
+    places = (torch.tensor(which, device=device) for which in (chosen, rejected))
+    return PairBatch(prefixes, ids.to(device), mask.to(device), *places)
 
 
 def _pairs_of(judgement: Comparison | Ranking) -> tuple[list[tuple[int, int, int]], int]:

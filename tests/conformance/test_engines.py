@@ -66,6 +66,24 @@ def test_a_row_never_depends_on_its_company(engine):
         assert_close(together.logprobs[row, :length], alone.logprobs[0], atol=1e-5, rtol=0)
 
 
+def test_a_prompt_of_several_rows_is_read_once(engine, monkeypatch):
+    read = []
+    forward = type(engine.model).forward
+
+    def counting(self, *args, **kwargs):
+        read.append(kwargs["input_ids"].shape)
+        return forward(self, *args, **kwargs)
+
+    sampling, seeds = SamplingConfig(max_new_tokens=16), [1, 2, 3, 4]
+    alone = [engine.generate([prompt], sampling, [seed]) for prompt, seed in zip(PROMPTS[:2] * 2, seeds, strict=True)]
+    monkeypatch.setattr(type(engine.model), "forward", counting)
+    together = engine.generate(PROMPTS[:2] * 2, sampling, seeds)
+    assert read[0] == (2, 3) and read[1] == (4, 1)
+    for row in range(4):
+        assert together.response_tokens(row) == alone[row].response_tokens(0)
+        assert together.prompt_tokens(row) == PROMPTS[row % 2]
+
+
 def test_prompts_are_padded_left_and_responses_right(engine):
     got = engine.generate(PROMPTS, SamplingConfig(max_new_tokens=6), seeds=range(4))
     assert got.prompt_mask.tolist() == [[i >= 8 - len(prompt) for i in range(8)] for prompt in PROMPTS]

@@ -6,6 +6,8 @@ from transformers import AutoModelForSequenceClassification
 from loopwright.errors import CheckError
 from loopwright.models.heads import (
     Critic,
+    Prefixes,
+    can_share_prefixes,
     head_of,
     last_token_features,
     reward_model_from,
@@ -14,6 +16,7 @@ from loopwright.models.heads import (
 from loopwright.models.loading import load_reward_model, save_model, without_dropout
 from loopwright.models.normalisation import fold_normalisation
 from loopwright.models.padding import last_token_index, pad_rows, padding_gap, position_ids
+from loopwright.models.trainable import TrainableConfig, make_trainable
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 ROWS = [[72, 101, 108], [70, 1, 2, 3, 4, 5, 6], [9, 8, 7, 6, 5]]
@@ -70,6 +73,40 @@ def test_padding_changes_neither_scores_nor_values(reward_model, left):
     critic = Critic.from_reward_model(reward_model)
     assert padding_gap(lambda i, m: scores_at_last_token(reward_model, i, m), ids, mask, junk_id=5) < 1e-5
     assert padding_gap(critic, ids, mask, junk_id=5) < 1e-5
+
+
+def with_prefixes(prefixes, rows, owner):
+    return Prefixes(*pad_rows(prefixes, 257, left=True), torch.tensor(owner)), *pad_rows(rows, 257)
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_rows_that_go_on_from_a_shared_prefix_score_as_whole_rows_and_give_the_same_gradients(reward_model, adapters):
+    prefixes, rows, owner = [[7], [70, 1, 2, 3]], [[9, 8, 7], [5], [4, 3], [2, 1, 0, 6]], [1, 0, 1, 1]
+    if adapters:
+        reward_model = make_trainable(reward_model, TrainableConfig(mode="lora"), seed=0)
+    assert can_share_prefixes(reward_model)
+    weights = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    found = []
+    whole = pad_rows([prefixes[p] + row for p, row in zip(owner, rows, strict=True)], 257)
+    begun, ids, mask = with_prefixes(prefixes, rows, owner)
+    for batch in ((*whole, None), (ids, mask, begun)):
+        scores = scores_at_last_token(reward_model, *batch)
+        trained = [p for p in reward_model.parameters() if p.requires_grad]
+        found.append((scores, torch.autograd.grad((scores * weights).sum(), trained, allow_unused=True)))
+    assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_padding_of_prefixes_and_rows_changes_no_score(reward_model):
+    begun, ids, mask = with_prefixes([[7, 1]], [[9, 8, 7]], [0])
+    alone = scores_at_last_token(reward_model, ids, mask, begun)
+    begun, ids, mask = with_prefixes([[7, 1], [5, 4, 3, 2, 1]], [[9, 8, 7], [1, 2, 3, 4, 5, 6]], [0, 1])
+    assert_close(scores_at_last_token(reward_model, ids, mask, begun)[:1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_does_not_see_all_tokens_cannot_go_on_from_a_prefix():
+    assert can_share_prefixes(tiny_model("qwen2"))
+    assert not can_share_prefixes(tiny_model("gemma2"))  # every other layer looks through a window
 
 
 @torch.no_grad()

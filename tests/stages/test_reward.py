@@ -96,6 +96,16 @@ def test_reference_samples_score_0_and_1(policy, tmp_path, monkeypatch, prompts)
     assert abs(float(scores.mean())) < 1e-5 and abs(float(scores.std(correction=0)) - 1) < 1e-5
 
 
+def test_reading_each_prompt_once_trains_the_same_model(policy, tmp_path, monkeypatch):
+    inputs = RewardInputs(policy, comparisons(160))
+    once, _ = train(tmp_path / "once", inputs)
+    monkeypatch.setattr(reward, "can_share_prefixes", lambda model: False)
+    again, _ = train(tmp_path / "again", inputs)
+    assert once["steps"] > 5
+    for name in ("accuracy", "loss", "margin"):
+        assert_close(once[name], again[name], atol=1e-3, rtol=0)
+
+
 def test_plain_texts_without_prompts(policy, tmp_path):
     metrics, output = train(tmp_path, RewardInputs(policy, comparisons(500, prompts=False)), append_eos=False)
     assert metrics["accuracy"] > 0.8
@@ -181,11 +191,11 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, monke
     expected, whole = train(tmp_path / "whole", inputs)
     collate, calls = reward.collate, []
 
-    def dies(*args):
+    def dies(*args, **kwargs):
         calls.append(0)
         if len(calls) == 8:
             raise Killed
-        return collate(*args)
+        return collate(*args, **kwargs)
 
     monkeypatch.setattr(reward, "collate", dies)
     with pytest.raises(Killed):

@@ -77,3 +77,25 @@ def test_each_response_is_read_once():
     kept, _ = tokenize_groups(group_by_prompt([ranking])[0], tiny_tokenizer(), append_eos=True, max_length=10)
     batch = collate(kept, pad_id=257, device=torch.device("cpu"))
     assert len(batch.input_ids) == 4 and len(batch.chosen) == 6
+
+
+def test_a_shared_prompt_is_read_once():
+    ranking = Ranking(id="r", prompt=ASK, responses=("a", "bc", ""), ranks=(1, 2, 3))
+    groups, _ = group_by_prompt([compare(OTHER, "yes", "no", 0), ranking])
+    tokenizer = tiny_tokenizer()  # of bytes
+    kept, _ = tokenize_groups(groups, tokenizer, append_eos=False, max_length=10)
+    batch = collate(kept, pad_id=257, device=torch.device("cpu"), share_prompts=True)
+
+    def texts(ids, mask):
+        return [tokenizer.decode(row[real]) for row, real in zip(ids, mask, strict=True)]
+
+    assert texts(*batch.prefixes[:2]) == ["By", "H"] and batch.prefixes.owner.tolist() == [0, 0, 1, 1, 1]
+    assert texts(batch.input_ids, batch.attention_mask) == ["eyes", "eno", "ia", "ibc", "i"]
+    assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 2, 2, 3], [1, 3, 4, 4])
+
+
+def test_without_prompts_nothing_is_shared():
+    groups, _ = group_by_prompt([compare((), "yes", "no", 0), compare(ASK, "a", "b", 0)])
+    kept, _ = tokenize_groups(groups, tiny_tokenizer(), append_eos=False, max_length=10)
+    batch = collate(kept, pad_id=257, device=torch.device("cpu"), share_prompts=True)
+    assert batch.prefixes is None and len(batch.input_ids) == 4
