@@ -220,7 +220,8 @@ class Batches:
         if config.lm_loss_coef:
             if inputs.text is None:
                 raise ConfigError(
-                    "sft.lm_loss_coef needs raw text; name a file or folder in sft.text or pre-train in this run"
+                    f"{runtime.stage}.lm_loss_coef needs raw text; name a file or folder in {runtime.stage}.text "
+                    "or pre-train in this run"
                 )
             documents = [document.text for document in read_texts([inputs.text])]
             encoded = encode_documents(tokenizer, documents)

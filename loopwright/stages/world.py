@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from loopwright.data.readers import write_records
 from loopwright.runtime.runtime import Runtime
@@ -17,14 +17,16 @@ from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
 from loopwright.worlds.base import PromptSet
 
+Count = Annotated[int, Field(gt=0, le=1_000_000)]  # a world has only so many different prompts
+
 
 class WorldConfig(StageConfig):
     name: Literal["front_desk"] = "front_desk"
-    documents: PositiveInt = 16_000  # raw documents; cleaning drops about one in five
-    held_out_documents: PositiveInt = 300
-    demonstrations: PositiveInt = 3_000
-    train_prompts: PositiveInt = 8_000
-    test_prompts: PositiveInt = 400  # in each of the held-out, paraphrased and adversarial sets
+    documents: Count = 16_000  # raw documents; cleaning drops about one in five
+    held_out_documents: Count = 300
+    demonstrations: Count = 3_000
+    train_prompts: Count = 8_000
+    test_prompts: Count = 400  # in each of the held-out, paraphrased and adversarial sets
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
+from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.runtime.runtime import Runtime
@@ -154,3 +155,9 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
         for name in ("train", "held_out", "paraphrased", "adversarial")
     ]
     assert sum(map(len, ids)) == len(set().union(*ids)) == 60
+
+
+@pytest.mark.parametrize("setting", sorted(set(world.WorldConfig.model_fields) - {"name", "require"}))
+def test_a_world_has_only_so_much_to_say(setting):
+    with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+        world.WorldConfig(**{setting: 10**12})

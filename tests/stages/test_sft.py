@@ -311,5 +311,5 @@ def test_what_is_missing_is_said(tmp_path):
         settings(text="a.txt")
     with pytest.raises(ConfigError, match="lm_tokens_ratio has no effect with lm_loss_coef = 0"):
         settings(lm_tokens_ratio=0.5)
-    with pytest.raises(ConfigError, match="sft.lm_loss_coef needs raw text"):
-        trained(tmp_path / "run", settings(lm_loss_coef=0.3), inputs(tmp_path))
+    with pytest.raises(ConfigError, match="^sft_clean.lm_loss_coef needs raw text; .* in sft_clean.text"):
+        sft.run(settings(lm_loss_coef=0.3), inputs(tmp_path), Runtime.temporary(tmp_path / "run", stage="sft_clean"))

@@ -115,6 +115,16 @@ def test_a_trap_has_the_verb_that_is_asked_for_at_another_place_too():
     assert not Scene(trap, "harmful", "pool", "costs", request="…").is_trap()
 
 
+def test_how_many_facts_there_are_tells_nothing_about_the_task():
+    counts: dict[str, list[int]] = {"known": [], "unknown": [], "harmful": []}
+    for prompt in WORLD.prompts("train", seed=3, count=6000):
+        counts[prompt.tags["task"]].append(len(prompt.tags["facts"]))
+    for task, found in counts.items():
+        shares = [found.count(n) / len(found) for n in (2, 3, 4)]
+        assert sum(shares) == pytest.approx(1), task
+        assert shares == pytest.approx([0.32, 0.34, 0.34], abs=0.05), task
+
+
 def test_the_sets_of_prompts_are_disjoint():
     texts = {s: {p.messages[0].content for p in WORLD.prompts(s, seed=1, count=800)} for s in SETS}
     assert all(len(prompts) == 800 for prompts in texts.values())

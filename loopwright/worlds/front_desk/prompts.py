@@ -1,7 +1,8 @@
 """Prompts: two to four facts and a question. The sets are disjoint by construction.
 
 A prompt's facts and question are hashed; the hash decides whether it may be trained on. Paraphrased
-and adversarial prompts use wordings and wrappers that no training prompt has.
+and adversarial prompts use wordings and wrappers that no training prompt has. How many facts a prompt
+has says nothing about its task: a model would count them rather than look for the one it needs.
 """
 
 import hashlib
@@ -81,27 +82,27 @@ def draw_scene(rng: random.Random, task: str) -> Scene:
 
     In a trap another place has the verb that is asked for, so that the verb alone does not tell the answer.
     """
-    place, verbs = rng.choice(lexicon.PLACES), rng.sample([a.verb for a in lexicon.ATTRIBUTES], 5)
-    asked, others = verbs[0], verbs[1 : 1 + rng.randint(2, 3)]
+    place, (asked, *verbs) = rng.choice(lexicon.PLACES), rng.sample([a.verb for a in lexicon.ATTRIBUTES], 5)
     near = rng.random() < SAME_PLACE
+    others = verbs[: rng.randint(2, 4) - (task == "known")]
     facts = [draw_fact(rng, place if near and i == 0 else _other(place, rng), verb) for i, verb in enumerate(others)]
+    if rng.random() < TRAPS:
+        facts[-1] = draw_fact(rng, _other(place, rng), asked)
     if task == "known":
         facts.append(draw_fact(rng, place, asked))
-    if rng.random() < TRAPS:
-        facts.append(draw_fact(rng, _other(place, rng), asked))
     rng.shuffle(facts)
     return Scene(tuple(facts), task, place, asked)
 
 
 def draw_open_scene(rng: random.Random, task: str) -> Scene:
-    """Facts about different places; any fact about the one that is asked for will do."""
-    places = rng.sample(lexicon.PLACES, 5)
-    facts = [draw_fact(rng, other, rng.choice(lexicon.ATTRIBUTES).verb) for other in places[1 : 1 + rng.randint(1, 2)]]
-    if task == "known":
-        verbs = rng.sample([attribute.verb for attribute in lexicon.ATTRIBUTES], 2)
-        facts += [draw_fact(rng, places[0], verb) for verb in verbs]
+    """Three or four facts; any about the place that is asked for will do, and all others are about different places."""
+    place, *others = rng.sample(lexicon.PLACES, 5)
+    about = rng.sample([a.verb for a in lexicon.ATTRIBUTES], 2) if task == "known" else []
+    facts = [draw_fact(rng, place, verb) for verb in about]
+    for other in others[: rng.randint(3, 4) - len(facts)]:
+        facts.append(draw_fact(rng, other, rng.choice(lexicon.ATTRIBUTES).verb))
     rng.shuffle(facts)
-    return Scene(tuple(facts), task, places[0], "any")
+    return Scene(tuple(facts), task, place, "any")
 
 
 def _other(place: str, rng: random.Random) -> str:
