@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +16,17 @@ from loopwright.models.loading import load_reward_model, quiet, save_model, with
 from loopwright.models.padding import last_token_index, position_ids
 
 
-class Prefixes(NamedTuple):
-    """Beginnings that rows share. Each goes through the model once, and gradients through all that follow it."""
+class Branches(NamedTuple):
+    """Rows of a prompt and several responses to it; each response sees the prompt and itself.
 
-    input_ids: Tensor  # [G, P] int64, padded on the left; every beginning has a token
-    attention_mask: Tensor  # [G, P] bool
-    owner: Tensor  # [B] int64: the beginning of each row
+    So a prompt goes through the model once for all its responses (Wang and Hegde 2024, arXiv:2410.20305).
+    """
+
+    input_ids: Tensor  # [G, T] int64, padded on the right
+    position_ids: Tensor  # [G, T] int64: every response goes on from the end of the prompt
+    segments: Tensor  # [G, T] int64: 0 in the prompt, n in the nth response, -1 on padding
+    rows: Tensor  # [N] int64: the row of each response
+    ends: Tensor  # [N] int64: the place of its last token
 
 
 def reward_model_from(lm: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -53,34 +57,47 @@ def reward_model_from(lm: PreTrainedModel, seed: int) -> PreTrainedModel:
     return without_dropout(model).to(lm.device)  # type: ignore[arg-type]
 
 
-def last_token_features(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, prefixes: Prefixes | None = None
-) -> Tensor:
+def last_token_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """[B, d]: what the head reads, at the last real token of each row; padding may be on either side."""
-    hidden = _hidden_states(model, input_ids, attention_mask, prefixes)
+    hidden = _hidden_states(model, input_ids, attention_mask)
     rows = torch.arange(len(hidden), device=hidden.device)
     return hidden[rows, last_token_index(attention_mask)]
 
 
-def scores_at_last_token(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, prefixes: Prefixes | None = None
-) -> Tensor:
+def scores_at_last_token(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """[B] scores of prompt and response, read at the last real token.
 
     Args:
         model: a one-label sequence classifier, or a peft model around one.
-        input_ids, attention_mask: [B, T]; padding may be on either side, behind prefixes only on the right.
-        prefixes: what the rows go on from, where `can_share_prefixes`.
+        input_ids, attention_mask: [B, T]; padding may be on either side.
     """
-    return head_of(model)(last_token_features(model, input_ids, attention_mask, prefixes)).squeeze(-1)
+    return head_of(model)(last_token_features(model, input_ids, attention_mask)).squeeze(-1)
 
 
-def can_share_prefixes(model: Any) -> bool:
-    """Whether rows may go on from a cache, and gradients through it: full attention in every layer."""
-    base = _base(model)
-    cached = "past_key_values" in inspect.signature(base.base_model.forward).parameters
-    layers = DynamicCache(config=base.config).layers
-    return cached and bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+def scores_of_branches(model: Any, branches: Branches) -> Tensor:
+    """[N] the scores that `scores_at_last_token` gives prompt and response, where `can_branch`."""
+    body, segments = _base(model).base_model, branches.segments
+    places = torch.arange(segments.shape[1], device=segments.device)
+    asks, seen = segments[:, :, None], segments[:, None, :]
+    visible = ((asks == seen) | ((seen == 0) & (asks > 0))) & (places[:, None] >= places)
+    hidden = body(
+        input_ids=branches.input_ids,
+        attention_mask=torch.where(visible, 0.0, torch.finfo(body.dtype).min).to(body.dtype)[:, None],
+        position_ids=branches.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return head_of(model)(hidden[branches.rows, branches.ends]).squeeze(-1)
+
+
+def can_branch(model: Any) -> bool:
+    """Whether the model takes any mask: full attention in every layer, by code that adds it to the scores."""
+    config = _base(model).config
+    layers = DynamicCache(config=config).layers
+    return (
+        bool(layers)
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and config._attn_implementation in {"sdpa", "eager"}
+    )
 
 
 class Critic(nn.Module):
@@ -124,31 +141,18 @@ def head_of(model: Any) -> nn.Linear:
     return head
 
 
-def _hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor, prefixes: Prefixes | None = None) -> Tensor:
+def _hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """[B, T, d] after the final norm. Positions count real tokens, so left padding does not shift them."""
-    body = _base(model).base_model
-    positions = position_ids(attention_mask)
-    if prefixes is None:
-        return body(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-    cache = DynamicCache(config=body.config)
-    body(
-        input_ids=prefixes.input_ids,
-        attention_mask=prefixes.attention_mask,
-        position_ids=position_ids(prefixes.attention_mask),
-        past_key_values=cache,
-        use_cache=True,
+    return (
+        _base(model)
+        .base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids(attention_mask),
+            use_cache=False,
+        )
+        .last_hidden_state
     )
-    cache.batch_select_indices(prefixes.owner)
-    before = prefixes.attention_mask[prefixes.owner]
-    return body(
-        input_ids=input_ids,
-        attention_mask=torch.cat((before, attention_mask), dim=1),
-        position_ids=before.sum(dim=1, keepdim=True) + positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
 
 
 def _base(model: Any) -> Any:

@@ -20,6 +20,7 @@ from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
 
 TOKENS_AT_ONCE = 16_384  # of a batch, padding included
+FEWEST_ROWS, MOST_PADDING = 16, 0.2  # a batch of so many rows ends before padding takes a larger share of it
 
 
 class _Fit(NamedTuple):
@@ -125,11 +126,15 @@ def _in_batches(
 
 
 def _batches(order: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Row numbers, shortest first, at most TOKENS_AT_ONCE padded tokens at a time."""
+    """Row numbers, shortest first, in batches of like length and at most TOKENS_AT_ONCE padded tokens."""
     batch: list[int] = []
+    tokens = 0
     for i in order:
-        if batch and (len(batch) + 1) * len(rows[i]) > TOKENS_AT_ONCE:
+        padded = (len(batch) + 1) * len(rows[i])
+        loose = len(batch) >= FEWEST_ROWS and tokens + len(rows[i]) < (1 - MOST_PADDING) * padded
+        if batch and (padded > TOKENS_AT_ONCE or loose):
             yield batch
-            batch = []
+            batch, tokens = [], 0
         batch.append(i)
+        tokens += len(rows[i])
     yield batch

@@ -28,7 +28,7 @@ from loopwright.evaluation.judging import judge
 from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
-from loopwright.models.heads import can_share_prefixes, reward_model_from, scores_at_last_token
+from loopwright.models.heads import Branches, can_branch, reward_model_from, scores_at_last_token, scores_of_branches
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.normalisation import fold_normalisation
 from loopwright.models.tokens import context_length
@@ -230,16 +230,17 @@ def reference_rows(
 def train(model: Any, config: RewardConfig, data: Data, pad_id: int, runtime: Runtime) -> FitResult:
     """The Bradley-Terry loss on all pairs; prompts and responses go through the model once a batch."""
     steps = steps_to_train(config, len(data.train))
-    lengths = [max(len(row) for row in group.rows) for group in data.train]
+    branches = can_branch(model) and all(group.messages for group in data.train)
+    lengths = [group.tokens() if branches else max(len(row) for row in group.rows) for group in data.train]
     order = EpochOrder(len(data.train), config.rows_per_step, runtime.seed_for("order"), lengths)
-    shared = can_share_prefixes(model)
 
     def batch(step: int) -> list[PairBatch]:
         micros = split_rows(order.rows_of(step), config.batch_size_per_device)
-        return [collate([data.train[i] for i in rows], pad_id, runtime.device, share_prompts=shared) for rows in micros]
+        return [collate([data.train[i] for i in rows], pad_id, runtime.device, branches=branches) for rows in micros]
 
     def loss(micro: PairBatch) -> MicroLoss:
-        scores = scores_at_last_token(model, micro.input_ids, micro.attention_mask, micro.prefixes)
+        read = micro.inputs
+        scores = scores_of_branches(model, read) if isinstance(read, Branches) else scores_at_last_token(model, *read)
         chosen, rejected = scores[micro.chosen], scores[micro.rejected]
         total = bradley_terry_loss(chosen, rejected).sum()
         if config.centering:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompt
 from loopwright.data.tokenizer import bos_prefix, encode_texts
-from loopwright.models.heads import Prefixes
+from loopwright.models.heads import Branches
 from loopwright.models.padding import pad_rows
 from loopwright.objectives.preference import ranking_pairs
 from loopwright.schemas import Comparison, Message, Ranking
@@ -49,15 +49,24 @@ class Group:
             self.responses.append(response)
         return place
 
+    def tokens(self) -> int:
+        """Of the prompt and all responses, the prompt counted once."""
+        return sum(map(len, self.rows)) - (len(self.rows) - 1) * len(self.prompt_ids)
+
+
+class Rows(NamedTuple):
+    """Prompt and response, one a row."""
+
+    input_ids: Tensor  # [N, T] int64, padded on the right
+    attention_mask: Tensor  # [N, T] bool
+
 
 class PairBatch(NamedTuple):
     """A microbatch."""
 
-    prefixes: Prefixes | None  # prompts, where each is read once for all its responses
-    input_ids: Tensor  # [N, T] int64, padded on the right: prompt and response, or what follows a prefix
-    attention_mask: Tensor  # [N, T] bool
-    chosen: Tensor  # [P] int64 rows
-    rejected: Tensor  # [P] int64 rows
+    inputs: Rows | Branches  # of N responses
+    chosen: Tensor  # [P] int64 responses
+    rejected: Tensor  # [P] int64 responses
 
 
 def group_by_prompt(judgements: Iterable[Comparison | Ranking]) -> tuple[list[Group], int]:
@@ -99,35 +108,54 @@ def tokenize_groups(
     return kept, skipped
 
 
-def collate(groups: Sequence[Group], pad_id: int, device: torch.device, *, share_prompts: bool = False) -> PairBatch:
-    """Every response that a pair needs, once, and the pairs as row numbers.
+def collate(groups: Sequence[Group], pad_id: int, device: torch.device, *, branches: bool = False) -> PairBatch:
+    """Every response that a pair needs, once, and the pairs as numbers of responses.
 
     Args:
         groups: with their token rows.
-        share_prompts: a prompt is a prefix of its responses, all but its last token: a response may be empty. Only
-            where every group has a prompt of two tokens or more.
+        branches: a row is a prompt with all its responses, not with one of them.
     """
-    shared = share_prompts and all(len(group.prompt_ids) > 1 for group in groups)
-    rows: list[list[int]] = []
-    owner, chosen, rejected = [], [], []
-    for number, group in enumerate(groups):
-        used = sorted({i for pair in group.pairs for i in (pair.first, pair.second)})
-        place = {i: len(rows) + n for n, i in enumerate(used)}
-        start = len(group.prompt_ids) - 1 if shared else 0
-        rows += [group.rows[i][start:] for i in used]
-        owner += [number] * len(used)
+    used = [sorted({i for pair in group.pairs for i in (pair.first, pair.second)}) for group in groups]
+    chosen, rejected, start = [], [], 0
+    for group, of_group in zip(groups, used, strict=True):
+        number = {i: start + n for n, i in enumerate(of_group)}
+        start += len(of_group)
         for pair in group.pairs:
             better, worse = (pair.first, pair.second) if pair.choice == 0 else (pair.second, pair.first)
-            chosen.append(place[better])
-            rejected.append(place[worse])
+            chosen.append(number[better])
+            rejected.append(number[worse])
+    inputs: Rows | Branches
+    if branches:
+        inputs = _branches(groups, used, pad_id)
+    else:
+        rows = [group.rows[i] for group, of_group in zip(groups, used, strict=True) for i in of_group]
+        inputs = Rows(*pad_rows(rows, pad_id))
+    moved = type(inputs)(*(tensor.to(device) for tensor in inputs))
+    return PairBatch(moved, torch.tensor(chosen, device=device), torch.tensor(rejected, device=device))
 
-    prefixes = None
-    if shared:
-        ids, mask = pad_rows([group.prompt_ids[:-1] for group in groups], pad_id, left=True)
-        prefixes = Prefixes(ids.to(device), mask.to(device), torch.tensor(owner, device=device))
-    ids, mask = pad_rows(rows, pad_id)
-    places = (torch.tensor(which, device=device) for which in (chosen, rejected))
-    return PairBatch(prefixes, ids.to(device), mask.to(device), *places)
+
+def _branches(groups: Sequence[Group], used: Sequence[Sequence[int]], pad_id: int) -> Branches:
+    ids, positions, segments, rows, ends = [], [], [], [], []
+    for row, (group, of_group) in enumerate(zip(groups, used, strict=True)):
+        begin = len(group.prompt_ids)
+        tokens, places, owners = list(group.prompt_ids), list(range(begin)), [0] * begin
+        for number, i in enumerate(of_group, start=1):
+            response = group.rows[i][begin:]
+            tokens += response
+            places += range(begin, begin + len(response))
+            owners += [number] * len(response)
+            rows.append(row)
+            ends.append(len(tokens) - 1 if response else begin - 1)
+        ids.append(tokens)
+        positions.append(places)
+        segments.append(owners)
+    return Branches(
+        pad_rows(ids, pad_id)[0],
+        pad_rows(positions, 0)[0],
+        pad_rows(segments, -1)[0],
+        torch.tensor(rows),
+        torch.tensor(ends),
+    )
 
 
 def _pairs_of(judgement: Comparison | Ranking) -> tuple[list[tuple[int, int, int]], int]:

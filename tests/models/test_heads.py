@@ -5,13 +5,14 @@ from transformers import AutoModelForSequenceClassification
 
 from loopwright.errors import CheckError
 from loopwright.models.heads import (
+    Branches,
     Critic,
-    Prefixes,
-    can_share_prefixes,
+    can_branch,
     head_of,
     last_token_features,
     reward_model_from,
     scores_at_last_token,
+    scores_of_branches,
 )
 from loopwright.models.loading import load_reward_model, save_model, without_dropout
 from loopwright.models.normalisation import fold_normalisation
@@ -75,38 +76,54 @@ def test_padding_changes_neither_scores_nor_values(reward_model, left):
     assert padding_gap(critic, ids, mask, junk_id=5) < 1e-5
 
 
-def with_prefixes(prefixes, rows, owner):
-    return Prefixes(*pad_rows(prefixes, 257, left=True), torch.tensor(owner)), *pad_rows(rows, 257)
+def branched(*prompts_with_responses):
+    """Rows of a prompt and all its responses, and the same as a row for each."""
+    longest = max(len(prompt + sum(responses, [])) for prompt, responses in prompts_with_responses)
+    ids, positions, segments, rows, ends, whole = [], [], [], [], [], []
+    for row, (prompt, responses) in enumerate(prompts_with_responses):
+        lengths = [len(prompt), *map(len, responses)]
+        padding = longest - sum(lengths)
+        ids.append(prompt + sum(responses, []) + [257] * padding)
+        positions.append(
+            [*range(len(prompt))] + [len(prompt) + i for r in responses for i in range(len(r))] + [0] * padding
+        )
+        segments.append([n for n, length in enumerate(lengths) for _ in range(length)] + [-1] * padding)
+        for n, response in enumerate(responses, start=1):
+            rows.append(row)
+            ends.append(sum(lengths[: n + 1]) - 1 if response else len(prompt) - 1)
+            whole.append(prompt + response)
+    return Branches(*map(torch.tensor, (ids, positions, segments, rows, ends))), pad_rows(whole, 257)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("adapters", [False, True])
-def test_rows_that_go_on_from_a_shared_prefix_score_as_whole_rows_and_give_the_same_gradients(reward_model, adapters):
-    prefixes, rows, owner = [[7], [70, 1, 2, 3]], [[9, 8, 7], [5], [4, 3], [2, 1, 0, 6]], [1, 0, 1, 1]
+def test_responses_in_one_row_score_as_in_rows_of_their_own_and_give_the_same_gradients(
+    reward_model, adapters, attention
+):
+    reward_model.set_attn_implementation(attention)
     if adapters:
         reward_model = make_trainable(reward_model, TrainableConfig(mode="lora"), seed=0)
-    assert can_share_prefixes(reward_model)
-    weights = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    branches, rows = branched(([7], [[9, 8, 7], [5]]), ([70, 1, 2, 3], [[4, 3], [], [2, 1, 0, 6]]))
+    assert can_branch(reward_model)
+    trained = [parameter for parameter in reward_model.parameters() if parameter.requires_grad]
+    weights = torch.tensor([1.0, -2.0, 3.0, 0.5, -1.5])
     found = []
-    whole = pad_rows([prefixes[p] + row for p, row in zip(owner, rows, strict=True)], 257)
-    begun, ids, mask = with_prefixes(prefixes, rows, owner)
-    for batch in ((*whole, None), (ids, mask, begun)):
-        scores = scores_at_last_token(reward_model, *batch)
-        trained = [p for p in reward_model.parameters() if p.requires_grad]
+    for scores in (scores_at_last_token(reward_model, *rows), scores_of_branches(reward_model, branches)):
         found.append((scores, torch.autograd.grad((scores * weights).sum(), trained, allow_unused=True)))
     assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_padding_of_prefixes_and_rows_changes_no_score(reward_model):
-    begun, ids, mask = with_prefixes([[7, 1]], [[9, 8, 7]], [0])
-    alone = scores_at_last_token(reward_model, ids, mask, begun)
-    begun, ids, mask = with_prefixes([[7, 1], [5, 4, 3, 2, 1]], [[9, 8, 7], [1, 2, 3, 4, 5, 6]], [0, 1])
-    assert_close(scores_at_last_token(reward_model, ids, mask, begun)[:1], alone, atol=1e-5, rtol=1e-4)
+def test_a_branch_depends_on_its_own_prompt_and_response_alone(reward_model):
+    alone, _ = branched(([7, 1], [[9, 8, 7]]))
+    crowd, _ = branched(([7, 1], [[5, 5], [9, 8, 7], [6]]), ([5, 4, 3, 2, 1], [[1, 2, 3, 4, 5, 6], [8]]))
+    expected = scores_of_branches(reward_model, alone)
+    assert_close(scores_of_branches(reward_model, crowd)[1:2], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_that_does_not_see_all_tokens_cannot_go_on_from_a_prefix():
-    assert can_share_prefixes(tiny_model("qwen2"))
-    assert not can_share_prefixes(tiny_model("gemma2"))  # every other layer looks through a window
+def test_a_model_that_does_not_see_all_tokens_cannot_branch():
+    assert can_branch(tiny_model("qwen2"))
+    assert not can_branch(tiny_model("gemma2"))  # every other layer looks through a window
 
 
 @torch.no_grad()

@@ -50,6 +50,17 @@ def test_neither_order_nor_batches_matter(model, monkeypatch):
     assert_close(reward.score(SAMPLES).total, got)
 
 
+def test_rows_of_like_length_share_a_batch():
+    rows = [[1] * length for length in (2, 2, 30, 2, 10, 2, 11, 12)]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    assert list(module._batches(order, rows)) == [order]  # too few to be worth a second batch
+    rows *= 16
+    batches = list(module._batches(sorted(range(len(rows)), key=lambda i: len(rows[i])), rows))
+    assert sorted(i for batch in batches for i in batch) == list(range(128))
+    lengths = [{len(rows[i]) for i in batch} for batch in batches]
+    assert lengths == [{2}, {10, 11, 12}, {30}]
+
+
 def test_a_sample_beyond_the_context(model):
     with pytest.raises(DataError, match="a row of 101 tokens exceeds the reward model's context of 64"):
         RewardModel(model, tiny_tokenizer()).score([sample("x" * 50, "y" * 50)])

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -99,7 +100,7 @@ def test_reference_samples_score_0_and_1(policy, tmp_path, monkeypatch, prompts)
 def test_reading_each_prompt_once_trains_the_same_model(policy, tmp_path, monkeypatch):
     inputs = RewardInputs(policy, comparisons(160))
     once, _ = train(tmp_path / "once", inputs)
-    monkeypatch.setattr(reward, "can_share_prefixes", lambda model: False)
+    monkeypatch.setattr(reward, "can_branch", lambda model: False)
     again, _ = train(tmp_path / "again", inputs)
     assert once["steps"] > 5
     for name in ("accuracy", "loss", "margin"):
@@ -204,6 +205,16 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, monke
     assert got == expected and len(calls) < 8 + expected["steps"]
     for name in ("model/model.safetensors", "calibration.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_batch_that_breaks_is_written_down_with_its_prompts(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(reward, "bradley_terry_loss", lambda chosen, rejected: chosen - rejected + torch.nan)
+    with pytest.raises(CheckError, match="not finite"):
+        train(tmp_path, RewardInputs(policy, comparisons(40)))
+    (path,) = tmp_path.rglob("offending-batch-step-0.safetensors")
+    saved = load_file(path)
+    rows = saved["0.inputs.input_ids"][saved["0.inputs.segments"] == 0]
+    assert tiny_tokenizer().decode(rows).startswith("Q") and len(saved["0.chosen"]) == len(saved["0.rejected"])
 
 
 def test_adapters_are_merged(policy, tmp_path):

@@ -63,8 +63,8 @@ def test_tokens_by_hand():
     ask, yes, no = (tokenizer.encode(text) for text in ("Hi", "yes", "no"))
     assert skipped == 1 and kept[0].rows[:2] == [ask + yes + [256], ask + no + [256]]
     batch = collate(kept, pad_id=257, device=torch.device("cpu"))
-    assert batch.input_ids.tolist() == [ask + yes + [256], ask + no + [256, 257]]
-    assert batch.attention_mask.sum(1).tolist() == [6, 5]
+    assert batch.inputs.input_ids.tolist() == [ask + yes + [256], ask + no + [256, 257]]
+    assert batch.inputs.attention_mask.sum(1).tolist() == [6, 5]
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0], [1])
     kept, _ = tokenize_groups(
         group_by_prompt([compare((), "yes", "no", 0)])[0], tokenizer, append_eos=False, max_length=10
@@ -76,26 +76,20 @@ def test_each_response_is_read_once():
     ranking = Ranking(id="r", prompt=ASK, responses=("a", "b", "c", "d"), ranks=(1, 2, 3, 4))
     kept, _ = tokenize_groups(group_by_prompt([ranking])[0], tiny_tokenizer(), append_eos=True, max_length=10)
     batch = collate(kept, pad_id=257, device=torch.device("cpu"))
-    assert len(batch.input_ids) == 4 and len(batch.chosen) == 6
+    assert len(batch.inputs.input_ids) == 4 and len(batch.chosen) == 6
 
 
-def test_a_shared_prompt_is_read_once():
+def test_branches_by_hand():
     ranking = Ranking(id="r", prompt=ASK, responses=("a", "bc", ""), ranks=(1, 2, 3))
     groups, _ = group_by_prompt([compare(OTHER, "yes", "no", 0), ranking])
     tokenizer = tiny_tokenizer()  # of bytes
     kept, _ = tokenize_groups(groups, tokenizer, append_eos=False, max_length=10)
-    batch = collate(kept, pad_id=257, device=torch.device("cpu"), share_prompts=True)
-
-    def texts(ids, mask):
-        return [tokenizer.decode(row[real]) for row, real in zip(ids, mask, strict=True)]
-
-    assert texts(*batch.prefixes[:2]) == ["By", "H"] and batch.prefixes.owner.tolist() == [0, 0, 1, 1, 1]
-    assert texts(batch.input_ids, batch.attention_mask) == ["eyes", "eno", "ia", "ibc", "i"]
+    assert [group.tokens() for group in kept] == [8, 5]
+    batch = collate(kept, pad_id=257, device=torch.device("cpu"), branches=True)
+    read = batch.inputs
+    texts = [tokenizer.decode(ids[segments >= 0]) for ids, segments in zip(read.input_ids, read.segments, strict=True)]
+    assert texts == ["Byeyesno", "Hiabc"]
+    assert read.segments.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 2, 2, -1, -1, -1]]
+    assert read.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4], [0, 1, 2, 2, 3, 0, 0, 0]]
+    assert (read.rows.tolist(), read.ends.tolist()) == ([0, 0, 1, 1, 1], [5, 7, 2, 4, 1])
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 2, 2, 3], [1, 3, 4, 4])
-
-
-def test_without_prompts_nothing_is_shared():
-    groups, _ = group_by_prompt([compare((), "yes", "no", 0), compare(ASK, "a", "b", 0)])
-    kept, _ = tokenize_groups(groups, tiny_tokenizer(), append_eos=False, max_length=10)
-    batch = collate(kept, pad_id=257, device=torch.device("cpu"), share_prompts=True)
-    assert batch.prefixes is None and len(batch.input_ids) == 4
