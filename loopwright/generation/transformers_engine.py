@@ -27,7 +27,7 @@ DROP_SHARE = 0.25  # finished rows leave the batch once they are this share of i
 class TransformersEngine:
     """Samples from a transformers model (or a peft model around one) in float32 logits."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, rows_at_once: int = 256) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, rows_at_once: int = 512) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -175,8 +175,13 @@ class PreallocatedLayer(DynamicLayer):
         return self.used
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+        """Take these rows; what is not used yet is not copied."""
+        buffers = []
+        for buffer in (self.key_buffer, self.value_buffer):
+            taken = buffer.new_empty(len(indices), *buffer.shape[1:])
+            taken[:, :, : self.used] = buffer[indices, :, : self.used]
+            buffers.append(taken)
+        self.key_buffer, self.value_buffer = buffers
 
 
 def _preallocated_cache(model: Any, length: int) -> Cache:
