@@ -90,8 +90,8 @@ def police_report(rng: random.Random) -> str:
 
 
 KINDS: tuple[tuple[Callable[[random.Random], str], float], ...] = (
-    (transcript, 0.52),
-    (notice, 0.30),
+    (transcript, 0.67),
+    (notice, 0.15),
     (chatter, 0.06),
     (police_report, 0.12),
 )
