@@ -28,7 +28,7 @@ from loopwright.evaluation.judging import judge
 from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
-from loopwright.models.heads import Branches, can_branch, reward_model_from, scores_at_last_token, scores_of_branches
+from loopwright.models.heads import reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.normalisation import fold_normalisation
 from loopwright.models.tokens import context_length
@@ -43,7 +43,15 @@ from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import FitResult, MicroLoss, fit
-from loopwright.training.preference_pairs import Group, PairBatch, collate, group_by_prompt, tokenize_groups
+from loopwright.training.preference_pairs import (
+    Group,
+    PairBatch,
+    collate,
+    group_by_prompt,
+    may_branch,
+    scores_of,
+    tokenize_groups,
+)
 from loopwright.worlds import WORLDS
 
 
@@ -230,7 +238,7 @@ def reference_rows(
 def train(model: Any, config: RewardConfig, data: Data, pad_id: int, runtime: Runtime) -> FitResult:
     """The Bradley-Terry loss on all pairs; prompts and responses go through the model once a batch."""
     steps = steps_to_train(config, len(data.train))
-    branches = can_branch(model) and all(group.messages for group in data.train)
+    branches = may_branch(model, data.train, pad_id, runtime.device)
     lengths = [group.tokens() if branches else max(len(row) for row in group.rows) for group in data.train]
     order = EpochOrder(len(data.train), config.rows_per_step, runtime.seed_for("order"), lengths)
 
@@ -239,9 +247,8 @@ def train(model: Any, config: RewardConfig, data: Data, pad_id: int, runtime: Ru
         return [collate([data.train[i] for i in rows], pad_id, runtime.device, branches=branches) for rows in micros]
 
     def loss(micro: PairBatch) -> MicroLoss:
-        read = micro.inputs
-        scores = scores_of_branches(model, read) if isinstance(read, Branches) else scores_at_last_token(model, *read)
-        chosen, rejected = scores[micro.chosen], scores[micro.rejected]
+        found = scores_of(model, micro)
+        chosen, rejected = found[micro.chosen], found[micro.rejected]
         total = bradley_terry_loss(chosen, rejected).sum()
         if config.centering:
             total = total + config.centering * centering_penalty(chosen, rejected).sum()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompt
 from loopwright.data.tokenizer import bos_prefix, encode_texts
-from loopwright.models.heads import Branches
+from loopwright.models.heads import Branches, can_branch, scores_at_last_token, scores_of_branches
 from loopwright.models.padding import pad_rows
 from loopwright.objectives.preference import ranking_pairs
 from loopwright.schemas import Comparison, Message, Ranking
+
+BRANCHES_TOLERANCE = 1e-3  # of the largest score
 
 
 class Pair(NamedTuple):
@@ -132,6 +134,22 @@ def collate(groups: Sequence[Group], pad_id: int, device: torch.device, *, branc
         inputs = Rows(*pad_rows(rows, pad_id))
     moved = type(inputs)(*(tensor.to(device) for tensor in inputs))
     return PairBatch(moved, torch.tensor(chosen, device=device), torch.tensor(rejected, device=device))
+
+
+def scores_of(model: Any, batch: PairBatch) -> Tensor:
+    """[N] scores of the responses of a batch."""
+    if isinstance(batch.inputs, Branches):
+        return scores_of_branches(model, batch.inputs)
+    return scores_at_last_token(model, *batch.inputs)
+
+
+@torch.no_grad()
+def may_branch(model: Any, groups: Sequence[Group], pad_id: int, device: torch.device) -> bool:
+    """Whether rows may hold a prompt with all its responses: there are prompts, and the model gives the same scores."""
+    if not (can_branch(model) and all(group.messages for group in groups)):
+        return False
+    apart, together = (scores_of(model, collate(groups[:4], pad_id, device, branches=b)) for b in (False, True))
+    return float((together - apart).abs().max()) <= BRANCHES_TOLERANCE * float(apart.abs().max())
 
 
 def _branches(groups: Sequence[Group], used: Sequence[Sequence[int]], pad_id: int) -> Branches:

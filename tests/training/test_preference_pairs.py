@@ -1,8 +1,10 @@
 import torch
 
+from loopwright.models.heads import reward_model_from
 from loopwright.schemas import Comparison, Message, Ranking
-from loopwright.training.preference_pairs import collate, group_by_prompt, tokenize_groups
-from tests.tiny import tiny_tokenizer
+from loopwright.training import preference_pairs
+from loopwright.training.preference_pairs import collate, group_by_prompt, may_branch, tokenize_groups
+from tests.tiny import tiny_model, tiny_tokenizer
 
 ASK = (Message(role="user", content="Hi"),)
 OTHER = (Message(role="user", content="Bye"),)
@@ -93,3 +95,16 @@ def test_branches_by_hand():
     assert read.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 3, 4], [0, 1, 2, 2, 3, 0, 0, 0]]
     assert (read.rows.tolist(), read.ends.tolist()) == ([0, 0, 1, 1, 1], [5, 7, 2, 4, 1])
     assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 2, 2, 3], [1, 3, 4, 4])
+
+
+def test_rows_branch_only_where_it_changes_no_score(monkeypatch):
+    model, cpu = reward_model_from(tiny_model("llama"), seed=0), torch.device("cpu")
+    prompted, plain = (
+        tokenize_groups(group_by_prompt([judged])[0], tiny_tokenizer(), append_eos=True, max_length=10)[0]
+        for judged in (compare(ASK, "yes", "no", 0), compare((), "yes", "no", 0))
+    )
+    assert may_branch(model, prompted, 257, cpu)
+    assert not may_branch(model, prompted + plain, 257, cpu)
+    # A model that does not heed the mask, as those that make their own do.
+    monkeypatch.setattr(preference_pairs, "scores_of_branches", lambda model, branches: torch.ones(len(branches.rows)))
+    assert not may_branch(model, prompted, 257, cpu)
