@@ -22,6 +22,7 @@ from loopwright.objectives.preference import ranking_pairs
 from loopwright.schemas import Comparison, Message, Ranking
 
 BRANCHES_TOLERANCE = 1e-3  # of the largest score
+BRANCHES_ATTENTION = 2  # times that of rows of their own: beyond, long responses cost more than the prompt saves
 
 
 class Pair(NamedTuple):
@@ -145,8 +146,15 @@ def scores_of(model: Any, batch: PairBatch) -> Tensor:
 
 @torch.no_grad()
 def may_branch(model: Any, groups: Sequence[Group], pad_id: int, device: torch.device) -> bool:
-    """Whether rows may hold a prompt with all its responses: there are prompts, and the model gives the same scores."""
+    """Whether rows may hold a prompt with all its responses.
+
+    There are prompts, attention over such rows costs about what it costs over rows of their own (it grows with the
+    square of a row), and the model gives the same scores.
+    """
     if not (can_branch(model) and all(group.messages for group in groups)):
+        return False
+    own = sum(len(row) ** 2 for group in groups for row in group.rows)
+    if sum(group.tokens() ** 2 for group in groups) > BRANCHES_ATTENTION * own:
         return False
     apart, together = (scores_of(model, collate(groups[:4], pad_id, device, branches=b)) for b in (False, True))
     return float((together - apart).abs().max()) <= BRANCHES_TOLERANCE * float(apart.abs().max())

@@ -105,6 +105,9 @@ def test_rows_branch_only_where_it_changes_no_score(monkeypatch):
     )
     assert may_branch(model, prompted, 257, cpu)
     assert not may_branch(model, prompted + plain, 257, cpu)
+    long = Ranking(id="r", prompt=ASK, responses=("a" * 20, "b" * 20, "c" * 20, "d" * 20), ranks=(1, 2, 3, 4))
+    longer = tokenize_groups(group_by_prompt([long])[0], tiny_tokenizer(), append_eos=True, max_length=40)[0]
+    assert longer and not may_branch(model, longer, 257, cpu)  # 86 squared, for four times 23 squared
     # A model that does not heed the mask, as those that make their own do.
     monkeypatch.setattr(preference_pairs, "scores_of_branches", lambda model, branches: torch.ones(len(branches.rows)))
     assert not may_branch(model, prompted, 257, cpu)
