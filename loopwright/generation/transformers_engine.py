@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from loopwright.errors import DataError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.sampling import sample_tokens, sampling_logprobs, uniforms
+from loopwright.models.layers import unwrapped
 from loopwright.models.padding import pad_rows, position_ids
 from loopwright.models.tokens import context_length, forbidden_token_ids
 
@@ -32,7 +33,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.rows_at_once = rows_at_once
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = unwrapped(model)
         accepted = inspect.signature(base.forward).parameters
         self.last_logit_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 

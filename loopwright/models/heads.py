@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from loopwright.errors import ModelError
+from loopwright.models.layers import unwrapped
 from loopwright.models.loading import load_reward_model, quiet, save_model, without_dropout
 from loopwright.models.padding import last_token_index, position_ids
 
@@ -76,7 +77,7 @@ def scores_at_last_token(model: Any, input_ids: Tensor, attention_mask: Tensor) 
 
 def scores_of_branches(model: Any, branches: Branches) -> Tensor:
     """[N] the scores that `scores_at_last_token` gives prompt and response, where `can_branch`."""
-    body, segments = _base(model).base_model, branches.segments
+    body, segments = unwrapped(model).base_model, branches.segments
     places = torch.arange(segments.shape[1], device=segments.device)
     asks, seen = segments[:, :, None], segments[:, None, :]
     visible = ((asks == seen) | ((seen == 0) & (asks > 0))) & (places[:, None] >= places)
@@ -91,7 +92,7 @@ def scores_of_branches(model: Any, branches: Branches) -> Tensor:
 
 def can_branch(model: Any) -> bool:
     """Whether the model takes any mask: full attention in every layer, by code that adds it to the scores."""
-    config = _base(model).config
+    config = unwrapped(model).config
     layers = DynamicCache(config=config).layers
     return (
         bool(layers)
@@ -134,7 +135,7 @@ def head_of(model: Any) -> nn.Linear:
     Raises:
         ModelError: the model's head is not one linear layer called `score`.
     """
-    base = _base(model)
+    base = unwrapped(model)
     head = getattr(base, "score", None)
     if head is None or not hasattr(head, "weight"):
         raise ModelError(f"{type(base).__name__} has no linear head named score, so it cannot be a reward model here")
@@ -143,17 +144,10 @@ def head_of(model: Any) -> nn.Linear:
 
 def _hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """[B, T, d] after the final norm. Positions count real tokens, so left padding does not shift them."""
-    return (
-        _base(model)
-        .base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask),
-            use_cache=False,
-        )
-        .last_hidden_state
-    )
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = unwrapped(model).base_model
+    return body(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids(attention_mask),
+        use_cache=False,
+    ).last_hidden_state

@@ -9,6 +9,11 @@ from torch import nn
 from loopwright.errors import ModelError
 
 
+def unwrapped(model: Any) -> Any:
+    """The transformers model that a peft model wraps; adapters stay in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The model's blocks, bottom to top.
 
@@ -38,7 +43,7 @@ def final_norm(model: Any) -> nn.Module:
 
 
 def _body_and_layers(model: Any) -> tuple[nn.Module, nn.ModuleList]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     count = base.config.num_hidden_layers
     for body in base.base_model.modules():
         for child in body.children():

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from loopwright.models.layers import unwrapped
 from loopwright.objectives.kl import Head
 
 # Families that scale or cap the logits after the head have one of these in their config (Gemma2, Cohere, Granite,
@@ -32,7 +33,7 @@ def read(model: Any, **inputs: Any) -> Head:
         model: a transformers causal LM, or a peft model around one.
         inputs: of its forward pass; nothing is cached.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     if not head_is_all(base):
         return Head(base(**inputs, use_cache=False).logits, None)
     head = base.get_output_embeddings()

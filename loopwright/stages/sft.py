@@ -20,6 +20,7 @@ from loopwright.data.readers import Loaded, read_records, read_texts
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import document_start, encode_documents
 from loopwright.errors import CheckError, ConfigError, DataError
+from loopwright.models.layers import unwrapped
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import match_vocabulary
 from loopwright.models.trainable import make_trainable
@@ -178,7 +179,7 @@ def check_packing(model: Any, examples: Sequence[Example], max_length: int) -> N
     first, second = ([*e.prompt_ids, *e.response_ids] for e in sorted(examples, key=_length)[:2])
     if len(first) + len(second) > max_length:
         return
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
 
     def states(*segments: list[int]) -> Tensor:
         ids = torch.tensor([[token for segment in segments for token in segment]], device=model.device)

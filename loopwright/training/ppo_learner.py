@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from loopwright.errors import ModelError
 from loopwright.models import lm_head
 from loopwright.models.heads import Critic
+from loopwright.models.layers import unwrapped
 from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import token_logprobs
@@ -248,7 +249,7 @@ def check_head(model: Any) -> None:
     Raises:
         ModelError: it is one of these.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     head = base.get_output_embeddings()
     if head is None or not isinstance(getattr(head, "weight", None), Tensor):
         raise ModelError(f"{type(base).__name__} has no linear LM head, which PPO needs; use a causal language model")
