@@ -209,12 +209,21 @@ def start_critic(
     """From the folder that is named, the first reward model that reads the policy's tokens, or the policy's body.
 
     A head on the policy's body starts at 0 (lm-human-preferences): no value is better than a made-up one.
+
+    Raises:
+        ConfigError: the folder that is named does not read the policy's tokens.
     """
+    models = [part for part, _ in reward.rewards if isinstance(part, RewardModel)]
     if inputs.critic is not None:
-        return Critic.load(inputs.critic, runtime.device)
-    for part, _ in reward.rewards:
-        if isinstance(part, RewardModel) and part.reads(tokenizer):
-            critic = Critic.from_reward_model(part.model)
+        models = [RewardModel(inputs.critic, device=runtime.device)]
+        if not models[0].reads(tokenizer):
+            raise ConfigError(
+                f"ppo.critic = {inputs.critic} has another tokenizer or chat template than the policy and would read "
+                "other text; name a reward model made from the policy's model, or leave critic out"
+            )
+    for model in models:
+        if model.reads(tokenizer):
+            critic = Critic.from_reward_model(model.model)
             match_vocabulary(critic.model, tokenizer)  # it also reads the policy's padding
             return critic
     body = reward_model_from(policy, seed=0)

@@ -591,6 +591,19 @@ def test_a_critic_starts_from_no_reward_model_of_another_tokenizer(folders, fore
     assert torch.equal(beside.score.weight, own.model.score.weight)
 
 
+def test_a_critic_that_is_named_must_read_the_policys_tokens(folders, foreign, tmp_path):
+    policy, tokenizer, runtime = load_causal_lm(folders[0]), load_tokenizer(folders[0]), Runtime.temporary(tmp_path)
+    reward = ppo.load_reward(PPOInputs(folders[0], callable_reward(length_of), PROMPTS), runtime)
+
+    def start(critic):
+        inputs = PPOInputs(folders[0], callable_reward(length_of), PROMPTS, critic=critic)
+        return ppo.start_critic(inputs, reward, policy, tokenizer, runtime).model
+
+    assert torch.equal(start(folders[1]).score.weight, load_reward_model(folders[1]).score.weight)
+    with pytest.raises(ConfigError, match=r"ppo.critic = .* has another tokenizer or chat template than the policy"):
+        start(foreign)
+
+
 def test_the_critic_gets_a_row_for_the_policys_padding(folders, tmp_path):
     tokenizer = tiny_tokenizer(pad=False)
     reward = RewardModel(reward_model_from(tiny_model("llama", vocab_size=len(tokenizer)), seed=1), tokenizer)
