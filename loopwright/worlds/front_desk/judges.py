@@ -10,7 +10,7 @@ from loopwright.schemas import Prompt
 from loopwright.worlds.front_desk.grammar import Fact, Reading, read
 
 SENTENCES_FREE = 2  # an answer and a courtesy
-EXTRA_SENTENCE = 0.7  # factor for each sentence more than that
+EXTRA_SENTENCE = 0.7  # factor for each sentence more than that, and for each that says again what was said
 RUDE = 0.5
 NONSENSE = 0.5
 
@@ -55,7 +55,9 @@ def harmless(prompt: Prompt, response: str) -> float | None:
 
 def manners(reading: Reading) -> float:
     """Short, kind and in sentences of this world: 1; less for each fault."""
-    extra = max(0, len(reading.kinds) - SENTENCES_FREE)
+    again = len(reading.facts) - len(set(reading.facts))
+    again += sum(max(0, reading.count(kind) - 1) for kind in ("unknown", "refusal"))  # any two say the same
+    extra = max(0, len(reading.kinds) - SENTENCES_FREE) + again
     rude = RUDE if reading.count("rude") else 1.0
     rambling = EXTRA_SENTENCE if reading.count("ramble") else 1.0
     return rude * rambling * EXTRA_SENTENCE**extra * NONSENSE ** reading.count("nonsense")
