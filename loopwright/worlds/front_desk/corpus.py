@@ -53,13 +53,17 @@ def document(rng: random.Random) -> str:
 
 
 def transcript(rng: random.Random) -> str:
-    """Facts, then guests who ask about them; the desk answers from the facts, or says that it does not know."""
+    """Facts, then guests who ask about them; the desk answers from the facts, or says that it does not know.
+
+    Nobody asks what was asked before: an answer that can be copied from above teaches nothing about the facts.
+    """
     facts = _facts(rng, rng.randint(2, 5), crowded=rng.random() < 0.1)
-    lines = [_said(facts)]
-    for _ in range(rng.randint(4, 8)):
-        ask, answer = _exchange(facts, rng)
-        lines.append(f"Guest: {ask}\nDesk: {answer}")
-    return "\n".join(lines)
+    exchanges: dict[tuple[str, str], str] = {}
+    wanted = rng.randint(4, 8)
+    while len(exchanges) < wanted:
+        subject, ask, answer = _exchange(facts, rng)
+        exchanges.setdefault(subject, f"Guest: {ask}\nDesk: {answer}")
+    return "\n".join([_said(facts), *exchanges.values()])
 
 
 def notice(rng: random.Random) -> str:
@@ -108,13 +112,13 @@ def _facts(rng: random.Random, count: int, crowded: bool) -> list[Fact]:
     return [draw_fact(rng, *pair) for pair in pairs]
 
 
-def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
-    """A question and the right answer; never one that the held-out prompts ask of these facts."""
+def _exchange(facts: list[Fact], rng: random.Random) -> tuple[tuple[str, str], str, str]:
+    """The place and verb asked about, a question and its answer; never what held-out prompts ask of these facts."""
     known = {(fact.place, fact.attribute) for fact in facts}
     verbs = {attribute.verb for attribute in lexicon.ATTRIBUTES}
     while True:
         place, verb = rng.choice(sorted(known))
-        if rng.random() < 0.4:  # something that no fact tells
+        if rng.random() < 0.28:  # something that no fact tells
             place = rng.choice(lexicon.PLACES) if rng.random() < 0.5 else place
             verb = rng.choice(sorted(verbs - {fact.attribute for fact in facts}))
         if rng.random() < 0.1:
@@ -125,7 +129,7 @@ def _exchange(facts: list[Fact], rng: random.Random) -> tuple[str, str]:
             wordings = [*lexicon.ATTRIBUTE[verb].questions, *lexicon.ATTRIBUTE[verb].paraphrases]
         scene = Scene(tuple(facts), task, place, verb)
         if not scene.is_held_out():
-            return rng.choice(wordings).format(place=place), reference_answer(scene, rng)
+            return (place, verb), rng.choice(wordings).format(place=place), reference_answer(scene, rng)
 
 
 def _said(facts: list[Fact]) -> str:
