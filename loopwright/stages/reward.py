@@ -37,7 +37,7 @@ from loopwright.objectives.preference import bradley_terry_loss, centering_penal
 from loopwright.rewards.calibration import calibration, preference_probability
 from loopwright.rewards.reward_model import features_of_rows, score_rows
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Judge, Message, Prompt, Ranking
+from loopwright.schemas import Comparison, Judge, Prompt, Ranking
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
@@ -60,6 +60,7 @@ class RewardConfig(TrainConfig, StageConfig):
 
     epochs: PositiveFloat | None = 1.0  # more overfit
     batch_size_per_device: PositiveInt = 16
+    average_of: PositiveInt = 1  # trainings in different orders, of whose weights the mean is taken
     model: Path | None = None  # a causal LM's folder to start from, where no stage makes one
     comparisons: Path | None = None  # jsonl of Comparison, where no stage collects feedback
     labelled: Path | None = None  # sentence<TAB>0/1, in place of comparisons: those with 1 are preferred
@@ -270,6 +271,7 @@ def train(model: Any, config: RewardConfig, data: Data, pad_id: int, runtime: Ru
         loss=loss,
         count=lambda micro: float(len(micro.chosen)),
         steps=steps,
+        trainings=config.average_of,
         evaluate=evaluate if data.held_out else None,
         unit="pairs",
     )
@@ -330,7 +332,8 @@ def _by_task_and_gold(
     prefers_first: Tensor, right: Tensor, groups: Sequence[Group], inputs: RewardInputs
 ) -> dict[str, Any]:
     """Accuracy by the prompts' task, and against the judges' noise-free order; what the inputs allow."""
-    prompts = _prompts_by_messages(inputs.prompts)
+    records = read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
+    prompts = {prompt.messages: prompt for prompt in records}
     by_task: dict[str, list[bool]] = {}
     true: list[bool] = []
     pairs = [(group, pair) for group in groups for pair in group.pairs]
@@ -352,11 +355,6 @@ def _by_task_and_gold(
     if true:
         figures |= {"accuracy_gold": sum(true) / len(true), "pairs_gold": len(true)}
     return figures
-
-
-def _prompts_by_messages(prompts: Path | Sequence[Prompt]) -> dict[tuple[Message, ...], Prompt]:
-    records = read_records(prompts, Prompt).records if isinstance(prompts, Path) else prompts
-    return {prompt.messages: prompt for prompt in records}
 
 
 def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInputs:

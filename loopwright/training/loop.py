@@ -69,10 +69,13 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
     loss: Callable[[Micro], MicroLoss],
     count: Callable[[Micro], float],
     steps: int,
+    trainings: int = 1,
     evaluate: Callable[[], dict[str, float]] | None = None,
     unit: str = "tokens",
 ) -> FitResult:
     """Train the model in place; goes on from the runtime's checkpoint, to the same bits.
+
+    With several trainings, each begins with the weights the model came with, and the model ends with their mean.
 
     Args:
         model: its parameters that require gradients are trained (`make_trainable`).
@@ -80,6 +83,7 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
         loss: of one microbatch. The loss of a step is the sum of totals over the sum of counts, so
             8 microbatches of 1 row and 1 of 8 rows are the same step.
         count: of one microbatch, known before its loss.
+        steps: of one training; they are numbered on through all of them.
         evaluate: figures on held-out data, every eval_steps and after the last step.
         unit: what is counted, for the figure `<unit>_per_second`.
 
@@ -89,14 +93,18 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
     """
     if evaluate is None and config.eval_steps is not None:
         raise ConfigError(f"eval_steps = {config.eval_steps} has no effect without held-out data; hold some out")
-    training = _Training(model, config, runtime, steps, unit)
+    training = _Training(model, config, runtime, steps, trainings, unit)
     start, evaluation = training.restore(), {}
+    steps *= trainings
     model.train()
     with runtime.progress(runtime.stage, steps, start) as bar:
         for step in range(start, steps):
+            training.begin(step)
             micros = batch(step)
             shown = training.update(step, micros, loss, sum(count(micro) for micro in micros))
             done = step + 1
+            if done == steps:
+                training.finish()
             if done % config.log_steps == 0 or done == steps:
                 training.record(done)
             if evaluate is not None and (done == steps or (config.eval_steps and done % config.eval_steps == 0)):
@@ -114,12 +122,17 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
 class _Training:
     """What changes while training, and how it is saved."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, runtime: Runtime, steps: int, unit: str) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainConfig, runtime: Runtime, steps: int, trainings: int, unit: str
+    ) -> None:
         self.model = model
         self.config = config
         self.runtime = runtime
         self.steps = steps
+        self.trainings = trainings
         self.unit = unit
+        self.beginning = {name: weight.clone() for name, weight in self.weights().items()} if trainings > 1 else {}
+        self.sum: dict[str, Tensor] = {}  # of the weights that earlier trainings ended with
         self.optimizers = make_optimizers(trainable_parameters(model), config)
         self.window = Window()
         self.metrics: dict[str, float] = {}
@@ -130,21 +143,46 @@ class _Training:
         saved = self.runtime.restore()
         if saved is None:
             return 0
-        with torch.no_grad():
-            for name, parameter in trainable_parameters(self.model):
-                parameter.copy_(saved.state["weights"][name])
+        self.put_back(saved.state["weights"])
+        self.sum = {name: total.to(self.runtime.device) for name, total in saved.state["sum"].items()}
         self.optimizers.load_state(saved.state["optimizers"])
         self.window, self.metrics = Window(**saved.state["window"]), dict(saved.state["metrics"])
         return saved.step
 
     def save(self, done: int) -> None:
         state = {
-            "weights": {name: parameter.detach() for name, parameter in trainable_parameters(self.model)},
+            "weights": self.weights(),
+            "sum": self.sum,
             "optimizers": self.optimizers.state(),
             "window": dataclasses.asdict(self.window),
             "metrics": self.metrics,
         }
         self.runtime.checkpoint(done, state)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in trainable_parameters(self.model)}
+
+    @torch.no_grad()
+    def put_back(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in trainable_parameters(self.model):
+            parameter.copy_(weights[name])
+
+    def begin(self, step: int) -> None:
+        """Where one of several trainings has ended: keep its weights, and go back to the first ones."""
+        if step and step % self.steps == 0:
+            self._keep()
+            self.put_back(self.beginning)
+            self.optimizers = make_optimizers(trainable_parameters(self.model), self.config)
+
+    def finish(self) -> None:
+        """Take the mean of several trainings."""
+        if self.trainings > 1:
+            self._keep()
+            self.put_back({name: total / self.trainings for name, total in self.sum.items()})
+
+    def _keep(self) -> None:
+        for name, weight in self.weights().items():
+            self.sum[name] = self.sum[name] + weight if name in self.sum else weight.clone()
 
     def update(self, step: int, micros: list[Micro], loss: Callable[[Micro], MicroLoss], denominator: float) -> float:
         """One optimizer step; gives its loss."""
@@ -155,14 +193,14 @@ class _Training:
         if not math.isfinite(total + grad_norm):
             self.save(step)
             raise _not_finite(step, micros, parts, grad_norm, self.runtime.scratch)
-        self.optimizers.step(learning_rate_factor(step, self.steps, self.config))
+        self.optimizers.step(learning_rate_factor(step % self.steps, self.steps, self.config))
         self.window.add(total, denominator, grad_norm, _summed(parts))
         self.counted += denominator
         return total / denominator
 
     def record(self, done: int) -> None:
         """Write the means since the last time."""
-        factor = learning_rate_factor(done - 1, self.steps, self.config)
+        factor = learning_rate_factor((done - 1) % self.steps, self.steps, self.config)
         self.metrics = self.window.means() | {"learning_rate": self.config.learning_rate * factor}
         speed = self.counted / (time.perf_counter() - self.clock)
         self.runtime.record(done, self.metrics | {f"{self.unit}_per_second": speed})

@@ -107,6 +107,24 @@ def test_reading_each_prompt_once_trains_the_same_model(policy, tmp_path, monkey
         assert_close(once[name], again[name], atol=1e-3, rtol=0)
 
 
+def test_trainings_that_are_averaged_have_orders_of_their_own(policy, tmp_path, monkeypatch):
+    orders = []
+    rows_of = reward.EpochOrder.rows_of
+    monkeypatch.setattr(
+        reward.EpochOrder, "rows_of", lambda self, step: orders.append(rows_of(self, step)) or orders[-1]
+    )
+    inputs = RewardInputs(policy, comparisons(160))
+    single, _ = train(tmp_path / "single", inputs)
+    del orders[:]
+    three, _ = train(tmp_path / "three", inputs, average_of=3)
+    steps = single["steps"]
+    assert three["steps"] == len(orders) == 3 * steps
+    passes = [orders[start : start + steps] for start in range(0, 3 * steps, steps)]
+    assert all(sorted(sum(one, [])) == sorted(sum(passes[0], [])) for one in passes)
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+    assert three["loss"] != single["loss"]
+
+
 def test_plain_texts_without_prompts(policy, tmp_path):
     metrics, output = train(tmp_path, RewardInputs(policy, comparisons(500, prompts=False)), append_eos=False)
     assert metrics["accuracy"] > 0.8

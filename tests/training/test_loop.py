@@ -56,7 +56,7 @@ class Crash(Exception):
     pass
 
 
-def train(folder, model, *, steps=20, crash_at=None, poison=None, **settings):
+def train(folder, model, *, steps=20, crash_at=None, poison=None, trainings=1, **settings):
     defaults = dict(max_steps=steps, batch_size_per_device=8, save_steps=4, log_steps=3, learning_rate=0.01)
     config = TrainConfig(**(defaults | settings))
     x, y = data()
@@ -79,7 +79,15 @@ def train(folder, model, *, steps=20, crash_at=None, poison=None, **settings):
 
     runtime = Runtime.temporary(folder, stage="fit")
     result = fit(
-        model, config, runtime, batch=batch, loss=loss, count=lambda m: len(m.x), steps=steps, evaluate=evaluate
+        model,
+        config,
+        runtime,
+        batch=batch,
+        loss=loss,
+        count=lambda m: len(m.x),
+        steps=steps,
+        trainings=trainings,
+        evaluate=evaluate,
     )
     return result, lines(folder)
 
@@ -108,6 +116,51 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(tmp_path, crash_at, opt
     resumed = net()
     got = train(tmp_path / "killed", resumed, **optimizer)
     assert got == expected
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+MUON = {"optimizer": "muon", "muon_learning_rate": 0.02, "warmup_steps": 2}
+
+
+def test_several_trainings_end_with_the_mean_of_their_weights(tmp_path):
+    """Each is what it would be alone on the batches of its own steps."""
+
+    def alone(number):
+        x, y = data()
+        order, model = EpochOrder(ROWS, 8, seed=1), net()
+        config = TrainConfig(max_steps=5, batch_size_per_device=8, learning_rate=0.01, **MUON)
+
+        def batch(step):
+            rows = order.rows_of(number * 5 + step)
+            return [Micro(x[rows], y[rows])]
+
+        def loss(micro):
+            return MicroLoss(((model(micro.x) - micro.y) ** 2).sum(), len(micro.x))
+
+        runtime = Runtime.temporary(tmp_path / str(number), stage="fit")
+        fit(model, config, runtime, batch=batch, loss=loss, count=lambda m: len(m.x), steps=5)
+        return dict(model.named_parameters())
+
+    together = net()
+    result, recorded = train(tmp_path / "together", together, steps=5, trainings=3, log_steps=1, **MUON)
+    parts = [alone(number) for number in range(3)]
+    for name, parameter in together.named_parameters():
+        assert_close(parameter, sum(part[name] for part in parts) / 3)
+    assert result.steps == 15
+    rates = [line["learning_rate"] for line in recorded if "learning_rate" in line]
+    assert rates == rates[:5] * 3
+    x, y = data()
+    assert result.evaluation["eval_loss"] == float(((together(x) - y) ** 2).mean())
+
+
+@pytest.mark.parametrize("crash_at", [3, 5, 7, 10, 14])
+def test_several_trainings_resumed_are_the_undisturbed_ones_to_the_bit(tmp_path, crash_at):
+    whole, resumed = net(), net()
+    settings = {"steps": 5, "trainings": 3, "save_steps": 5 if crash_at == 5 else 4, **MUON}
+    expected = train(tmp_path / "whole", whole, **settings)
+    with pytest.raises(Crash):
+        train(tmp_path / "killed", net(), crash_at=crash_at, **settings)
+    assert train(tmp_path / "killed", resumed, **settings) == expected
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 
 
