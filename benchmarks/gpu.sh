@@ -1,0 +1,11 @@
+#!/bin/sh
+# What only a GPU can show: the tests that need one, the quickstart, and the larger recipe of the film reviews.
+#   DATA=FOLDER sh benchmarks/gpu.sh
+set -eu
+: "${DATA:?the folder of movie_reviews.jsonl.gz, sst2_train.tsv and sst2_dev.tsv}"
+: "${OUT:=runs/gpu}" "${PYTHON:=.venv/bin/python}"
+"$PYTHON" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch finds no GPU")'
+"$PYTHON" -m pytest -q -rs tests/stages/test_ppo.py tests/rewards
+"$PYTHON" -m loopwright run recipes/quickstart.yaml --set device=cuda --out "$OUT/quickstart"
+"$PYTHON" -m loopwright run recipes/movie_reviews_large.yaml --set data_dir="$DATA" --set device=cuda --out "$OUT/reviews"
+cat "$OUT"/quickstart/summary.json "$OUT"/reviews/summary.json
