@@ -17,6 +17,7 @@ from loopwright.errors import CheckError, ConfigError
 from loopwright.models.trainable import trainable_parameters
 from loopwright.runtime.runtime import Runtime
 from loopwright.training.config import TrainConfig
+from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import learning_rate_factor, make_optimizers
 
 Micro = TypeVar("Micro")
@@ -81,7 +82,8 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
         model: its parameters that require gradients are trained (`make_trainable`).
         batch: the microbatches of a step (0-based), a pure function of it.
         loss: of one microbatch. The loss of a step is the sum of totals over the sum of counts, so
-            8 microbatches of 1 row and 1 of 8 rows are the same step.
+            8 microbatches of 1 row and 1 of 8 rows are the same step. On a CPU it is called for several microbatches at
+            the same time.
         count: of one microbatch, known before its loss.
         steps: of one training; they are numbered on through all of them.
         evaluate: figures on held-out data, every eval_steps and after the last step.
@@ -134,6 +136,7 @@ class _Training:
         self.beginning = {name: weight.clone() for name, weight in self.weights().items()} if trainings > 1 else {}
         self.sum: dict[str, Tensor] = {}  # of the weights that earlier trainings ended with
         self.optimizers = make_optimizers(trainable_parameters(model), config)
+        self.at_once = may_run_at_once([model], self.optimizers.parameters)
         self.window = Window()
         self.metrics: dict[str, float] = {}
         self.clock, self.counted = time.perf_counter(), 0.0  # of this process: times are not resumed
@@ -186,7 +189,12 @@ class _Training:
 
     def update(self, step: int, micros: list[Micro], loss: Callable[[Micro], MicroLoss], denominator: float) -> float:
         """One optimizer step; gives its loss."""
-        parts = [_backward(loss(micro), denominator) for micro in micros]
+
+        def share(micro: Micro) -> tuple[Tensor, MicroLoss]:
+            part = loss(micro)
+            return part.total / denominator, dataclasses.replace(part, total=part.total.detach())
+
+        parts = accumulate(self.optimizers.parameters, micros, share, at_once=self.at_once)
         total = sum(float(part.total) for part in parts)
         limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.optimizers.parameters, limit))
@@ -205,11 +213,6 @@ class _Training:
         speed = self.counted / (time.perf_counter() - self.clock)
         self.runtime.record(done, self.metrics | {f"{self.unit}_per_second": speed})
         self.window, self.clock, self.counted = Window(), time.perf_counter(), 0.0
-
-
-def _backward(part: MicroLoss, denominator: float) -> MicroLoss:
-    (part.total / denominator).backward()
-    return dataclasses.replace(part, total=part.total.detach())
 
 
 def _summed(parts: list[MicroLoss]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.training.config import OptimizerConfig, TrainConfig
+from loopwright.training.muon import StackedMuon
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.3.mlp.up_proj.weight; embeddings and heads have no number
 
@@ -91,7 +92,7 @@ def make_optimizers(named_parameters: Iterable[tuple[str, nn.Parameter]], config
     parts: list[torch.optim.Optimizer] = []
     if by_muon:
         assert config.muon_learning_rate is not None
-        parts.append(torch.optim.Muon(by_muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+        parts.append(StackedMuon(by_muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
     if rest:
         groups = [
             {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},

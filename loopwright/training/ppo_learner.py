@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from loopwright.errors import ModelError
@@ -20,6 +20,7 @@ from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, He
 from loopwright.objectives.logprobs import token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
 from loopwright.training import ppo_checks
+from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import Optimizers, make_optimizers
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, microbatches, permutation, spread
 from loopwright.training.ppo_config import PPOSettings
@@ -41,7 +42,13 @@ class PPOLearner:
         self.controller = make_controller(config)
         self.policy_optimizers = make_optimizers(self.policy.named_parameters(), config)
         self.critic_optimizers = make_optimizers(self.critic.named_parameters(), config.of_critic)
+        self.at_once = may_run_at_once([self.policy, self.critic], self.parameters) and not self._switches_adapters()
         check_head(self.policy)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return self.policy_optimizers.parameters + self.critic_optimizers.parameters
 
     @torch.no_grad()
     def observe(self, episodes: Episodes) -> Observations:
@@ -115,15 +122,19 @@ class PPOLearner:
         tokens = int(batch.episodes.mask.sum())
         if tokens == 0:
             return
-        drift = []
-        loss = torch.zeros((), device=batch.values.device)
-        for rows in self._microbatches(batch.episodes):
-            part_loss, logprob_drift = self._microbatch(batch.rows(rows), totals)
-            (part_loss / tokens).backward()
-            loss += part_loss.detach() / tokens
-            drift.append(logprob_drift)
+
+        def share(rows: Tensor) -> tuple[Tensor, Microbatch]:
+            part = self._microbatch(batch.rows(rows))
+            return part.loss / tokens, part._replace(loss=part.loss.detach() / tokens)
+
+        micros = self._microbatches(batch.episodes)
+        parts = accumulate(self.parameters, micros, share, at_once=self.at_once)
+        loss = torch.stack([part.loss for part in parts]).sum()
+        for part in parts:
+            totals.add(part.sums)
+            totals.maximum(ratio_max=part.ratio)
         if check_ratio and torch.isfinite(loss):
-            ppo_checks.check_ratio_is_one(torch.cat(drift), step)
+            ppo_checks.check_ratio_is_one(torch.cat([part.drift for part in parts]), step)
         norms = {
             "policy_grad_norm": _clip(self.policy_optimizers, self.config.max_grad_norm),
             "critic_grad_norm": _clip(self.critic_optimizers, self.config.max_grad_norm),
@@ -134,8 +145,8 @@ class PPOLearner:
             optimizers.step(schedule(step, self.config))
         totals.count_minibatch(tokens, norms | {"loss": loss.item()})
 
-    def _microbatch(self, batch: Experience, totals: "Totals") -> tuple[Tensor, Tensor]:
-        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed over tokens; and how far log-probs moved."""
+    def _microbatch(self, batch: Experience) -> "Microbatch":
+        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed over tokens."""
         config, episodes = self.config, batch.episodes
         old_logprobs, reference_logprobs, old_values, advantages, returns = (
             x[episodes.mask] for x in (episodes.logprobs, *batch[1:])
@@ -145,24 +156,23 @@ class PPOLearner:
         values = self._values(episodes)
         policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
         value = clipped_value_loss(values, old_values, returns, clip_range=config.value_clip_range)
+        figures: dict[str, Tensor] = {
+            "policy_loss": policy.loss,
+            "value_loss": value.loss,
+            "entropy": entropy,
+            "clip_fraction": policy.clipped,
+            "value_clip_fraction": value.clipped,
+            "approx_kl": approximate_kl(logprobs, old_logprobs),
+        }
         loss = policy.loss.sum() + config.value_coef * value.loss.sum()
         if config.entropy_coef:
             loss = loss - config.entropy_coef * entropy.sum()
         if config.kl_penalty == "loss":
             kl = self._kl_loss(head, episodes, logprobs, reference_logprobs)
             loss = loss + self.controller.coefficient * kl.sum()
-            totals.add(kl_loss=kl)
-        drift = (logprobs - old_logprobs).detach()
-        totals.add(
-            policy_loss=policy.loss,
-            value_loss=value.loss,
-            entropy=entropy,
-            clip_fraction=policy.clipped,
-            value_clip_fraction=value.clipped,
-            approx_kl=approximate_kl(logprobs, old_logprobs),
-        )
-        totals.maximum(ratio_max=policy.ratio)
-        return loss, drift
+            figures["kl_loss"] = kl
+        sums = {name: values.detach().sum() for name, values in figures.items()}
+        return Microbatch(loss, (logprobs - old_logprobs).detach(), policy.ratio, sums)
 
     def _kl_loss(self, head: Head, episodes: Episodes, logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
         estimator = self.config.kl_estimator
@@ -189,6 +199,10 @@ class PPOLearner:
         # All ones: what stands behind a row's last token cannot reach back, and a mask would cost the fast attention.
         return self.critic(episodes.ids, torch.ones_like(episodes.ids))[episodes.predicts()]
 
+    def _switches_adapters(self) -> bool:
+        """Whether an update turns adapters off and on, which microbatches at the same time would see of each other."""
+        return self.reference is None and self.config.kl_penalty == "loss" and self.config.kl_estimator == "exact"
+
     def _microbatches(self, episodes: Episodes) -> list[Tensor]:
         return microbatches(episodes.lengths(), self.config.microbatch_size or self.config.minibatch_size)
 
@@ -202,6 +216,15 @@ class PPOLearner:
                 yield self.policy
 
 
+class Microbatch(NamedTuple):
+    """What an update asks of N response tokens, and what it reports of them."""
+
+    loss: Tensor  # scalar: the sum over tokens
+    drift: Tensor  # [N] new minus old log-probabilities
+    ratio: Tensor  # [N]
+    sums: dict[str, Tensor]  # figures, each summed over tokens
+
+
 class Totals:
     """Sums over the tokens of a step, on their way to means."""
 
@@ -212,10 +235,10 @@ class Totals:
         self._of_minibatches: dict[str, float] = {}
         self._maxima: dict[str, float] = {}
 
-    def add(self, **per_token: Tensor) -> None:
-        """Values of tokens, to be averaged over tokens."""
-        for name, values in per_token.items():
-            self._sums[name] = self._sums.get(name, 0.0) + values.detach().sum().item()
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Sums over tokens, to be averaged over tokens."""
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.item()
 
     def maximum(self, **per_token: Tensor) -> None:
         """Values of tokens, of which the largest is reported."""

@@ -178,7 +178,8 @@ def test_holding_out_every_prompt_is_refused(folders, tmp_path):
         run(folders, tmp_path, eval_steps=1)
 
 
-def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path):
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path, threads):
     for size in (1, 2, 8):
         run(folders, tmp_path / str(size), minibatch_size=8, microbatch_size=size)
     for size in ("1", "2"):
@@ -333,6 +334,21 @@ def test_a_policy_on_a_gpu_learns_from_a_reward_model_on_the_cpu(folders, tmp_pa
     weighted = [(reward, 1.0), (CallableReward(length_of, "length"), 0.1)]
     ppo.run(PPOConfig(**SMALL), PPOInputs(folders[0], weighted, PROMPTS), runtime)
     assert [line["step"] for line in recorded(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "estimator", "at_once"),
+    [("all", "exact", True), ("lora", "k3", True), ("lora", "exact", False)],  # adapters are switched off for the last
+)
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_microbatches_side_by_side_see_nothing_of_each_other(folders, tmp_path, trainable, estimator, at_once, threads):
+    settings = dict(kl_penalty="loss", kl_estimator=estimator, kl_coef=1.0, minibatch_size=8, steps=2)
+    settings |= dict(trainable={"mode": trainable}, learning_rate=1e-2)
+    assert make_learner(folders, tmp_path / "learner", **settings)[0].at_once == at_once
+    for size in (1, 8):
+        run(folders, tmp_path / str(size), microbatch_size=size, **settings)
+    for name, value in weights(tmp_path / "1").items():
+        assert_close(value, weights(tmp_path / "8")[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])

@@ -108,13 +108,13 @@ def test_it_learns(tmp_path, optimizer):
 
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon", "muon_learning_rate": 0.02}], ids=["adamw", "muon"])
 @pytest.mark.parametrize("crash_at", [2, 4, 5, 10, 19])
-def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(tmp_path, crash_at, optimizer):
-    whole, expected = net(), None
-    expected = train(tmp_path / "whole", whole, **optimizer)
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(tmp_path, crash_at, optimizer, threads):
+    whole, resumed, settings = net(), net(), {"accumulation": threads, **optimizer}
+    expected = train(tmp_path / "whole", whole, **settings)
     with pytest.raises(Crash):
-        train(tmp_path / "killed", net(), crash_at=crash_at, **optimizer)
-    resumed = net()
-    got = train(tmp_path / "killed", resumed, **optimizer)
+        train(tmp_path / "killed", net(), crash_at=crash_at, **settings)
+    got = train(tmp_path / "killed", resumed, **settings)
     assert got == expected
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 
@@ -170,8 +170,9 @@ def test_a_finished_run_started_again_gives_the_same_result(tmp_path):
     assert train(tmp_path, again, crash_at=0) == expected
 
 
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "muon", "muon_learning_rate": 0.02}], ids=["adamw", "muon"])
-def test_8_of_1_equals_1_of_8(tmp_path, optimizer):
+def test_8_of_1_equals_1_of_8(tmp_path, optimizer, threads):
     one, eight = net(), net()
     train(tmp_path / "one", one, batch_size_per_device=8, accumulation=1, **optimizer)
     train(tmp_path / "eight", eight, batch_size_per_device=1, accumulation=8, **optimizer)

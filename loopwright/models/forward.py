@@ -1,0 +1,27 @@
+"""What a forward pass does besides giving its result."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+CHANGING_POSITIONS = ("dynamic", "longrope")  # rotary positions whose frequencies follow the longest row seen
+
+
+def is_pure(model: nn.Module) -> bool:
+    """Whether forward passes in training mode draw nothing at random and leave nothing behind in the model.
+
+    Then several may run at the same time, in any order.
+    """
+    return not any(_is_impure(module) for module in model.modules())
+
+
+def _is_impure(module: nn.Module) -> bool:
+    if isinstance(module, _BatchNorm):
+        return True
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    rope = getattr(module, "rope_type", None)  # text, or a mapping from types of layers
+    changing = any(kind in CHANGING_POSITIONS for kind in (rope.values() if isinstance(rope, dict) else [rope]))
+    return changing or any("drop" in name and isinstance(p, float) and p > 0 for name, p in vars(module).items())
