@@ -7,9 +7,11 @@ from torch import Tensor
 
 from loopwright.evaluation.states import by_length, head_at
 from loopwright.generation.base import Rollouts
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.objectives.kl import Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import token_logprobs
+from loopwright.runtime.cores import side_by_side
 
 ROWS_AT_ONCE = 64
 
@@ -35,8 +37,8 @@ def response_kl(policy: Any, reference: Any, tokenizer: Any, rollouts: Rollouts,
     forbidden = forbidden_token_ids(tokenizer, vocabulary).to(device)
     k1 = torch.zeros(len(rollouts.response_ids), dtype=torch.float64)
     exact = torch.zeros_like(k1)
-    lengths = rollouts.attention_mask().sum(dim=1).tolist()
-    for rows in by_length(lengths, ROWS_AT_ONCE):
+
+    def compare(rows: list[int]) -> None:
         batch = _without_empty_columns(rollouts.rows(rows))
         ids, mask = batch.sequences().to(device), batch.attention_mask().to(device)
         places = torch.cat((torch.zeros_like(batch.prompt_mask), batch.response_mask), dim=1).to(device)
@@ -47,6 +49,9 @@ def response_kl(policy: Any, reference: Any, tokenizer: Any, rollouts: Rollouts,
         exact[rows] = _sums(
             exact_kl(heads[0], heads[1], temperature=temperature, forbidden=forbidden), owner, len(rows)
         )
+
+    lengths = rollouts.attention_mask().sum(dim=1).tolist()
+    side_by_side(compare, by_length(lengths, ROWS_AT_ONCE), at_once=can_run_at_once(policy, reference))
     return ResponseKL(k1, exact)
 
 

@@ -9,9 +9,11 @@ import torch
 from loopwright.data.tokenizer import bos_prefix, encode_text
 from loopwright.errors import DataError
 from loopwright.evaluation.states import by_length, head_at
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length
 from loopwright.objectives.logprobs import token_logprobs
+from loopwright.runtime.cores import side_by_side
 
 LONGEST_WINDOW = 1024  # tokens
 TOKENS_AT_ONCE = 8_192
@@ -38,14 +40,17 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> Perplexity:
     rows = [row for text in texts for row in _windows([*before, *encode_text(tokenizer, text)], window)]
     if not rows:
         raise DataError("perplexity needs held-out text, and the texts given hold no token; name others")
-    total = 0.0
-    for indices in by_length([len(row) for row in rows], max(1, TOKENS_AT_ONCE // window)):
+
+    def loss(indices: list[int]) -> float:
         ids, mask = (part.to(model.device) for part in pad_rows([rows[i] for i in indices], tokenizer.eos_token_id))
         places = mask.clone()
         places[:, 0] = False
         head = head_at(model, ids, mask, places)
         found = token_logprobs(head.hidden, head.weight, ids[places], bias=head.bias)
-        total -= float(found.logprobs.double().sum())
+        return -float(found.logprobs.double().sum())
+
+    batches = by_length([len(row) for row in rows], max(1, TOKENS_AT_ONCE // window))
+    total = sum(side_by_side(loss, batches, at_once=can_run_at_once(model)))
     tokens = sum(len(row) - 1 for row in rows)
     size = sum(len(text.encode(errors="replace")) for text in texts)
     return Perplexity(math.exp(total / tokens), total / math.log(2) / size, tokens)

@@ -6,6 +6,7 @@ The model's weights are read where they are: a learner's model that changes betw
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,13 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from loopwright.errors import DataError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.sampling import sample_tokens, sampling_logprobs, uniforms
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.layers import unwrapped
 from loopwright.models.padding import pad_rows, position_ids
 from loopwright.models.tokens import context_length, forbidden_token_ids
+from loopwright.runtime.cores import shares, side_by_side
 
+FEWEST_ROWS_AT_ONCE = 128  # in each of several batches on the cores of a CPU: with fewer, Python takes most of the time
 DROP_SHARE = 0.25  # finished rows leave the batch once they are this share of it: below, moving the cache costs more
 
 
@@ -55,16 +59,20 @@ class TransformersEngine:
         vocab_size = self.model.get_output_embeddings().weight.shape[0]
         forbidden = forbidden_token_ids(self.tokenizer, vocab_size).to(device)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i])))
-        chunks = []
+
+        def answer(rows: list[int]) -> Rollouts:
+            places: dict[tuple[int, ...], int] = {}
+            which = torch.tensor([places.setdefault(tuple(prompts[i]), len(places)) for i in rows])
+            ids, mask = (part.to(device) for part in pad_rows(list(places), self.pad_id, left=True))
+            numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens).to(device)
+            return self._decode(ids, mask, which.to(device), numbers, forbidden, sampling)
+
+        count = shares(len(order) // FEWEST_ROWS_AT_ONCE) if can_run_at_once(self.model) else 1
+        size = min(math.ceil(len(order) / count), self.rows_at_once // count)
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
         with torch.no_grad(), _evaluating(self.model):
-            for start in range(0, len(order), self.rows_at_once):
-                rows = order[start : start + self.rows_at_once]
-                places: dict[tuple[int, ...], int] = {}
-                which = torch.tensor([places.setdefault(tuple(prompts[i]), len(places)) for i in rows])
-                ids, mask = (part.to(device) for part in pad_rows(list(places), self.pad_id, left=True))
-                numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens).to(device)
-                chunks.append(self._decode(ids, mask, which.to(device), numbers, forbidden, sampling))
-        return _joined(chunks, self.pad_id).rows(_inverse(order))
+            rollouts = _joined(side_by_side(answer, chunks, at_once=count > 1), self.pad_id)
+        return rollouts.rows(_inverse(order))
 
     def _decode(  # noqa: PLR0913 -- what is sampled from, and how
         self,

@@ -9,12 +9,14 @@ from torch.nn.modules.dropout import _DropoutNd
 CHANGING_POSITIONS = ("dynamic", "longrope")  # rotary positions whose frequencies follow the longest row seen
 
 
-def is_pure(model: nn.Module) -> bool:
-    """Whether forward passes in training mode draw nothing at random and leave nothing behind in the model.
+def can_run_at_once(*models: nn.Module) -> bool:
+    """Whether several forward passes may run at the same time, in any order, and whether that can pay.
 
-    Then several may run at the same time, in any order.
+    They may where, in training mode too, they draw nothing at random and leave nothing behind in the model; it pays on
+    a CPU, whose cores `side_by_side` shares out.
     """
-    return not any(_is_impure(module) for module in model.modules())
+    on_cpu = all(parameter.device.type == "cpu" for model in models for parameter in model.parameters())
+    return on_cpu and not any(_is_impure(module) for model in models for module in model.modules())
 
 
 def _is_impure(module: nn.Module) -> bool:

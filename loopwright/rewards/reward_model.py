@@ -13,11 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from loopwright.data.chat import render_prompt
 from loopwright.data.tokenizer import encode_text
 from loopwright.errors import DataError
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.heads import last_token_features, scores_at_last_token
 from loopwright.models.loading import load_reward_model, load_tokenizer
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
+from loopwright.runtime.cores import side_by_side
 
 TOKENS_AT_ONCE = 16_384  # of a batch, padding included
 FEWEST_ROWS, MOST_PADDING = 16, 0.2  # a batch of so many rows ends before padding takes a larger share of it
@@ -114,12 +116,13 @@ def _in_batches(
         raise DataError(f"a row of {longest} tokens exceeds the reward model's context of {limit}; shorten it")
     device = next(model.parameters()).device
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    outputs = []
+
+    def outputs(batch: list[int]) -> Tensor:
+        ids, mask = pad_rows([rows[i] for i in batch], pad_id)
+        return forward(model, ids.to(device), mask.to(device)).float().cpu()
+
     with torch.no_grad():
-        for batch in _batches(order, rows):
-            ids, mask = pad_rows([rows[i] for i in batch], pad_id)
-            outputs.append(forward(model, ids.to(device), mask.to(device)).float().cpu())
-    joined = torch.cat(outputs)
+        joined = torch.cat(side_by_side(outputs, list(_batches(order, rows)), at_once=can_run_at_once(model)))
     result = torch.empty_like(joined)
     result[torch.tensor(order)] = joined
     return result

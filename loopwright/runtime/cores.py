@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -17,27 +18,39 @@ def shares(pieces: int) -> int:
     return max(1, min(pieces, torch.get_num_threads()))
 
 
-def side_by_side(function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result]:
+def side_by_side(function: Callable[[Piece], Result], pieces: Sequence[Piece], *, at_once: bool = True) -> list[Result]:
     """[function(piece) for piece in pieces], each in a thread of its own with its share of torch's threads.
+
+    Without `at_once`: one after the other, each with all threads.
 
     Threads that share one product wait for each other at its end, thousands of times a second; where another process
     takes some of a core, all of them wait. Pieces side by side wait once. Results do not depend on which comes first,
     as long as the function draws nothing from a global generator and changes nothing that another call reads.
     """
     threads, count, recording = torch.get_num_threads(), shares(len(pieces)), torch.is_grad_enabled()
-    if count == 1:
+    if count == 1 or not at_once:
         return [function(piece) for piece in pieces]
-
-    def begin() -> None:
-        torch.get_num_threads()  # a thread takes the count of all others when it first asks; ask before setting it
-        torch.set_num_threads(threads // count)
 
     def compute(piece: Piece) -> Result:
         with torch.set_grad_enabled(recording):
             return function(piece)
 
-    with ThreadPoolExecutor(count, initializer=begin) as pool:
-        try:
-            return list(pool.map(compute, pieces))
-        finally:
-            torch.set_num_threads(threads)  # for threads to come; those that exist keep their own
+    try:
+        return list(_pool(count, threads // count).map(compute, pieces))
+    finally:
+        torch.set_num_threads(threads)  # for threads that start later: new ones of the pool have changed it for them
+
+
+@cache
+def _pool(count: int, threads: int) -> ThreadPoolExecutor:
+    """So many threads, each with so many of torch's.
+
+    They are kept: memory that a thread has freed goes back to the system when it ends, and fetching it anew for every
+    step took a quarter of the time.
+    """
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread takes the count of all others when it first asks; ask before setting it
+        torch.set_num_threads(threads)
+
+    return ThreadPoolExecutor(count, "side_by_side", initializer=begin)

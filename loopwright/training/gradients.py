@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from loopwright.models.forward import is_pure
+from loopwright.models.forward import can_run_at_once
 from loopwright.runtime.cores import shares, side_by_side
 
 Micro = TypeVar("Micro")
@@ -18,9 +18,8 @@ MOST_NUMBERS = 50_000_000  # trained: beyond, one product keeps all cores busy, 
 
 
 def may_run_at_once(models: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether microbatches of these models may be computed at the same time, and whether that pays."""
-    on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
-    return on_cpu and sum(p.numel() for p in parameters) <= MOST_NUMBERS and all(is_pure(model) for model in models)
+    """Whether microbatches of these models, of which these parameters are trained, may be computed at the same time."""
+    return can_run_at_once(*models) and sum(parameter.numel() for parameter in parameters) <= MOST_NUMBERS
 
 
 def accumulate(

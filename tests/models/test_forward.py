@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from loopwright.models.forward import is_pure
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.loading import without_dropout
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
 from tests.tiny import CHANGED_LOGITS, FAMILIES, tiny_model
@@ -13,18 +13,18 @@ from tests.tiny import CHANGED_LOGITS, FAMILIES, tiny_model
 
 @pytest.mark.parametrize("family", FAMILIES + CHANGED_LOGITS)
 def test_models_without_dropout_are_pure(family):
-    assert is_pure(without_dropout(tiny_model(family)))
+    assert can_run_at_once(without_dropout(tiny_model(family)))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # probabilities in attributes of attention, and in layers
 def test_dropout_draws_at_random(family):
-    assert not is_pure(tiny_model(family))
+    assert not can_run_at_once(tiny_model(family))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_adapters_are_pure_without_dropout(dropout):
     config = TrainableConfig(mode="lora", lora=LoRAConfig(dropout=dropout))
-    assert is_pure(make_trainable(without_dropout(tiny_model("qwen2")), config, seed=0)) == (dropout == 0)
+    assert can_run_at_once(make_trainable(without_dropout(tiny_model("qwen2")), config, seed=0)) == (dropout == 0)
 
 
 @pytest.mark.parametrize(("kind", "pure"), [("linear", True), ("dynamic", False), ("longrope", False)])
@@ -48,8 +48,8 @@ def test_positions_that_follow_the_longest_row_leave_something_behind(kind, pure
     model(torch.zeros(1, 24, dtype=torch.int64))
     changed = any(not torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert changed != pure
-    assert is_pure(model) == pure
+    assert can_run_at_once(model) == pure
 
 
 def test_running_means_stay_behind():
-    assert not is_pure(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    assert not can_run_at_once(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
