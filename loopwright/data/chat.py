@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from loopwright.data.tokenizer import ASSISTANT, USER, bos_prefix, encode_text
+from loopwright.data.tokenizer import ASSISTANT, USER, bos_prefix, encode_text, encode_texts
 from loopwright.errors import ModelError
 from loopwright.schemas import Message
 
@@ -47,9 +47,12 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return missing
 
 
-def encode_example(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], response: str) -> Example:
-    """A prompt and its answer, as the policy will see and write them."""
-    return Example(render_prompt(tokenizer, messages), render_response(tokenizer, response))
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]], answers: Sequence[str]
+) -> list[Example]:
+    """Prompts with their answers, as the policy will see and write them."""
+    responses = render_responses(tokenizer, answers)
+    return [Example(render_prompt(tokenizer, prompt), ids) for prompt, ids in zip(prompts, responses, strict=True)]
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
@@ -78,9 +81,9 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return ids
 
 
-def render_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of an answer; EOS, its last token, is part of it."""
-    return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
+def render_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers; EOS, the last token of each, is part of it."""
+    return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]
 
 
 def special_token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -24,7 +24,7 @@ class PackedBatch(NamedTuple):
 
     input_ids: Tensor  # [B, T] int64
     labels: Tensor  # [B, T] int64: the input where it is learned, -100 elsewhere (not shifted: models shift)
-    position_ids: Tensor  # [B, T] int64: from 0 in each segment; 0 on padding, so that it sees only itself
+    position_ids: Tensor  # [B, T] int64: from 0 in each segment; what they are on padding, behind it, changes nothing
     segment_ids: Tensor  # [B, T] int64: from 1 in each row; 0 on padding
 
 
@@ -57,6 +57,11 @@ class PackedDocuments:
         """The rows of these numbers, in this order."""
         return _rows(self.examples, [self._bins[number] for number in numbers], self._pad_id)
 
+    def apart(self, numbers: Sequence[int], batches: int) -> list[PackedBatch]:
+        """The documents of these rows, each in a row of its own; see `pad_by_length`."""
+        documents = [self.examples[i] for number in numbers for i in self._bins[number]]
+        return pad_by_length(documents, batches, self._pad_id)
+
 
 def _pieces(tokens: Sequence[int], capacity: int) -> Iterator[list[int]]:
     """At most `capacity` tokens each; the last of one is the first of the next, so each is predicted once."""
@@ -87,17 +92,34 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def pack_examples(examples: Sequence[Example], capacity: int, pad_id: int) -> PackedBatch:
     """Several examples a row, responses learned, rows cut to the fullest one."""
-    lengths = [len(example.prompt_ids) + len(example.response_ids) for example in examples]
-    return _rows(examples, pack_lengths(lengths, capacity), pad_id)
+    return _rows(examples, pack_lengths([_length(example) for example in examples], capacity), pad_id)
 
 
 def pad_examples(examples: Sequence[Example], pad_id: int) -> PackedBatch:
-    """One example a row, in the order given: what packing must be equal to."""
-    return _rows(examples, [[i] for i in range(len(examples))], pad_id)
+    """One example a row, in the order given: what packing must be equal to.
+
+    Positions run on over the padding, so that the model needs no mask: nothing looks at what stands behind it.
+    """
+    batch = _rows(examples, [[i] for i in range(len(examples))], pad_id)
+    return batch._replace(position_ids=torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids).contiguous())
+
+
+def pad_by_length(examples: Sequence[Example], batches: int, pad_id: int) -> list[PackedBatch]:
+    """One example a row, those of like length together, in at most so many batches of about as many tokens each."""
+    groups: list[list[Example]] = [[] for _ in range(batches)]
+    before, total = 0, sum(map(_length, examples))
+    for example in sorted(examples, key=_length):
+        groups[before * batches // total].append(example)
+        before += _length(example)
+    return [pad_examples(group, pad_id) for group in groups if group]
+
+
+def _length(example: Example) -> int:
+    return len(example.prompt_ids) + len(example.response_ids)
 
 
 def _rows(examples: Sequence[Example], bins: Sequence[Sequence[int]], pad_id: int) -> PackedBatch:
-    width = max(sum(len(examples[i].prompt_ids) + len(examples[i].response_ids) for i in row) for row in bins)
+    width = max(sum(_length(examples[i]) for i in row) for row in bins)
     input_ids = torch.full((len(bins), width), pad_id, dtype=torch.int64)
     labels = torch.full_like(input_ids, IGNORED)
     positions, segments = torch.zeros_like(input_ids), torch.zeros_like(input_ids)

@@ -41,8 +41,8 @@ class FeedbackConfig(StageConfig):
     rate_share: Share = 0.05  # are also rated, answer by answer
     off_topic_share: Share = 0.4  # get another prompt's answer among their own: else a reward model never learns
     # that an answer must fit its question, and PPO finds one good answer for everything
-    prompts_at_once: PositiveInt = 64
-    save_batches: PositiveInt = 10  # batches between two checkpoints
+    prompts_at_once: PositiveInt = 256
+    save_batches: PositiveInt = 3  # batches between two checkpoints
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def sample_answers(prompts: list[Prompt], config: FeedbackConfig, policy: Path, 
         while len(answers) < len(prompts):
             first = len(answers)
             batch = prompts[first : first + config.prompts_at_once]
-            tokens = [render_prompt(tokenizer, prompt.messages) for prompt in batch for _ in range(copies)]
+            rendered = [render_prompt(tokenizer, prompt.messages) for prompt in batch]
+            tokens = [ids for ids in rendered for _ in range(copies)]
             seeds = [runtime.seed_for("answer", first + i, k) for i in range(len(batch)) for k in range(copies)]
             texts = decode_responses(tokenizer, engine.generate(tokens, config.sampling, seeds))
             answers += [texts[i * copies : (i + 1) * copies] for i in range(len(batch))]

@@ -43,6 +43,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class PretrainConfig(StageConfig, TrainConfig):
     epochs: PositiveFloat | None = 1.0
     max_length: Annotated[int, Field(ge=2)] = 256  # tokens in a row; longer documents are cut
+    packing: bool = True  # False: what a step's rows hold, computed one document a row, those of like length together
     data: tuple[Path, ...] = ()  # files and folders; empty: the world's corpus
     held_out: Path | None = None  # text to assess on; None: the world's, else a share of the data
     text_field: str = "text"  # in jsonl and parquet
@@ -102,7 +103,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) -> Sta
         model,
         config,
         runtime,
-        batch=partial(microbatches, documents, order, config.batch_size_per_device, runtime.device),
+        batch=partial(microbatches, documents, order, config, runtime.device),
         loss=partial(loss, model),
         count=learned_tokens,
         steps=steps,
@@ -177,10 +178,14 @@ def start(
 
 
 def microbatches(
-    documents: PackedDocuments, order: EpochOrder, size: int, device: torch.device, step: int
+    documents: PackedDocuments, order: EpochOrder, config: PretrainConfig, device: torch.device, step: int
 ) -> list[PackedBatch]:
-    """The rows of a step, from its number alone (the first is step 0)."""
-    batches = [documents.rows(numbers) for numbers in split_rows(order.rows_of(step), size)]
+    """The documents of a step, from its number alone (the first is step 0)."""
+    rows = order.rows_of(step)
+    if config.packing:
+        batches = [documents.rows(numbers) for numbers in split_rows(rows, config.batch_size_per_device)]
+    else:
+        batches = documents.apart(rows, config.accumulation)
     return [PackedBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
 

@@ -14,8 +14,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from loopwright.data.chat import Example, encode_example, ensure_chat_template
-from loopwright.data.packing import PackedBatch, PackedDocuments, pack_examples, pad_examples
+from loopwright.data.chat import Example, encode_examples, ensure_chat_template
+from loopwright.data.packing import PackedBatch, PackedDocuments, pack_examples, pad_by_length, pad_examples
 from loopwright.data.readers import Loaded, read_records, read_texts
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import document_start, encode_documents
@@ -146,7 +146,8 @@ def read_examples(config: SFTConfig, path: Path, tokenizer: PreTrainedTokenizerB
         max_bad_share=config.max_bad_share,
         quarantine_file=runtime.output / "bad_rows.jsonl",
     )
-    encoded = [encode_example(tokenizer, record.prompt, record.response) for record in loaded.records]
+    given = loaded.records
+    encoded = encode_examples(tokenizer, [record.prompt for record in given], [record.response for record in given])
     _check_prompts(encoded, loaded, config.max_length)
     cut = [
         example._replace(response_ids=example.response_ids[: config.max_length - len(example.prompt_ids)])
@@ -228,23 +229,19 @@ class Batches:
             encoded = encode_documents(tokenizer, documents)
             text = PackedDocuments(encoded, config.max_length, document_start(tokenizer), tokenizer.pad_token_id)
             text_order = EpochOrder(len(text), 1, runtime.seed_for("text"))
-        # Packed rows are full whatever they hold; padded ones want examples of like length.
-        lengths = None if config.packing else [_length(example) for example in examples]
-        order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"), lengths)
+        order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"))
         return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text, text_order)
 
     def of_step(self, step: int) -> list[Micro]:
         rows = self.order.rows_of(step)
         examples = [self.examples[i] for i in rows]
-        micros = [self._demonstrations(part) for part in _cut(examples, self.config.batch_size_per_device)]
-        return micros if self.text is None else micros + self._raw_text(step, examples)
-
-    def _demonstrations(self, examples: Sequence[Example]) -> Micro:
         if self.config.packing:
-            batch = pack_examples(examples, self.config.max_length, self.pad_id)
+            parts = _cut(examples, self.config.batch_size_per_device)
+            batches = [pack_examples(part, self.config.max_length, self.pad_id) for part in parts]
         else:
-            batch = pad_examples(examples, self.pad_id)
-        return Micro(*self._on_device(batch))
+            batches = pad_by_length(examples, self.config.accumulation, self.pad_id)
+        micros = [Micro(*self._on_device(batch)) for batch in batches]
+        return micros if self.text is None else micros + self._raw_text(step, examples)
 
     def _on_device(self, batch: PackedBatch) -> PackedBatch:
         return PackedBatch(*(tensor.to(self.device) for tensor in batch))
@@ -260,7 +257,10 @@ class Batches:
         rows = min(rows, self.config.rows_per_step)
         first = step * self.config.rows_per_step  # so that steps never overlap
         numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
-        batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
+        if self.config.packing:
+            batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
+        else:
+            batches = self.text.apart(numbers, self.config.accumulation)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
         weight = self.config.lm_loss_coef * answers / tokens

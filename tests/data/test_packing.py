@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from loopwright.data.chat import Example
-from loopwright.data.packing import IGNORED, PackedBatch, PackedDocuments, pack_examples, pack_lengths, pad_examples
+from loopwright.data.packing import (
+    IGNORED,
+    PackedBatch,
+    PackedDocuments,
+    pack_examples,
+    pack_lengths,
+    pad_by_length,
+    pad_examples,
+)
 from loopwright.errors import DataError
 from tests.tiny import CONTEXT, FAMILIES, tiny_model
 
@@ -31,6 +39,25 @@ def test_a_packed_row_by_hand():
     padded = pad_examples([Example([1, 2], [3]), Example([4], [5])], pad_id=0)
     assert padded.input_ids.tolist() == [[1, 2, 3], [4, 5, 0]]
     assert padded.labels.tolist() == [[IGNORED, IGNORED, 3], [IGNORED, 5, IGNORED]]
+    assert padded.position_ids.tolist() == [[0, 1, 2], [0, 1, 2]]  # no gap, for which a mask would be built
+
+
+def test_like_lengths_share_a_batch_by_hand():
+    rows = [Example([7] * n, []) for n in (6, 1, 3, 2)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows, 2, pad_id=0)] == [(3, 3), (1, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows, 1, pad_id=0)] == [(4, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows[:1], 5, pad_id=0)] == [(1, 6)]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9))
+def test_batches_of_like_length_hold_everything_once(lengths, batches):
+    found = pad_by_length([Example([i + 1] * n, []) for i, n in enumerate(lengths)], batches, pad_id=0)
+    assert len(found) <= batches
+    assert sorted(row[row > 0].tolist() for batch in found for row in batch.input_ids) == sorted(
+        [i + 1] * n for i, n in enumerate(lengths)
+    )
+    sizes = [int((batch.input_ids > 0).sum()) for batch in found]
+    assert max(sizes) <= sum(lengths) / batches + max(lengths)
 
 
 def test_nothing_before_a_segment_predicts_its_first_token():

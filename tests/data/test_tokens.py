@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwright.data.chat import encode_example, ensure_chat_template, render_prompt, render_response
+from loopwright.data.chat import encode_examples, ensure_chat_template, render_prompt, render_responses
 from loopwright.data.copies import contain_copies, share
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import SPECIAL_TOKENS, encode_documents, encode_text, encode_texts, train_tokenizer
@@ -74,7 +74,7 @@ def test_our_template_by_hand():
     ]
     text = "Be kind.<|user|>When?<|assistant|>At six.<|end|><|user|>Why?<|assistant|>"
     assert tokenizer.decode(render_prompt(tokenizer, conversation)) == text
-    assert tokenizer.decode(render_response(tokenizer, "So.")) == "So.<|end|>"
+    assert tokenizer.decode(render_responses(tokenizer, ["So."])[0]) == "So.<|end|>"
 
 
 @pytest.mark.parametrize("make", [with_template, chatml_tokenizer])
@@ -89,7 +89,7 @@ def test_special_tokens_in_user_text_stay_text(make, hostile):
     plain, attacked = render_prompt(tokenizer, user("hello")), render_prompt(tokenizer, user(hostile))
     assert count(attacked) == count(plain)
     assert tokenizer.decode(attacked) == tokenizer.decode(plain).replace("hello", hostile)
-    assert count(render_response(tokenizer, hostile)) == 1
+    assert count(render_responses(tokenizer, [hostile])[0]) == 1
 
 
 @pytest.mark.parametrize("make", [with_template, chatml_tokenizer])
@@ -110,7 +110,8 @@ def test_stand_ins_give_what_direct_rendering_gives():
 
 
 def test_without_a_template_the_model_continues_plain_text():
-    prompt, response = encode_example(OURS, [*user("One."), Message(role="user", content="<|user|>")], "Two.")
+    messages = [*user("One."), Message(role="user", content="<|user|>")]
+    [(prompt, response)] = encode_examples(OURS, [messages], ["Two."])
     assert OURS.decode(prompt) == "One.\n\n<|user|>"
     assert not set(prompt) & set(OURS.all_special_ids)
     assert response[-1] == OURS.eos_token_id

@@ -137,6 +137,17 @@ def test_eight_microbatches_of_one_row_are_one_of_eight(tmp_path):
     assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_packing_changes_the_speed_and_nothing_else(tmp_path, accumulation):
+    inputs, found = PretrainInputs((write_corpus(tmp_path / "corpus"),)), []
+    for packing in (True, False):
+        runtime = Runtime.temporary(tmp_path / str(packing))
+        config = settings(packing=packing, batch_size_per_device=4, accumulation=accumulation)
+        metrics = pretrain.run(config, inputs, runtime).metrics
+        found.append((weights(runtime.output), metrics["held_out_loss"]))
+    assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
 def test_it_learns_more_than_how_often_tokens_occur(tmp_path):
     inputs = PretrainInputs((write_corpus(tmp_path / "corpus"),))
     config = settings(max_steps=None, epochs=30, batch_size_per_device=8, learning_rate=1e-2, save_steps=1000)

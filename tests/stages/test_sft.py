@@ -123,19 +123,27 @@ def test_only_answers_are_learned_eos_included(tmp_path):
     assert set(seen) == {f"At {hour}." for hour in HOURS}
 
 
-def test_packing_changes_the_speed_and_nothing_else(tmp_path):
-    given = inputs(tmp_path)
-    tokenizer, examples, _ = batches_of(settings(), given, tmp_path / "x")
-    model, found = sft.load_causal_lm(given.model), []
+@pytest.mark.parametrize("lm_loss_coef", [0.0, 0.5])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_packing_changes_the_speed_and_nothing_else(tmp_path, lm_loss_coef, accumulation):
+    given, found = inputs(tmp_path, text=raw_text(tmp_path)), []
     for packing in (True, False):
-        _, _, batches = batches_of(settings(packing=packing, max_length=64), given, tmp_path / str(packing))
-        micro = batches._demonstrations(examples.train[:8])
-        loss = sft.loss(model, micro)
-        model.zero_grad()
-        loss.total.backward()
-        found.append((loss.total.detach(), loss.count, [p.grad.clone() for p in model.parameters()]))
-    assert len(batches._demonstrations(examples.train[:8]).input_ids) == 8
-    assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+        config = settings(
+            packing=packing, batch_size_per_device=4, accumulation=accumulation, lm_loss_coef=lm_loss_coef
+        )
+        metrics, weights = trained(tmp_path / str(packing), config, given)
+        found.append((weights, metrics["held_out_loss"]))
+    assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_without_packing_a_row_holds_one_example_and_like_lengths_share_a_microbatch(tmp_path):
+    config = settings(packing=False, batch_size_per_device=4, accumulation=2)
+    _, _, batches = batches_of(config, inputs(tmp_path), tmp_path / "run")
+    short, long = batches.of_step(0)
+    assert len(short.input_ids) + len(long.input_ids) == 8
+    assert all(int(row.max()) == 1 for micro in (short, long) for row in micro.segment_ids)
+    lengths = [[int((row > 0).sum()) for row in micro.segment_ids] for micro in (short, long)]
+    assert max(lengths[0]) <= min(lengths[1])
 
 
 def test_a_model_that_leaks_between_packed_examples_is_refused(tmp_path):
