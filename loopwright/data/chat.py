@@ -51,12 +51,19 @@ def encode_examples(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]], answers: Sequence[str]
 ) -> list[Example]:
     """Prompts with their answers, as the policy will see and write them."""
-    responses = render_responses(tokenizer, answers)
-    return [Example(render_prompt(tokenizer, prompt), ids) for prompt, ids in zip(prompts, responses, strict=True)]
+    return [
+        Example(*ids)
+        for ids in zip(render_prompts(tokenizer, prompts), render_responses(tokenizer, answers), strict=True)
+    ]
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Token ids up to where the answer starts.
+    """Token ids of one prompt; see `render_prompts`."""
+    return render_prompts(tokenizer, [messages])[0]
+
+
+def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids up to where the answer starts, for each prompt; many at once are faster.
 
     With a chat template: that, ending in its generation prompt. Without: the contents as plain text, which
     the model continues.
@@ -65,19 +72,25 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         ModelError: the template refuses these messages (some know no system role).
     """
     if tokenizer.chat_template is None:
-        text = PLAIN_SEPARATOR.join(message.content for message in messages)
-        return bos_prefix(tokenizer) + encode_text(tokenizer, text)
+        start = bos_prefix(tokenizer)
+        texts = [PLAIN_SEPARATOR.join(message.content for message in messages) for messages in prompts]
+        return [start + ids for ids in encode_texts(tokenizer, texts)]
     special = special_token_texts(tokenizer)
-    if not any(token in message.content for token in special for message in messages):
-        return _tokens_of_rendered(tokenizer, _rendered(tokenizer, messages, [m.content for m in messages]))
-    # Somebody wrote the text of a special token: render with stand-ins, and tokenize what they stand for apart.
+    hostile = [any(token in message.content for token in special for message in messages) for messages in prompts]
+    friendly = [messages for messages, bad in zip(prompts, hostile, strict=True) if not bad]
+    rendered = iter(_tokens_of_rendered(tokenizer, [_rendered(tokenizer, m, [x.content for x in m]) for m in friendly]))
+    return [_with_stand_ins(tokenizer, m) if bad else next(rendered) for m, bad in zip(prompts, hostile, strict=True)]
+
+
+def _with_stand_ins(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Somebody wrote the text of a special token: render with stand-ins, and tokenize what they stand for apart."""
     stand_ins = [f"\ue000{i}\ue001" for i in range(len(messages))]
     ids: list[int] = []
     for piece in re.split("(\ue000\\d+\ue001)", _rendered(tokenizer, messages, stand_ins)):
         if piece in stand_ins:
             ids += encode_text(tokenizer, messages[stand_ins.index(piece)].content)
         elif piece:
-            ids += _tokens_of_rendered(tokenizer, piece)
+            ids += _tokens_of_rendered(tokenizer, [piece])[0]
     return ids
 
 
@@ -103,6 +116,8 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], c
         ) from error
 
 
-def _tokens_of_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _tokens_of_rendered(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """The template writes special tokens as text; here, and only here, they are read as such."""
-    return list(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+    if not texts:
+        return []
+    return list(tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])

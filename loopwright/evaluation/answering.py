@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from loopwright.data.chat import render_prompt
+from loopwright.data.chat import render_prompts
 from loopwright.evaluation.judging import judge_all
 from loopwright.evaluation.kl import response_kl
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
@@ -39,7 +39,7 @@ def answer(
 ) -> Answers:
     """One response a prompt; a row's seed decides its response, whatever is sampled beside it."""
     model, tokenizer = language_model
-    tokens = [render_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    tokens = render_prompts(tokenizer, [prompt.messages for prompt in prompts])
     rollouts = TransformersEngine(model, tokenizer).generate(tokens, sampling, seeds)
     return Answers(rollouts, decode_responses(tokenizer, rollouts))
 

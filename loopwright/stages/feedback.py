@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, PositiveInt
 
-from loopwright.data.chat import render_prompt
+from loopwright.data.chat import render_prompts
 from loopwright.data.readers import read_records, write_records
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.generation.base import SamplingConfig, decode_responses
@@ -99,7 +99,7 @@ def sample_answers(prompts: list[Prompt], config: FeedbackConfig, policy: Path, 
         while len(answers) < len(prompts):
             first = len(answers)
             batch = prompts[first : first + config.prompts_at_once]
-            rendered = [render_prompt(tokenizer, prompt.messages) for prompt in batch]
+            rendered = render_prompts(tokenizer, [prompt.messages for prompt in batch])
             tokens = [ids for ids in rendered for _ in range(copies)]
             seeds = [runtime.seed_for("answer", first + i, k) for i in range(len(batch)) for k in range(copies)]
             texts = decode_responses(tokenizer, engine.generate(tokens, config.sampling, seeds))

@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loopwright.data.chat import render_prompt
+from loopwright.data.chat import render_prompts
 from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts
 from loopwright.data.splits import split_by_hash
@@ -132,7 +132,8 @@ def load_prompts(
     given = _given_prompts(config, inputs, tokenizer)
     if not given:
         raise DataError("PPO got no prompts; give at least one")
-    tasks = [Task(prompt, render_prompt(tokenizer, prompt.messages)) for prompt in given]
+    rendered = render_prompts(tokenizer, [prompt.messages for prompt in given])
+    tasks = [Task(prompt, tokens) for prompt, tokens in zip(given, rendered, strict=True)]
     limit = context_length(policy)
     for task in tasks:
         if not task.tokens:

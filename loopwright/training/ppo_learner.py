@@ -19,6 +19,7 @@ from loopwright.models.trainable import adapters_off, make_trainable, trainable_
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
+from loopwright.runtime.cores import side_by_side
 from loopwright.training import ppo_checks
 from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import Optimizers, make_optimizers
@@ -56,7 +57,8 @@ class PPOLearner:
         mask = episodes.mask
         logprobs, values = torch.zeros_like(episodes.logprobs), torch.zeros_like(episodes.logprobs)
         exact = torch.zeros_like(logprobs) if self.config.report_exact_kl else None
-        for rows in self._microbatches(episodes):
+
+        def look(rows: Tensor) -> None:
             part = episodes.rows(rows)
             with self._as_reference() as reference:
                 head = head_at_responses(reference, part)
@@ -64,6 +66,9 @@ class PPOLearner:
             values[rows] = spread(self._values(part), mask[rows])
             if exact is not None:
                 exact[rows] = spread(self._exact_kl(head_at_responses(self.policy, part), head), mask[rows])
+
+        # Adapters that one row switches off would be off for the others.
+        side_by_side(look, self._microbatches(episodes), at_once=self.at_once and self.reference is not None)
         return Observations(logprobs, values, exact)
 
     def update(self, experience: Experience, step: int, seed_of_epoch: Callable[[int], int]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from loopwright.data.chat import render_prompt
+from loopwright.data.chat import render_prompts
 from loopwright.data.tokenizer import bos_prefix, encode_texts
 from loopwright.models.heads import Branches, can_branch, scores_at_last_token, scores_of_branches
 from loopwright.models.padding import pad_rows
@@ -98,10 +98,11 @@ def tokenize_groups(
     """The groups with their token rows, and the number of pairs left out because a row is longer than max_length."""
     end = [tokenizer.eos_token_id] if append_eos else []
     kept, skipped = [], 0
+    prompts = iter(render_prompts(tokenizer, [group.messages for group in groups if group.messages]))
+    responses = iter(encode_texts(tokenizer, [response for group in groups for response in group.responses]))
     for group in groups:
-        prompt = render_prompt(tokenizer, group.messages) if group.messages else bos_prefix(tokenizer)
-        group.prompt_ids = prompt
-        group.rows = [prompt + ids + end for ids in encode_texts(tokenizer, group.responses)]
+        group.prompt_ids = next(prompts) if group.messages else bos_prefix(tokenizer)
+        group.rows = [group.prompt_ids + next(responses) + end for _ in group.responses]
         fits = [0 < len(row) <= max_length for row in group.rows]
         pairs = [pair for pair in group.pairs if fits[pair.first] and fits[pair.second]]
         skipped += len(group.pairs) - len(pairs)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwright.data.chat import encode_examples, ensure_chat_template, render_prompt, render_responses
+from loopwright.data.chat import encode_examples, ensure_chat_template, render_prompt, render_prompts, render_responses
 from loopwright.data.copies import contain_copies, share
 from loopwright.data.splits import split_by_hash
 from loopwright.data.tokenizer import SPECIAL_TOKENS, encode_documents, encode_text, encode_texts, train_tokenizer
@@ -158,3 +158,12 @@ def test_copies_are_runs_of_words():
     assert found == [True, False, None]  # the last is too short to tell
     assert share(found) == 0.5
     assert share([None]) is None
+
+
+def test_many_prompts_at_once_are_each_alone():
+    tokenizer = with_template()
+    conversation = [*user("a"), Message(role="assistant", content="b"), *user("c")]
+    prompts = [user("Hello"), user("What is <|end|>?"), conversation]
+    assert render_prompts(tokenizer, prompts) == [render_prompt(tokenizer, prompt) for prompt in prompts]
+    assert render_prompts(OURS, prompts) == [render_prompt(OURS, prompt) for prompt in prompts]
+    assert render_prompts(tokenizer, []) == render_prompts(OURS, []) == []

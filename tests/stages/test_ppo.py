@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from loopwright.data.chat import ensure_chat_template
+from loopwright.data.chat import ensure_chat_template, render_prompt
 from loopwright.data.readers import write_records
 from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
@@ -229,7 +229,7 @@ def test_a_reward_that_is_known_is_reached_as_far_as_the_kl_allows(folders, tmp_
 
 
 def next_token(folder, tokenizer, prompt):
-    ids = torch.tensor([ppo.render_prompt(tokenizer, prompt.messages)])
+    ids = torch.tensor([render_prompt(tokenizer, prompt.messages)])
     logits = load_causal_lm(folder)(ids).logits[0, -1].detach()
     return logits.index_fill(0, forbidden_token_ids(tokenizer, len(logits)), -torch.inf).softmax(0)
 
@@ -390,7 +390,7 @@ def make_learner(folders, folder, **settings):
     forbidden = forbidden_token_ids(tokenizer, policy.config.vocab_size)
     critic = Critic(load_reward_model(folders[1]))
     learner = PPOLearner(policy, critic, forbidden, config, seed=0, scratch=runtime.scratch)
-    prompts = [ppo.render_prompt(tokenizer, prompt.messages) for prompt in PROMPTS]
+    prompts = [render_prompt(tokenizer, prompt.messages) for prompt in PROMPTS]
     return learner, TransformersEngine(learner.policy, tokenizer), prompts
 
 
@@ -583,7 +583,7 @@ def test_a_reward_model_of_another_tokenizer_reads_the_text(folders, foreign, tm
     reward, seen = RewardModel(foreign), samples[: SMALL["rollouts_per_step"]]
     tokenizer = reward.tokenizer
     rows = [
-        ppo.render_prompt(tokenizer, one.prompt.messages)
+        render_prompt(tokenizer, one.prompt.messages)
         + encode_text(tokenizer, one.response)
         + [tokenizer.eos_token_id] * one.finished
         for one in seen
