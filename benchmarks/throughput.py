@@ -81,7 +81,7 @@ def training(args: argparse.Namespace) -> dict[str, float]:
 
 def sampling(args: argparse.Namespace) -> dict[str, float]:
     """96 prompts of 25-50 tokens and 20 new ones, as in a PPO step; and 1,920 prompts, as when collecting feedback."""
-    engine = TransformersEngine(_model(args), _tokenizer(args.vocab))
+    engine = TransformersEngine(_model(args), word_tokenizer(args.vocab))
     rng = random.Random(0)
     prompts = [[rng.randrange(4, args.vocab) for _ in range(rng.randrange(25, 51))] for _ in range(96)]
     figures = {}
@@ -99,10 +99,10 @@ def sampling(args: argparse.Namespace) -> dict[str, float]:
 
 def _model(args: argparse.Namespace):  # noqa: ANN202
     shape = LlamaShape(hidden_size=args.hidden, layers=args.layers, heads=args.heads, intermediate_size=args.ff)
-    return new_llama(shape, _tokenizer(args.vocab), seed=0)
+    return new_llama(shape, word_tokenizer(args.vocab), seed=0)
 
 
-def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
     words = {f"w{i}": i for i in range(vocab - 2)}
     inner = Tokenizer(models.WordLevel(words, "w0"))
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<|pad|>")

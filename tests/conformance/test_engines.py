@@ -1,12 +1,16 @@
 """What every engine must do, on every family of models."""
 
+import threading
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from loopwright.errors import DataError
+from loopwright.generation import transformers_engine
 from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.loading import without_dropout
 from loopwright.models.padding import position_ids
 from loopwright.models.tokens import forbidden_token_ids
 from tests.tiny import CONTEXT, FAMILIES, tiny_model, tiny_tokenizer
@@ -64,6 +68,22 @@ def test_a_row_never_depends_on_its_company(engine):
         assert together.prompt_tokens(row) == prompt
         length = len(alone.response_tokens(0))
         assert_close(together.logprobs[row, :length], alone.logprobs[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_batches_side_by_side_are_as_one_after_the_other(engine, monkeypatch, threads):
+    sampling, seeds = SamplingConfig(max_new_tokens=16), list(range(12))
+    expected = engine.generate(PROMPTS * 3, sampling, seeds)  # dropout, which is off now, keeps batches apart
+    without_dropout(engine.model)
+    monkeypatch.setattr(transformers_engine, "FEWEST_ROWS_AT_ONCE", 2)
+    ran = []
+    decode = engine._decode
+    monkeypatch.setattr(engine, "_decode", lambda *a: (ran.append(threading.get_ident()), decode(*a))[1])
+    got = engine.generate(PROMPTS * 3, sampling, seeds)
+    assert len(ran) == 6 and threading.get_ident() not in ran  # of 4 rows at once, each of two threads has 2
+    for row in range(12):
+        assert got.response_tokens(row) == expected.response_tokens(row)
+    assert_close(got.logprobs, expected.logprobs, atol=1e-5, rtol=0)
 
 
 def test_a_prompt_of_several_rows_is_read_once(engine, monkeypatch):

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from loopwright.errors import DataError
 from loopwright.evaluation import kl as kl_module
+from loopwright.evaluation import perplexity as perplexity_module
 from loopwright.evaluation.answering import LanguageModel, answer
 from loopwright.evaluation.kl import response_kl
 from loopwright.evaluation.perplexity import perplexity
@@ -51,8 +52,10 @@ def test_every_token_of_a_long_text_is_predicted_once():
     assert perplexity(tiny_model("llama"), tiny_tokenizer(), [text]).tokens == 240
 
 
-def test_perplexity_does_not_depend_on_the_company():
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_perplexity_does_not_depend_on_the_company(monkeypatch, threads):
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
+    monkeypatch.setattr(perplexity_module, "TOKENS_AT_ONCE", 1)  # a text is a batch
     texts = ["a", "The pool closes at six.", "bar " * 9]
     alone = [perplexity(without_dropout(model), tokenizer, [text]) for text in texts]
     total = sum(math.log(one.perplexity) * one.tokens for one in alone)
@@ -99,7 +102,8 @@ def test_kl_by_hand(family, temperature):
         assert_close(own, logps[0].gather(1, tokens)[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_kl_does_not_depend_on_the_batch(monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_kl_does_not_depend_on_the_batch(monkeypatch, threads):
     policy, reference = (without_dropout(tiny_model("qwen2", seed=seed)) for seed in (0, 1))
     rollouts = sampled(policy)
     together = response_kl(policy, reference, tiny_tokenizer(), rollouts, 1.0)

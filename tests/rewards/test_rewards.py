@@ -42,7 +42,8 @@ def test_a_reward_model_scores_the_sampled_tokens(model, tmp_path):
     assert_close(RewardModel(tmp_path).score(SAMPLES).total, got)
 
 
-def test_neither_order_nor_batches_matter(model, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def test_neither_order_nor_batches_matter(model, monkeypatch, threads):
     reward = RewardModel(model, tiny_tokenizer())
     got = reward.score(SAMPLES).total
     assert_close(reward.score(SAMPLES[::-1]).total.flip(0), got)
