@@ -67,7 +67,7 @@ def steps() -> dict[str, Callable[[], object]]:
 
     halves = [packed.rows(rows[start : start + ROWS // 2]) for start in (0, ROWS // 2)]
     quarters = [packed.rows(rows[start : start + ROWS // 4]) for start in range(0, ROWS, ROWS // 4)]
-    apart = packed.apart(rows, 4)
+    apart = packed.apart(rows, 4, ROWS * LENGTH)
     return {
         "packed, 2 microbatches, one by one": step(halves, False),
         "packed, 4 microbatches, one by one": step(quarters, False),

@@ -57,10 +57,10 @@ class PackedDocuments:
         """The rows of these numbers, in this order."""
         return _rows(self.examples, [self._bins[number] for number in numbers], self._pad_id)
 
-    def apart(self, numbers: Sequence[int], batches: int) -> list[PackedBatch]:
+    def apart(self, numbers: Sequence[int], batches: int, most_tokens: int) -> list[PackedBatch]:
         """The documents of these rows, each in a row of its own; see `pad_by_length`."""
         documents = [self.examples[i] for number in numbers for i in self._bins[number]]
-        return pad_by_length(documents, batches, self._pad_id)
+        return pad_by_length(documents, batches, most_tokens, self._pad_id)
 
 
 def _pieces(tokens: Sequence[int], capacity: int) -> Iterator[list[int]]:
@@ -104,14 +104,20 @@ def pad_examples(examples: Sequence[Example], pad_id: int) -> PackedBatch:
     return batch._replace(position_ids=torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids).contiguous())
 
 
-def pad_by_length(examples: Sequence[Example], batches: int, pad_id: int) -> list[PackedBatch]:
-    """One example a row, those of like length together, in at most so many batches of about as many tokens each."""
-    groups: list[list[Example]] = [[] for _ in range(batches)]
-    before, total = 0, sum(map(_length, examples))
+def pad_by_length(examples: Sequence[Example], batches: int, most_tokens: int, pad_id: int) -> list[PackedBatch]:
+    """One example a row, those of like length together, in so many batches of about as many tokens each.
+
+    There are more where one would have more than `most_tokens`, padding included, and fewer of fewer examples.
+    """
+    groups: list[list[Example]] = []
+    before, total, last = 0, sum(map(_length, examples)), -1
     for example in sorted(examples, key=_length):
-        groups[before * batches // total].append(example)
-        before += _length(example)
-    return [pad_examples(group, pad_id) for group in groups if group]
+        number = before * batches // total
+        if number != last or (len(groups[-1]) + 1) * _length(example) > most_tokens:
+            groups.append([])
+        groups[-1].append(example)
+        before, last = before + _length(example), number
+    return [pad_examples(group, pad_id) for group in groups]
 
 
 def _length(example: Example) -> int:

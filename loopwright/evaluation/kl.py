@@ -11,7 +11,7 @@ from loopwright.models.forward import can_run_at_once
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.objectives.kl import Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import token_logprobs
-from loopwright.runtime.cores import side_by_side
+from loopwright.runtime.cores import shares, side_by_side
 
 ROWS_AT_ONCE = 64
 
@@ -51,7 +51,9 @@ def response_kl(policy: Any, reference: Any, tokenizer: Any, rollouts: Rollouts,
         )
 
     lengths = rollouts.attention_mask().sum(dim=1).tolist()
-    side_by_side(compare, by_length(lengths, ROWS_AT_ONCE), at_once=can_run_at_once(policy, reference))
+    at_once = can_run_at_once(policy, reference)
+    rows_at_once = max(1, ROWS_AT_ONCE // (shares(len(lengths)) if at_once else 1))
+    side_by_side(compare, by_length(lengths, rows_at_once), at_once=at_once)
     return ResponseKL(k1, exact)
 
 

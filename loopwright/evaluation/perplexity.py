@@ -13,7 +13,7 @@ from loopwright.models.forward import can_run_at_once
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length
 from loopwright.objectives.logprobs import token_logprobs
-from loopwright.runtime.cores import side_by_side
+from loopwright.runtime.cores import shares, side_by_side
 
 LONGEST_WINDOW = 1024  # tokens
 TOKENS_AT_ONCE = 8_192
@@ -49,8 +49,10 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[str]) -> Perplexity:
         found = token_logprobs(head.hidden, head.weight, ids[places], bias=head.bias)
         return -float(found.logprobs.double().sum())
 
-    batches = by_length([len(row) for row in rows], max(1, TOKENS_AT_ONCE // window))
-    total = sum(side_by_side(loss, batches, at_once=can_run_at_once(model)))
+    at_once = can_run_at_once(model)
+    tokens_at_once = TOKENS_AT_ONCE // (shares(len(rows)) if at_once else 1)
+    batches = by_length([len(row) for row in rows], max(1, tokens_at_once // window))
+    total = sum(side_by_side(loss, batches, at_once=at_once))
     tokens = sum(len(row) - 1 for row in rows)
     size = sum(len(text.encode(errors="replace")) for text in texts)
     return Perplexity(math.exp(total / tokens), total / math.log(2) / size, tokens)

@@ -67,7 +67,8 @@ class TransformersEngine:
             numbers = uniforms([seeds[i] for i in rows], sampling.max_new_tokens).to(device)
             return self._decode(ids, mask, which.to(device), numbers, forbidden, sampling)
 
-        count = shares(len(order) // FEWEST_ROWS_AT_ONCE) if can_run_at_once(self.model) else 1
+        most = min(len(order), self.rows_at_once)
+        count = shares(most // FEWEST_ROWS_AT_ONCE) if can_run_at_once(self.model) else 1
         size = min(math.ceil(len(order) / count), self.rows_at_once // count)
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         with torch.no_grad(), _evaluating(self.model):

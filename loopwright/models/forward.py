@@ -26,4 +26,9 @@ def _is_impure(module: nn.Module) -> bool:
         return module.p > 0
     rope = getattr(module, "rope_type", None)  # text, or a mapping from types of layers
     changing = any(kind in CHANGING_POSITIONS for kind in (rope.values() if isinstance(rope, dict) else [rope]))
-    return changing or any("drop" in name and isinstance(p, float) and p > 0 for name, p in vars(module).items())
+    return changing or any(_is_random(name, value) for name, value in vars(module).items())
+
+
+def _is_random(name: str, value: object) -> bool:
+    """A probability of dropout, or how far a router's inputs are jittered."""
+    return any(word in name for word in ("drop", "jitter")) and isinstance(value, int | float) and value > 0

@@ -19,9 +19,9 @@ from loopwright.models.loading import load_reward_model, load_tokenizer
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
-from loopwright.runtime.cores import side_by_side
+from loopwright.runtime.cores import shares, side_by_side
 
-TOKENS_AT_ONCE = 16_384  # of a batch, padding included
+TOKENS_AT_ONCE = 16_384  # of the batches that are computed at once, padding included
 FEWEST_ROWS, MOST_PADDING = 16, 0.2  # a batch of so many rows ends before padding takes a larger share of it
 
 
@@ -121,21 +121,23 @@ def _in_batches(
         ids, mask = pad_rows([rows[i] for i in batch], pad_id)
         return forward(model, ids.to(device), mask.to(device)).float().cpu()
 
+    at_once = can_run_at_once(model)
+    batches = list(_batches(order, rows, TOKENS_AT_ONCE // (shares(len(rows)) if at_once else 1)))
     with torch.no_grad():
-        joined = torch.cat(side_by_side(outputs, list(_batches(order, rows)), at_once=can_run_at_once(model)))
+        joined = torch.cat(side_by_side(outputs, batches, at_once=at_once))
     result = torch.empty_like(joined)
     result[torch.tensor(order)] = joined
     return result
 
 
-def _batches(order: Sequence[int], rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Row numbers, shortest first, in batches of like length and at most TOKENS_AT_ONCE padded tokens."""
+def _batches(order: Sequence[int], rows: Sequence[Sequence[int]], most_tokens: int) -> Iterator[list[int]]:
+    """Row numbers, shortest first, in batches of like length and at most so many tokens, padding included."""
     batch: list[int] = []
     tokens = 0
     for i in order:
         padded = (len(batch) + 1) * len(rows[i])
         loose = len(batch) >= FEWEST_ROWS and tokens + len(rows[i]) < (1 - MOST_PADDING) * padded
-        if batch and (padded > TOKENS_AT_ONCE or loose):
+        if batch and (padded > most_tokens or loose):
             yield batch
             batch, tokens = [], 0
         batch.append(i)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -27,30 +28,39 @@ def side_by_side(function: Callable[[Piece], Result], pieces: Sequence[Piece], *
     takes some of a core, all of them wait. Pieces side by side wait once. Results do not depend on which comes first,
     as long as the function draws nothing from a global generator and changes nothing that another call reads.
     """
-    threads, count, recording = torch.get_num_threads(), shares(len(pieces)), torch.is_grad_enabled()
-    if count == 1 or not at_once:
+    threads, count = torch.get_num_threads(), shares(len(pieces))
+    if count == 1 or not at_once or torch.is_autocast_enabled("cpu"):  # autocast would end at the thread's border
         return [function(piece) for piece in pieces]
+    recording, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def compute(piece: Piece) -> Result:
-        with torch.set_grad_enabled(recording):
+        with torch.inference_mode(inference), torch.set_grad_enabled(recording):
             return function(piece)
 
+    running = [_pool(count, threads).submit(compute, piece) for piece in pieces]
     try:
-        return list(_pool(count, threads // count).map(compute, pieces))
-    finally:
-        torch.set_num_threads(threads)  # for threads that start later: new ones of the pool have changed it for them
+        return [piece.result() for piece in running]
+    except BaseException:  # let nobody go on with a model that other pieces still use
+        for piece in running:
+            piece.cancel()
+        wait(running)
+        raise
 
 
 @cache
 def _pool(count: int, threads: int) -> ThreadPoolExecutor:
-    """So many threads, each with so many of torch's.
+    """So many threads, which share so many of torch's.
 
     They are kept: memory that a thread has freed goes back to the system when it ends, and fetching it anew for every
     step took a quarter of the time.
     """
+    everyone = Barrier(count)
 
     def begin() -> None:
         torch.get_num_threads()  # a thread takes the count of all others when it first asks; ask before setting it
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads // count)
 
-    return ThreadPoolExecutor(count, "side_by_side", initializer=begin)
+    pool = ThreadPoolExecutor(count, "side_by_side", initializer=begin)
+    list(pool.map(lambda _: everyone.wait(), range(count)))
+    torch.set_num_threads(threads)  # for threads that start later: each of these has changed it for them
+    return pool

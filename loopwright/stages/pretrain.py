@@ -185,7 +185,7 @@ def microbatches(
     if config.packing:
         batches = [documents.rows(numbers) for numbers in split_rows(rows, config.batch_size_per_device)]
     else:
-        batches = documents.apart(rows, config.accumulation)
+        batches = documents.apart(rows, config.accumulation, config.most_tokens)
     return [PackedBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
 

@@ -239,7 +239,7 @@ class Batches:
             parts = _cut(examples, self.config.batch_size_per_device)
             batches = [pack_examples(part, self.config.max_length, self.pad_id) for part in parts]
         else:
-            batches = pad_by_length(examples, self.config.accumulation, self.pad_id)
+            batches = pad_by_length(examples, self.config.accumulation, self.config.most_tokens, self.pad_id)
         micros = [Micro(*self._on_device(batch)) for batch in batches]
         return micros if self.text is None else micros + self._raw_text(step, examples)
 
@@ -260,7 +260,7 @@ class Batches:
         if self.config.packing:
             batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
         else:
-            batches = self.text.apart(numbers, self.config.accumulation)
+            batches = self.text.apart(numbers, self.config.accumulation, self.config.most_tokens)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
         weight = self.config.lm_loss_coef * answers / tokens

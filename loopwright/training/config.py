@@ -86,6 +86,11 @@ class TrainConfig(OptimizerConfig):
         return self
 
     @property
+    def most_tokens(self) -> int:
+        """Of a microbatch whose rows are not packed, padding included: half as many again as a packed one has."""
+        return self.batch_size_per_device * self.max_length * 3 // 2
+
+    @property
     def rows_per_step(self) -> int:
         """Rows of one optimizer step."""
         return self.batch_size_per_device * self.accumulation

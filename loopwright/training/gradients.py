@@ -14,12 +14,13 @@ from loopwright.runtime.cores import shares, side_by_side
 Micro = TypeVar("Micro")
 Kept = TypeVar("Kept")
 
-MOST_NUMBERS = 50_000_000  # trained: beyond, one product keeps all cores busy, and a gradient for each costs memory
+MOST_NUMBERS = 50_000_000  # in the models: beyond, one product keeps all cores busy, and a gradient a core costs memory
 
 
-def may_run_at_once(models: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether microbatches of these models, of which these parameters are trained, may be computed at the same time."""
-    return can_run_at_once(*models) and sum(parameter.numel() for parameter in parameters) <= MOST_NUMBERS
+def may_run_at_once(*models: nn.Module) -> bool:
+    """Whether microbatches of these models may be computed at the same time, and are small enough for it to pay."""
+    numbers = sum(parameter.numel() for model in models for parameter in model.parameters())
+    return can_run_at_once(*models) and numbers <= MOST_NUMBERS
 
 
 def accumulate(
@@ -55,19 +56,20 @@ def accumulate(
         for micro in micros[first::count]:
             share, kept = loss(micro)
             found = torch.autograd.grad(share, parameters, allow_unused=True)
-            sums = [_plus(total, part) for total, part in zip(sums, found, strict=True)]
+            sums = [_plus(*three) for three in zip(parameters, sums, found, strict=True)]
             everything.append(kept)
+            del share, found  # a graph and a gradient less while the next ones are made
         return sums, everything
 
     parts = side_by_side(some, range(count))
     for sums, _ in parts:
         for parameter, part in zip(parameters, sums, strict=True):
-            parameter.grad = _plus(parameter.grad, part)
+            parameter.grad = _plus(parameter, parameter.grad, part)
     return [parts[i % count][1][i // count] for i in range(len(micros))]
 
 
-def _plus(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    """In place where there is a total; else a copy, because autograd may give two parameters one tensor."""
+def _plus(parameter: Tensor, total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """In place where there is a total; else a copy laid out as the parameter is: autograd's own may belong to two."""
     if part is None:
         return total
-    return part.clone() if total is None else total.add_(part)
+    return torch.empty_like(parameter).copy_(part) if total is None else total.add_(part)

@@ -136,7 +136,7 @@ class _Training:
         self.beginning = {name: weight.clone() for name, weight in self.weights().items()} if trainings > 1 else {}
         self.sum: dict[str, Tensor] = {}  # of the weights that earlier trainings ended with
         self.optimizers = make_optimizers(trainable_parameters(model), config)
-        self.at_once = may_run_at_once([model], self.optimizers.parameters)
+        self.at_once = may_run_at_once(model)
         self.window = Window()
         self.metrics: dict[str, float] = {}
         self.clock, self.counted = time.perf_counter(), 0.0  # of this process: times are not resumed

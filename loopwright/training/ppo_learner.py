@@ -43,7 +43,7 @@ class PPOLearner:
         self.controller = make_controller(config)
         self.policy_optimizers = make_optimizers(self.policy.named_parameters(), config)
         self.critic_optimizers = make_optimizers(self.critic.named_parameters(), config.of_critic)
-        self.at_once = may_run_at_once([self.policy, self.critic], self.parameters) and not self._switches_adapters()
+        self.at_once = may_run_at_once(self.policy, self.critic) and not self._switches_adapters()
         check_head(self.policy)
 
     @property

@@ -44,15 +44,17 @@ def test_a_packed_row_by_hand():
 
 def test_like_lengths_share_a_batch_by_hand():
     rows = [Example([7] * n, []) for n in (6, 1, 3, 2)]
-    assert [batch.input_ids.shape for batch in pad_by_length(rows, 2, pad_id=0)] == [(3, 3), (1, 6)]
-    assert [batch.input_ids.shape for batch in pad_by_length(rows, 1, pad_id=0)] == [(4, 6)]
-    assert [batch.input_ids.shape for batch in pad_by_length(rows[:1], 5, pad_id=0)] == [(1, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows, 2, 99, pad_id=0)] == [(3, 3), (1, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows, 2, 8, pad_id=0)] == [(2, 2), (1, 3), (1, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows, 1, 99, pad_id=0)] == [(4, 6)]
+    assert [batch.input_ids.shape for batch in pad_by_length(rows[:1], 5, 99, pad_id=0)] == [(1, 6)]
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9))
-def test_batches_of_like_length_hold_everything_once(lengths, batches):
-    found = pad_by_length([Example([i + 1] * n, []) for i, n in enumerate(lengths)], batches, pad_id=0)
-    assert len(found) <= batches
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(1, 9), st.integers(30, 3000))
+def test_batches_of_like_length_hold_everything_once(lengths, batches, most):
+    found = pad_by_length([Example([i + 1] * n, []) for i, n in enumerate(lengths)], batches, most, pad_id=0)
+    assert most < 1800 or len(found) <= batches  # 60 rows of 30 fit
+    assert all(batch.input_ids.numel() <= most for batch in found)
     assert sorted(row[row > 0].tolist() for batch in found for row in batch.input_ids) == sorted(
         [i + 1] * n for i, n in enumerate(lengths)
     )

@@ -51,5 +51,12 @@ def test_positions_that_follow_the_longest_row_leave_something_behind(kind, pure
     assert can_run_at_once(model) == pure
 
 
+def test_a_router_that_is_jittered_draws_at_random():
+    router = nn.Linear(2, 2)
+    assert can_run_at_once(router)
+    router.jitter_noise = 0.1
+    assert not can_run_at_once(router)
+
+
 def test_running_means_stay_behind():
     assert not can_run_at_once(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))

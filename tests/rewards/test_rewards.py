@@ -54,9 +54,9 @@ def test_neither_order_nor_batches_matter(model, monkeypatch, threads):
 def test_rows_of_like_length_share_a_batch():
     rows = [[1] * length for length in (2, 2, 30, 2, 10, 2, 11, 12)]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    assert list(module._batches(order, rows)) == [order]  # too few to be worth a second batch
+    assert list(module._batches(order, rows, 16_384)) == [order]  # too few to be worth a second batch
     rows *= 16
-    batches = list(module._batches(sorted(range(len(rows)), key=lambda i: len(rows[i])), rows))
+    batches = list(module._batches(sorted(range(len(rows)), key=lambda i: len(rows[i])), rows, 16_384))
     assert sorted(i for batch in batches for i in batch) == list(range(128))
     lengths = [{len(rows[i]) for i in batch} for batch in batches]
     assert lengths == [{2}, {10, 11, 12}, {30}]

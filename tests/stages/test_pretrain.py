@@ -137,8 +137,9 @@ def test_eight_microbatches_of_one_row_are_one_of_eight(tmp_path):
     assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_packing_changes_the_speed_and_nothing_else(tmp_path, accumulation):
+def test_packing_changes_the_speed_and_nothing_else(tmp_path, accumulation, threads):
     inputs, found = PretrainInputs((write_corpus(tmp_path / "corpus"),)), []
     for packing in (True, False):
         runtime = Runtime.temporary(tmp_path / str(packing))

@@ -124,8 +124,9 @@ def test_only_answers_are_learned_eos_included(tmp_path):
 
 
 @pytest.mark.parametrize("lm_loss_coef", [0.0, 0.5])
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_packing_changes_the_speed_and_nothing_else(tmp_path, lm_loss_coef, accumulation):
+def test_packing_changes_the_speed_and_nothing_else(tmp_path, lm_loss_coef, accumulation, threads):
     given, found = inputs(tmp_path, text=raw_text(tmp_path)), []
     for packing in (True, False):
         config = settings(

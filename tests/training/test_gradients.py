@@ -65,11 +65,20 @@ def test_parameters_never_share_the_memory_of_a_gradient():
     assert (a.grad.tolist(), b.grad.tolist()) == ([30.0] * 3, [3.0] * 3)
 
 
+def test_a_gradient_lies_in_memory_as_its_parameter():
+    """Fused optimizers walk both as they lie; autograd gives the gradient of a transposed weight transposed."""
+    weight = nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    scale = torch.arange(6.0).reshape(3, 2)
+    accumulate([weight], [1.0, 2.0], lambda by: ((weight.T * scale).sum() * by, None), at_once=True)
+    assert weight.grad.stride() == weight.stride()
+    assert weight.grad.tolist() == (3 * scale.T).tolist()
+
+
 def test_only_pure_small_models_on_the_cpu_run_at_once(monkeypatch):
     pure, drawing = without_dropout(tiny_model("gpt2")), tiny_model("gpt2")
-    parameters = list(pure.parameters())
-    assert may_run_at_once([pure], parameters)
-    assert not may_run_at_once([pure, drawing], parameters)
-    assert not may_run_at_once([pure.to("meta")], list(pure.parameters()))
-    monkeypatch.setattr(gradients, "MOST_NUMBERS", sum(p.numel() for p in parameters) - 1)
-    assert not may_run_at_once([pure], parameters)
+    assert may_run_at_once(pure)
+    assert not may_run_at_once(pure, drawing)
+    assert not may_run_at_once(copy.deepcopy(pure).to("meta"))
+    pure.requires_grad_(False)  # what is not trained counts as well
+    monkeypatch.setattr(gradients, "MOST_NUMBERS", sum(p.numel() for p in pure.parameters()) - 1)
+    assert not may_run_at_once(pure)
