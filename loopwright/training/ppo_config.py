@@ -22,7 +22,7 @@ class PPOSettings(OptimizerConfig):
     steps: PositiveInt = 1_000
     rollouts_per_step: PositiveInt = 512
     minibatch_size: PositiveInt = 64  # responses an optimizer step sees
-    microbatch_size: PositiveInt | None = None  # responses in memory at once; None: the whole minibatch
+    microbatch_size: PositiveInt | None = None  # responses computed as one batch; None: the whole minibatch
     epochs_per_batch: PositiveInt = 4
 
     # Sampling; the temperature also divides the logits of learner and reference
