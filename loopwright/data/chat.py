@@ -32,6 +32,11 @@ class Example(NamedTuple):
     prompt_ids: list[int]
     response_ids: list[int]  # EOS included
 
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Store our template with a tokenizer that has none. Returns the special tokens it lacked, now added.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -92,7 +93,7 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def pack_examples(examples: Sequence[Example], capacity: int, pad_id: int) -> PackedBatch:
     """Several examples a row, responses learned, rows cut to the fullest one."""
-    return _rows(examples, pack_lengths([_length(example) for example in examples], capacity), pad_id)
+    return _rows(examples, pack_lengths([example.length for example in examples], capacity), pad_id)
 
 
 def pad_examples(examples: Sequence[Example], pad_id: int) -> PackedBatch:
@@ -110,22 +111,18 @@ def pad_by_length(examples: Sequence[Example], batches: int, most_tokens: int, p
     There are more where one would have more than `most_tokens`, padding included, and fewer of fewer examples.
     """
     groups: list[list[Example]] = []
-    before, total, last = 0, sum(map(_length, examples)), -1
-    for example in sorted(examples, key=_length):
+    before, total, last = 0, sum(example.length for example in examples), -1
+    for example in sorted(examples, key=attrgetter("length")):
         number = before * batches // total
-        if number != last or (len(groups[-1]) + 1) * _length(example) > most_tokens:
+        if number != last or (len(groups[-1]) + 1) * example.length > most_tokens:
             groups.append([])
         groups[-1].append(example)
-        before, last = before + _length(example), number
+        before, last = before + example.length, number
     return [pad_examples(group, pad_id) for group in groups]
 
 
-def _length(example: Example) -> int:
-    return len(example.prompt_ids) + len(example.response_ids)
-
-
 def _rows(examples: Sequence[Example], bins: Sequence[Sequence[int]], pad_id: int) -> PackedBatch:
-    width = max(sum(_length(examples[i]) for i in row) for row in bins)
+    width = max(sum(examples[i].length for i in row) for row in bins)
     input_ids = torch.full((len(bins), width), pad_id, dtype=torch.int64)
     labels = torch.full_like(input_ids, IGNORED)
     positions, segments = torch.zeros_like(input_ids), torch.zeros_like(input_ids)

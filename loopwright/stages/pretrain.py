@@ -31,7 +31,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
 from loopwright.tracking.artifacts import Artifact
 from loopwright.tracking.files import publish
-from loopwright.training.batches import EpochOrder, split_rows
+from loopwright.training.batches import EpochOrder, batches_of_documents
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
 
@@ -181,11 +181,7 @@ def microbatches(
     documents: PackedDocuments, order: EpochOrder, config: PretrainConfig, device: torch.device, step: int
 ) -> list[PackedBatch]:
     """The documents of a step, from its number alone (the first is step 0)."""
-    rows = order.rows_of(step)
-    if config.packing:
-        batches = [documents.rows(numbers) for numbers in split_rows(rows, config.batch_size_per_device)]
-    else:
-        batches = documents.apart(rows, config.accumulation, config.most_tokens)
+    batches = batches_of_documents(documents, order.rows_of(step), config, packing=config.packing)
     return [PackedBatch(*(tensor.to(device) for tensor in batch)) for batch in batches]
 
 

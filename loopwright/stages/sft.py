@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -28,11 +29,10 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
 from loopwright.tracking.artifacts import Artifact
-from loopwright.training.batches import EpochOrder
+from loopwright.training.batches import EpochOrder, batches_of_documents, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
 
-T = TypeVar("T")
 PACKING_TOLERANCE = 1e-3  # of the largest hidden state; rounding is far below, a leak above
 
 
@@ -177,7 +177,7 @@ def check_packing(model: Any, examples: Sequence[Example], max_length: int) -> N
     Raises:
         CheckError: they differ, because this model builds its mask or positions some other way.
     """
-    first, second = ([*e.prompt_ids, *e.response_ids] for e in sorted(examples, key=_length)[:2])
+    first, second = ([*e.prompt_ids, *e.response_ids] for e in sorted(examples, key=attrgetter("length"))[:2])
     if len(first) + len(second) > max_length:
         return
     base = unwrapped(model)
@@ -236,7 +236,7 @@ class Batches:
         rows = self.order.rows_of(step)
         examples = [self.examples[i] for i in rows]
         if self.config.packing:
-            parts = _cut(examples, self.config.batch_size_per_device)
+            parts = split_rows(examples, self.config.batch_size_per_device)
             batches = [pack_examples(part, self.config.max_length, self.pad_id) for part in parts]
         else:
             batches = pad_by_length(examples, self.config.accumulation, self.config.most_tokens, self.pad_id)
@@ -253,14 +253,12 @@ class Batches:
         mean over the text's.
         """
         assert self.text is not None and self.text_order is not None
-        rows = math.ceil(self.config.lm_tokens_ratio * sum(map(_length, examples)) / self.config.max_length)
+        tokens_of_examples = sum(example.length for example in examples)
+        rows = math.ceil(self.config.lm_tokens_ratio * tokens_of_examples / self.config.max_length)
         rows = min(rows, self.config.rows_per_step)
         first = step * self.config.rows_per_step  # so that steps never overlap
         numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
-        if self.config.packing:
-            batches = [self.text.rows(part) for part in _cut(numbers, self.config.batch_size_per_device)]
-        else:
-            batches = self.text.apart(numbers, self.config.accumulation, self.config.most_tokens)
+        batches = batches_of_documents(self.text, numbers, self.config, packing=self.config.packing)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
         weight = self.config.lm_loss_coef * answers / tokens
@@ -287,7 +285,7 @@ def assess(
 ) -> dict[str, float]:
     """Loss, perplexity and share of right tokens on held-out answers, token means, the right prefix given."""
     total, tokens, right = 0.0, 0, 0
-    by_length = sorted(examples, key=_length)
+    by_length = sorted(examples, key=attrgetter("length"))
     for start in range(0, len(by_length), config.batch_size_per_device):
         batch = pad_examples(by_length[start : start + config.batch_size_per_device], int(tokenizer.pad_token_id))
         found = predict(model, _on(model, batch), count_right=True)
@@ -305,14 +303,6 @@ def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], ma
             f"{loaded.sources[first]}: the prompt has {len(encoded[first].prompt_ids)} tokens, which leaves no room "
             f"for an answer in max_length = {max_length} (as {others} others); shorten or drop it, or raise max_length"
         )
-
-
-def _length(example: Example) -> int:
-    return len(example.prompt_ids) + len(example.response_ids)
-
-
-def _cut(rows: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _on(model: Any, batch: PackedBatch) -> PackedBatch:

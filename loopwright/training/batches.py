@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+
+from loopwright.data.packing import PackedBatch, PackedDocuments
+from loopwright.training.config import TrainConfig
+
+Row = TypeVar("Row")
 
 WINDOW = 50  # batches among which rows of like length are put together
 
@@ -46,6 +52,15 @@ class EpochOrder:
         return batches
 
 
-def split_rows(rows: Sequence[int], size: int) -> list[list[int]]:
+def split_rows(rows: Sequence[Row], size: int) -> list[list[Row]]:
     """Microbatches of at most `size` rows."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def batches_of_documents(
+    documents: PackedDocuments, rows: Sequence[int], config: TrainConfig, *, packing: bool
+) -> list[PackedBatch]:
+    """What these rows hold, as microbatches: packed, or each document in a row of its own."""
+    if packing:
+        return [documents.rows(part) for part in split_rows(rows, config.batch_size_per_device)]
+    return documents.apart(rows, config.accumulation, config.most_tokens)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from loopwright.models.forward import can_run_at_once
 from loopwright.models.loading import without_dropout
@@ -32,17 +32,9 @@ def test_positions_that_follow_the_longest_row_leave_something_behind(kind, pure
     rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 2.0}
     if kind == "longrope":
         rope |= {"short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0], "original_max_position_embeddings": 8}
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=9,
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            rope_parameters=rope,
-        )
-    )
+    config = tiny_model("llama").config
+    config.rope_parameters, config.max_position_embeddings, config.attention_dropout = rope, 16, 0.0
+    model = LlamaForCausalLM(config)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model(torch.zeros(1, 16, dtype=torch.int64))
     model(torch.zeros(1, 24, dtype=torch.int64))
