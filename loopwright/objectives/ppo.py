@@ -52,7 +52,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, c
     free = (values - returns).square()
     if clip_range is None:
         return ValueLoss(0.5 * free, torch.zeros_like(free, dtype=torch.bool))
-    near = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    near = values.clamp(old_values - clip_range, old_values + clip_range)  # exactly `values` in between
     held = (near - returns).square()
     return ValueLoss(0.5 * torch.maximum(free, held), (held > free).detach())
 
