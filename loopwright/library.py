@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.config.loader import build
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
+from loopwright.kernels.choice import choose
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
 from loopwright.rewards import CallableReward, Reward, RewardModel
 from loopwright.runtime.runtime import Runtime
@@ -132,6 +133,7 @@ def _workplace(
             digest.update(file.read_bytes())
         work = Path(temporary if folder is None else folder) / f"{stage}-{digest.hexdigest()[:12]}"
         runtime = Runtime.temporary(work, stage=stage, seed=seed)
+        choose(work)
         runtime.device = model.device
         yield runtime, start
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from loopwright.kernels import library
+
 settings.register_profile("loopwright", deadline=None)
 settings.load_profile("loopwright")
 
@@ -15,3 +17,11 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def kernels_in_torch():
+    """Inside the test every fused operation is torch's own."""
+    library.switch(on=False)
+    yield
+    library.switch(on=True)

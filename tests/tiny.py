@@ -10,17 +10,24 @@ from transformers import (
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 FAMILIES = ("llama", "qwen2", "gpt2")
+KNOWN = (*FAMILIES, "llama3", "qwen3", "mistral", "gpt_neox", "gpt_neox_serial")  # those that `Decoder` reads
 CHANGED_LOGITS = ("gemma2", "granite")  # families that cap or scale what the LM head gives
 CONTEXT = 64
 
@@ -38,7 +45,7 @@ def tiny_tokenizer(*, pad: bool = True, eos: bool = True) -> PreTrainedTokenizer
     )
 
 
-def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: float = 4.0) -> PreTrainedModel:
+def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: float = 4.0) -> PreTrainedModel:  # noqa: C901
     """A random model, with dropout where it can have it, whose distributions are far from uniform."""
     shape = dict(vocab_size=vocab_size, pad_token_id=None, eos_token_id=256, bos_token_id=None)
     llama_shape = dict(
@@ -57,6 +64,21 @@ def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: floa
             model = Qwen2ForCausalLM(Qwen2Config(**shape, **llama_shape, tie_word_embeddings=True))
         elif family == "gpt2":
             model = GPT2LMHeadModel(GPT2Config(**shape, n_embd=16, n_layer=2, n_head=4, n_positions=CONTEXT))
+        elif family == "llama3":  # stretched positions, biases
+            rope = dict(rope_type="llama3", rope_theta=1e4, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0)
+            rope["original_max_position_embeddings"] = CONTEXT // 2
+            config = LlamaConfig(**shape, **llama_shape, rope_parameters=rope, attention_bias=True, mlp_bias=True)
+            model = LlamaForCausalLM(config)
+        elif family == "qwen3":
+            model = Qwen3ForCausalLM(Qwen3Config(**shape, **llama_shape, head_dim=8))
+        elif family == "mistral":
+            model = MistralForCausalLM(MistralConfig(**shape, **llama_shape, sliding_window=None))
+        elif family in ("gpt_neox", "gpt_neox_serial"):
+            neox_shape = {name: size for name, size in llama_shape.items() if name != "num_key_value_heads"}
+            parallel = family == "gpt_neox"
+            rotary = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+            neox = GPTNeoXConfig(**shape, **neox_shape, use_parallel_residual=parallel, rope_parameters=rotary)
+            model = GPTNeoXForCausalLM(neox)
         elif family == "gemma2":
             capped = Gemma2Config(
                 **shape, **llama_shape, head_dim=4, final_logit_softcapping=3.0, attn_logit_softcapping=None
@@ -70,6 +92,8 @@ def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: floa
             for parameter in model.parameters():
                 if parameter.dim() == 2:
                     parameter.mul_(scale)
+                elif family not in FAMILIES:  # biases and norms that do something
+                    parameter.add_(0.1 * torch.randn_like(parameter))
     return model.float().eval()
 
 

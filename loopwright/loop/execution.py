@@ -108,6 +108,7 @@ class _Workshop:
         return artifact
 
     def _execute(self, step: Step, parents: Mapping[str, Artifact], origin: Origin) -> Artifact:
+        from loopwright.kernels.choice import choose
         from loopwright.runtime.runtime import Runtime
 
         key = origin.key()
@@ -122,6 +123,7 @@ class _Workshop:
                 display=self.display,
             )
             runtime.seed_everything()
+            choose(self.out)
             output = step.stage.run(step.config, step.stage.bind(step.config, parents), runtime)
             self.metrics.sync()
             (runtime.output / METRICS).write_text(self.metrics.lines(step.name), encoding="utf-8")

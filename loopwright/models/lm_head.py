@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from loopwright.models.layers import unwrapped
 from loopwright.objectives.kl import Head
@@ -36,8 +36,12 @@ def read(model: Any, **inputs: Any) -> Head:
     base = unwrapped(model)
     if not head_is_all(base):
         return Head(base(**inputs, use_cache=False).logits, None)
+    return head_on(base, base.base_model(**inputs, use_cache=False).last_hidden_state)
+
+
+def head_on(base: Any, hidden: Tensor) -> Head:
+    """The LM head of a model where `head_is_all`, on hidden states of its body."""
     head = base.get_output_embeddings()
-    hidden = base.base_model(**inputs, use_cache=False).last_hidden_state
     return Head(hidden, head.weight, head.bias)
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -103,6 +105,22 @@ def adapters_off(model: Any) -> Iterator[None]:
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters that training changes, in the model's order."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def linear_weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """[V, D] and [V] of a linear layer as it computes now, without gradient: adapters that are on are merged in."""
+    module: Any = layer
+    if isinstance(layer, ModulesToSaveWrapper):
+        whole = module.original_module if module.disable_adapters else module.modules_to_save[module.active_adapters[0]]
+        return linear_weights(whole)
+    base = module.get_base_layer() if isinstance(layer, LoraLayer) else module
+    weight = base.weight.detach()
+    if isinstance(layer, LoraLayer) and not (module.disable_adapters or module.merged):
+        for name in module.active_adapters:
+            if name in module.lora_A:
+                weight = weight + module.get_delta_weight(name).detach()
+    bias = None if base.bias is None else base.bias.detach()
+    return (weight.T if isinstance(base, Conv1D) else weight), bias
 
 
 def _with_adapters(model: PreTrainedModel, config: LoRAConfig, seed: int) -> PeftModel:

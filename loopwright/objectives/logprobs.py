@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loopwright.kernels.linear import linear, matmul
+
 # What a forbidden logit becomes. Finite, so that p * log p is 0 there and not NaN; exp() of it is exactly 0.
 FORBIDDEN_LOGIT = -1e30
 
@@ -115,7 +117,7 @@ class HeadGrads:
             if weight is None:
                 self.hidden[rows] = logits_grad
             else:
-                torch.mm(logits_grad, weight, out=self.hidden[rows])
+                self.hidden[rows] = matmul(logits_grad, weight)
         if self.weight is not None:
             self.weight.addmm_(logits_grad.T, hidden[rows])
         if self.bias is not None:
@@ -130,10 +132,7 @@ def head_logits(
     Forbidden ids are at `FORBIDDEN_LOGIT`. Without a weight `hidden` are the logits.
     """
     dtype = at_least_float32(hidden)
-    if weight is None:
-        logits = hidden.to(dtype, copy=True)
-    else:
-        logits = torch.nn.functional.linear(hidden, weight, bias).to(dtype)
+    logits = hidden.to(dtype, copy=True) if weight is None else linear(hidden, weight, bias).to(dtype)
     if temperature != 1.0:
         logits = logits / temperature
     if forbidden is not None and len(forbidden):

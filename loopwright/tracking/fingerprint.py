@@ -40,6 +40,8 @@ def code_fingerprint(module_name: str) -> str:
 def code_hashes(module_name: str) -> dict[str, str]:
     """sha256 of the source of a module and of everything it imports within the package, transitively, sorted by name.
 
+    C files beside a module of the package belong to it.
+
     Imports inside functions count. A module outside the package (a user's own stage) counts alone, with what it
     imports from the package. Read once a process, because the process also runs what it read first.
     """
@@ -51,6 +53,9 @@ def code_hashes(module_name: str) -> dict[str, str]:
             continue
         source = path.read_bytes()
         found[name] = hashlib.sha256(source).hexdigest()
+        if name.startswith(f"{_PACKAGE}."):  # what a module compiles lies beside it
+            others = {f"{name.rpartition('.')[0]}/{other.name}": other for other in path.parent.glob("*.c")}
+            found |= {which: hashlib.sha256(other.read_bytes()).hexdigest() for which, other in others.items()}
         waiting.extend(_imports(name, source, is_package=path.name == "__init__.py"))
     if module_name not in found:
         raise ArtifactError(f"the source of {module_name} cannot be found; a stage must live in a module with a file")

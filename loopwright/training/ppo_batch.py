@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from loopwright.kernels.functions import Rows
+from loopwright.models.decoder import Tokens
 from loopwright.objectives.advantages import gae, token_rewards
 from loopwright.objectives.kl import kl_estimate
 from loopwright.objectives.masking import whiten
@@ -67,6 +69,13 @@ class Episodes(NamedTuple):
         """[B, W] bool: the places whose next token is a response token, in the same order as `mask` read row by row."""
         columns = torch.arange(self.ids.shape[1], device=self.ids.device) + 1
         return (columns >= self.prompt_lengths[:, None]) & (columns < self.lengths()[:, None])
+
+    def tokens(self) -> tuple[Tokens, Tensor]:
+        """The real tokens, and [N] bool, true on those whose next token is a response token."""
+        lengths = self.lengths()
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
+        kept = columns < lengths[:, None]
+        return Tokens(self.ids[kept], Rows.of(lengths), columns[kept]), self.predicts()[kept]
 
     def response_ids(self) -> Tensor:
         """[N] int64: all response tokens, row by row."""

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from loopwright.errors import ModelError
 from loopwright.models import lm_head
-from loopwright.models.heads import Critic
+from loopwright.models.decoder import Decoder
+from loopwright.models.heads import Critic, head_of
 from loopwright.models.layers import unwrapped
 from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
@@ -201,6 +202,9 @@ class PPOLearner:
         return exact_kl(policy, reference, temperature=self.config.temperature, forbidden=self.forbidden)
 
     def _values(self, episodes: Episodes) -> Tensor:
+        decoder = Decoder.of(self.critic.model)
+        if isinstance(decoder, Decoder):
+            return head_of(self.critic.model)(decoder.read(*episodes.tokens())).squeeze(-1)
         # All ones: what stands behind a row's last token cannot reach back, and a mask would cost the fast attention.
         return self.critic(episodes.ids, torch.ones_like(episodes.ids))[episodes.predicts()]
 
@@ -267,6 +271,9 @@ class Totals:
 
 def head_at_responses(model: Any, episodes: Episodes) -> Head:
     """The hidden states that predict response tokens, [N, D], with the LM head; or logits, see `lm_head.read`."""
+    decoder = Decoder.of(model)
+    if isinstance(decoder, Decoder) and lm_head.head_is_all(unwrapped(model)):
+        return lm_head.head_on(unwrapped(model), decoder.read(*episodes.tokens()))
     # No mask and no positions: rows start at place 0, and padding stands behind everything that is read.
     return lm_head.read(model, input_ids=episodes.ids).at(episodes.predicts())
 

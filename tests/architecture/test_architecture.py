@@ -17,6 +17,7 @@ PACKAGE = ROOT / "loopwright"
 LAYERS = (
     "errors",
     "schemas",
+    "kernels",
     "objectives",
     "config",
     "tracking",
@@ -38,7 +39,8 @@ LAYERS = (
 # Folders that may import less than all that is above them.
 NARROWER = {
     "feedback": {"errors", "schemas", "config", "tracking", "feedback"},
-    "objectives": {"objectives"},
+    "kernels": {"errors", "kernels"},
+    "objectives": {"kernels", "objectives"},
 }
 
 OWNERS = {
@@ -46,6 +48,7 @@ OWNERS = {
         "objectives",
         "runtime",
         "data",
+        "kernels",
         "models",
         "training",
         "generation",

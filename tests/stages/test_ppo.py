@@ -673,8 +673,10 @@ def test_a_reference_that_is_not_the_policy_is_caught(folders, tmp_path, monkeyp
 
 
 def test_a_critic_that_sees_its_padding_is_caught(folders, tmp_path, monkeypatch):
-    forward = Critic.forward
-    monkeypatch.setattr(Critic, "forward", lambda self, ids, mask: forward(self, ids, mask) + 0.01 * ids.shape[1])
+    plain = PPOLearner.response_values
+    monkeypatch.setattr(
+        PPOLearner, "response_values", lambda self, episodes: plain(self, episodes) + 0.01 * episodes.ids.shape[1]
+    )
     with pytest.raises(CheckError, match="the critic is not invariant to padding"):
         run(folders, tmp_path)
 

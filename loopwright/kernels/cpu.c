@@ -1,0 +1,356 @@
+/* Fused float32 operations of a decoder, forward and backward, on one thread.
+
+   Every tensor is contiguous and row-major. N tokens lie one after the other, whatever rows they belong to; row b of an
+   attention are the tokens starts[b] to starts[b + 1] - 1. Plain loops that a compiler turns into vector instructions:
+   nothing here is written for one kind of processor. functions.py has the same in torch, and the tests compare. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int64_t index_t;
+
+/* e^x to float32 precision for x <= 88; exactly 0 far below. Cephes' polynomial, without branches, so that it vectorizes. */
+static inline float exp_(float x) {
+    float below = x < -87.0f ? 0.0f : 1.0f;
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = floorf(x * 1.44269504f + 0.5f);
+    float f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    union { int32_t i; float f; } two_to_n = {((int32_t)n + 127) << 23};
+    return (p * f * f + f + 1.0f) * two_to_n.f * below;
+}
+
+/* ---- RMSNorm: y = w * x * r with r = 1 / sqrt(mean(x^2) + eps), which is kept for the way back */
+
+void rms_norm(float *y, float *r, const float *x, const float *w, float eps, index_t n, index_t d) {
+    for (index_t i = 0; i < n; i++, x += d, y += d) {
+        float sum = 0;
+        for (index_t j = 0; j < d; j++) sum += x[j] * x[j];
+        float scale = r[i] = 1.0f / sqrtf(sum / d + eps);
+        for (index_t j = 0; j < d; j++) y[j] = w[j] * (x[j] * scale);
+    }
+}
+
+/* gw is added to */
+void rms_norm_backward(float *gx, float *gw, const float *gy, const float *x, const float *r, const float *w, index_t n,
+                       index_t d) {
+    for (index_t i = 0; i < n; i++, x += d, gx += d, gy += d) {
+        float dot = 0, scale = r[i];
+        for (index_t j = 0; j < d; j++) dot += gy[j] * w[j] * x[j];
+        float pull = dot * scale * scale * scale / d;
+        for (index_t j = 0; j < d; j++) {
+            gw[j] += gy[j] * x[j] * scale;
+            gx[j] = gy[j] * w[j] * scale - x[j] * pull;
+        }
+    }
+}
+
+/* ---- SwiGLU: y = silu(g) * u */
+
+void swiglu(float *y, const float *g, const float *u, index_t n) {
+    for (index_t i = 0; i < n; i++) y[i] = g[i] / (1.0f + exp_(-g[i])) * u[i];
+}
+
+void swiglu_backward(float *gg, float *gu, const float *gy, const float *g, const float *u, index_t n) {
+    for (index_t i = 0; i < n; i++) {
+        float s = 1.0f / (1.0f + exp_(-g[i]));
+        gu[i] = gy[i] * g[i] * s;
+        gg[i] = gy[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
+    }
+}
+
+/* ---- Rotary positions, in place on [n, heads, size]: the first 2 * half numbers of a head turn in pairs (j, j + half).
+   cos and sin are [positions, 2 * half]; inverse: the transposed turn, which is the way back of the gradient. */
+
+void rotate(float *x, const float *cos, const float *sin, const index_t *positions, index_t n, index_t heads, index_t size,
+            index_t half, index_t inverse) {
+    for (index_t i = 0; i < n; i++) {
+        const float *c = cos + positions[i] * 2 * half, *s = sin + positions[i] * 2 * half;
+        for (index_t h = 0; h < heads; h++, x += size) {
+            for (index_t j = 0; j < half; j++) {
+                float a = x[j], b = x[j + half];
+                float s1 = inverse ? -s[j + half] : s[j], s2 = inverse ? -s[j] : s[j + half];
+                x[j] = a * c[j] - b * s1;
+                x[j + half] = b * c[j + half] + a * s2;
+            }
+        }
+    }
+}
+
+/* ---- Causal attention of whole rows: q [n, heads, size], k and v [n, kv_heads, size].
+
+   Query by query, QUERIES at a time, against transposed keys and values [size][length], so that the innermost loops run
+   over keys. `longest` is the length of the longest row. The way back makes the probabilities again from the log-sum-exp of each query (Dao et al. 2022). */
+
+#define QUERIES 4
+#define LANES 16 /* keys at a time; rows of transposed matrices and of weights are padded to a multiple, see `padded` */
+
+typedef float lanes __attribute__((vector_size(sizeof(float) * LANES), aligned(4)));
+
+static inline lanes load(const float *from) { return *(const lanes *)from; }
+
+static inline float total(lanes v) {
+    float sum = 0;
+    for (int l = 0; l < LANES; l++) sum += v[l];
+    return sum;
+}
+
+static inline index_t padded(index_t keys) { return (keys + LANES - 1) / LANES * LANES; }
+
+/* [length, size] as [size][stride], with zeros behind each row */
+static void transposed(float *to, const float *from, index_t length, index_t width, index_t size, index_t stride) {
+    for (index_t d = 0; d < size; d++) {
+        for (index_t j = 0; j < length; j++) to[d * stride + j] = from[j * width + d];
+        for (index_t j = length; j < padded(length); j++) to[d * stride + j] = 0;
+    }
+}
+
+/* out[a][j] = sum_d x[a][d] * t[d][j] */
+static void products(float *out, const float *x, const float *t, index_t keys, index_t size, index_t stride) {
+    for (index_t j = 0; j < keys; j += LANES) {
+        lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (index_t d = 0; d < size; d++) {
+            lanes value = load(t + d * stride + j);
+            s0 += x[d] * value;
+            s1 += x[size + d] * value;
+            s2 += x[2 * size + d] * value;
+            s3 += x[3 * size + d] * value;
+        }
+        float *o = out + j;
+        *(lanes *)o = s0, *(lanes *)(o + stride) = s1, *(lanes *)(o + 2 * stride) = s2, *(lanes *)(o + 3 * stride) = s3;
+    }
+}
+
+/* x[a][d] = sum_j weight[a][j] * t[d][j] */
+static void sums(float *x, const float *weight, const float *t, index_t keys, index_t size, index_t stride) {
+    for (index_t d = 0; d < size; d++) {
+        const float *w = weight, *row = t + d * stride;
+        lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (index_t j = 0; j < keys; j += LANES) {
+            lanes value = load(row + j);
+            s0 += load(w + j) * value;
+            s1 += load(w + stride + j) * value;
+            s2 += load(w + 2 * stride + j) * value;
+            s3 += load(w + 3 * stride + j) * value;
+        }
+        x[d] = total(s0), x[size + d] = total(s1), x[2 * size + d] = total(s2), x[3 * size + d] = total(s3);
+    }
+}
+
+/* t[d][j] += sum_a x[a][d] * weight[a][j] */
+static void spread(float *t, const float *x, const float *weight, index_t keys, index_t size, index_t stride) {
+    for (index_t j = 0; j < keys; j += LANES) {
+        const float *w = weight + j;
+        lanes w0 = load(w), w1 = load(w + stride), w2 = load(w + 2 * stride), w3 = load(w + 3 * stride);
+        for (index_t d = 0; d < size; d++) {
+            lanes *to = (lanes *)(t + d * stride + j);
+            *to += x[d] * w0 + x[size + d] * w1 + x[2 * size + d] * w2 + x[3 * size + d] * w3;
+        }
+    }
+}
+
+static float largest(const float *x, index_t n) {
+    float top[LANES], all;
+    for (int l = 0; l < LANES; l++) top[l] = x[0];
+    index_t whole = n / LANES * LANES;
+    for (index_t j = 0; j < whole; j += LANES)
+        for (int l = 0; l < LANES; l++) top[l] = x[j + l] > top[l] ? x[j + l] : top[l];
+    all = top[0];
+    for (int l = 1; l < LANES; l++) all = top[l] > all ? top[l] : all;
+    for (index_t j = whole; j < n; j++) all = x[j] > all ? x[j] : all;
+    return all;
+}
+
+/* The queries from i on, times scale; zeros beyond the row */
+static index_t gathered(float *to, const float *from, index_t i, index_t length, index_t width, index_t size, float scale) {
+    index_t count = length - i < QUERIES ? length - i : QUERIES;
+    memset(to, 0, sizeof(float) * QUERIES * size);
+    for (index_t a = 0; a < count; a++)
+        for (index_t d = 0; d < size; d++) to[a * size + d] = from[(i + a) * width + d] * scale;
+    return count;
+}
+
+/* scratch: (2 * size + QUERIES) * padded(longest) + 2 * QUERIES * size numbers; lse: [n, heads] */
+void attention(float *out, float *lse, const float *q, const float *k, const float *v, const index_t *starts, index_t rows,
+               index_t heads, index_t kv_heads, index_t size, float scale, index_t longest, float *scratch) {
+    index_t stride = padded(longest), width = heads * size, kv_width = kv_heads * size, group = heads / kv_heads;
+    float *kt = scratch, *vt = kt + size * stride, *p = vt + size * stride, *x = p + QUERIES * stride, *o = x + QUERIES * size;
+    for (index_t b = 0; b < rows; b++) {
+        index_t first = starts[b], length = starts[b + 1] - first;
+        for (index_t h = 0; h < heads; h++) {
+            if (h % group == 0) {
+                transposed(kt, k + first * kv_width + h / group * size, length, kv_width, size, stride);
+                transposed(vt, v + first * kv_width + h / group * size, length, kv_width, size, stride);
+            }
+            for (index_t i = 0; i < length; i += QUERIES) {
+                index_t count = gathered(x, q + first * width + h * size, i, length, width, size, scale);
+                index_t keys = i + count;
+                products(p, x, kt, keys, size, stride);
+                for (index_t a = 0; a < count; a++) {
+                    index_t seen = i + a + 1;
+                    float *row = p + a * stride, top = largest(row, seen), sum = 0;
+                    for (index_t j = 0; j < seen; j++) row[j] = exp_(row[j] - top);
+                    for (index_t j = 0; j < seen; j++) sum += row[j];
+                    for (index_t j = seen; j < padded(keys); j++) row[j] = 0;
+                    lse[(first + i + a) * heads + h] = top + logf(sum);
+                    float inverse = 1.0f / sum;
+                    for (index_t j = 0; j < seen; j++) row[j] *= inverse;
+                }
+                sums(o, p, vt, keys, size, stride);
+                for (index_t a = 0; a < count; a++)
+                    memcpy(out + (first + i + a) * width + h * size, o + a * size, sizeof(float) * size);
+            }
+        }
+    }
+}
+
+/* scratch: (4 * size + 2 * QUERIES) * padded(longest) + 3 * QUERIES * size numbers */
+void attention_backward(float *gq, float *gk, float *gv, const float *gout, const float *out, const float *lse,
+                        const float *q, const float *k, const float *v, const index_t *starts, index_t rows, index_t heads,
+                        index_t kv_heads, index_t size, float scale, index_t longest, float *scratch) {
+    index_t stride = padded(longest), width = heads * size, kv_width = kv_heads * size, group = heads / kv_heads;
+    float *kt = scratch, *vt = kt + size * stride, *gkt = vt + size * stride, *gvt = gkt + size * stride;
+    float *p = gvt + size * stride, *gp = p + QUERIES * stride;
+    float *x = gp + QUERIES * stride, *go = x + QUERIES * size, *gx = go + QUERIES * size;
+    for (index_t b = 0; b < rows; b++) {
+        index_t first = starts[b], length = starts[b + 1] - first;
+        for (index_t h = 0; h < heads; h++) {
+            index_t column = first * width + h * size, kv_column = first * kv_width + h / group * size;
+            if (h % group == 0) {
+                transposed(kt, k + kv_column, length, kv_width, size, stride);
+                transposed(vt, v + kv_column, length, kv_width, size, stride);
+                memset(gkt, 0, sizeof(float) * 2 * size * stride);
+            }
+            for (index_t i = 0; i < length; i += QUERIES) {
+                index_t count = gathered(x, q + column, i, length, width, size, scale);
+                gathered(go, gout + column, i, length, width, size, 1.0f);
+                index_t keys = i + count;
+                products(p, x, kt, keys, size, stride);
+                products(gp, go, vt, keys, size, stride);
+                for (index_t a = 0; a < QUERIES; a++) {
+                    float *row = p + a * stride, *grow = gp + a * stride;
+                    index_t seen = a < count ? i + a + 1 : 0;
+                    if (seen) {
+                        float top = lse[(first + i + a) * heads + h], dot = 0;
+                        const float *gy = go + a * size, *y = out + column + (i + a) * width;
+                        for (index_t d = 0; d < size; d++) dot += gy[d] * y[d];
+                        for (index_t j = 0; j < seen; j++) {
+                            row[j] = exp_(row[j] - top);
+                            grow[j] = row[j] * (grow[j] - dot);
+                        }
+                    }
+                    for (index_t j = seen; j < padded(keys); j++) row[j] = grow[j] = 0;
+                }
+                sums(gx, gp, kt, keys, size, stride);
+                spread(gkt, x, gp, keys, size, stride); /* x carries the scale */
+                spread(gvt, go, p, keys, size, stride);
+                for (index_t a = 0; a < count; a++)
+                    for (index_t d = 0; d < size; d++) gq[column + (i + a) * width + d] = gx[a * size + d] * scale;
+            }
+            if ((h + 1) % group == 0)
+                for (index_t j = 0; j < length; j++)
+                    for (index_t d = 0; d < size; d++) {
+                        gk[kv_column + j * kv_width + d] = gkt[d * stride + j];
+                        gv[kv_column + j * kv_width + d] = gvt[d * stride + j];
+                    }
+        }
+    }
+}
+
+/* ---- Steps of sampling: one new token for each of n sequences. */
+
+/* x += delta, and y = RMSNorm(x) */
+void add_rms_norm(float *y, float *x, const float *delta, const float *w, float eps, index_t n, index_t d) {
+    for (index_t i = 0; i < n; i++, x += d, y += d, delta += d) {
+        float sum = 0;
+        for (index_t j = 0; j < d; j++) x[j] += delta[j];
+        for (index_t j = 0; j < d; j++) sum += x[j] * x[j];
+        float scale = 1.0f / sqrtf(sum / d + eps);
+        for (index_t j = 0; j < d; j++) y[j] = w[j] * (x[j] * scale);
+    }
+}
+
+/* y[i][j] = silu(x[i][j]) * x[i][j + d] */
+void swiglu_halves(float *y, const float *x, index_t n, index_t d) {
+    for (index_t i = 0; i < n; i++, x += 2 * d, y += d) swiglu(y, x, x + d, d);
+}
+
+/* qkv is [n, heads + 2 * kv_heads, size]. Key and value join the cache at column `end`, the query attends to columns
+   first[i] to end. The caches are [.., kv_heads, size, columns] (keys, transposed) and [.., kv_heads, columns, size]
+   (values). Queries and keys turn where they are by the rotary position end - first[i]; half: 0 without rotary positions.
+   scratch: columns + LANES numbers. */
+void attend(float *out, float *qkv, const float *cos, const float *sin, float *keys, float *values, const index_t *first,
+            index_t n, index_t heads, index_t kv_heads, index_t size, index_t half, index_t columns, index_t end,
+            float scale, float *p) {
+    index_t group = heads / kv_heads;
+    for (index_t i = 0; i < n; i++, qkv += (heads + 2 * kv_heads) * size) {
+        index_t from = first[i], seen = end + 1 - from, position = end - from;
+        const float *q = qkv, *k = qkv + heads * size, *v = k + kv_heads * size;
+        if (half) rotate(qkv, cos, sin, &position, 1, heads + kv_heads, size, half, 0);
+        for (index_t h = 0; h < kv_heads; h++, k += size, v += size, keys += size * columns, values += columns * size) {
+            for (index_t d = 0; d < size; d++) keys[d * columns + end] = k[d];
+            memcpy(values + end * size, v, sizeof(float) * size);
+            for (index_t g = 0; g < group; g++, q += size, out += size) {
+                for (index_t j = 0; j < seen; j++) p[j] = 0;
+                for (index_t d = 0; d < size; d++) {
+                    const float *row = keys + d * columns + from;
+                    float x = q[d] * scale;
+                    for (index_t j = 0; j < seen; j++) p[j] += x * row[j];
+                }
+                float top = largest(p, seen), sum = 0;
+                for (index_t j = 0; j < seen; j++) p[j] = exp_(p[j] - top);
+                for (index_t j = 0; j < seen; j++) sum += p[j];
+                for (index_t d = 0; d < size; d++) out[d] = 0;
+                for (index_t j = 0; j < seen; j++) {
+                    const float *row = values + (from + j) * size;
+                    float weight = p[j] / sum;
+                    for (index_t d = 0; d < size; d++) out[d] += weight * row[d];
+                }
+            }
+        }
+    }
+}
+
+/* ---- Sampling by inversion: the first token whose cumulative probability exceeds uniform[i], and its log-probability.
+   Probabilities are softmax(logits * inverse_temperature) with the forbidden ids left out. scratch: vocabulary numbers. */
+
+void sample(index_t *tokens, float *logprobs, const float *logits, const float *uniform, const index_t *forbidden,
+            index_t n_forbidden, index_t n, index_t vocabulary, float inverse_temperature, float *p) {
+    for (index_t i = 0; i < n; i++, logits += vocabulary) {
+        float sum = 0, before = 0;
+        for (index_t j = 0; j < vocabulary; j++) p[j] = logits[j] * inverse_temperature;
+        for (index_t j = 0; j < n_forbidden; j++) p[forbidden[j]] = -INFINITY;
+        float top = largest(p, vocabulary);
+        for (index_t j = 0; j < vocabulary; j++) p[j] = exp_(p[j] - top);
+        for (index_t j = 0; j < n_forbidden; j++) p[forbidden[j]] = 0;
+        for (index_t j = 0; j < vocabulary; j++) sum += p[j];
+        /* In blocks, so that the first sum is as exact as the one it is compared with. */
+        float threshold = uniform[i] * sum;
+        index_t block = 0, chosen = -1, last = 0;
+        for (; block < vocabulary; block += 64) {
+            float part = 0;
+            index_t stop = block + 64 < vocabulary ? block + 64 : vocabulary;
+            for (index_t j = block; j < stop; j++) part += p[j];
+            if (before + part > threshold) break;
+            before += part;
+        }
+        for (index_t j = block; j < vocabulary && chosen < 0; j++) {
+            before += p[j];
+            if (p[j] > 0) last = j;
+            if (p[j] > 0 && before > threshold) chosen = j;
+        }
+        if (chosen < 0) { /* rounding left the threshold above every sum */
+            for (index_t j = 0; j < vocabulary; j++)
+                if (p[j] > 0) last = j;
+            chosen = last;
+        }
+        tokens[i] = chosen;
+        logprobs[i] = logits[chosen] * inverse_temperature - top - logf(sum);
+    }
+}

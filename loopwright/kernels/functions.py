@@ -1,0 +1,273 @@
+"""Operations on N tokens that lie one after the other, whatever rows they belong to; differentiable once."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from loopwright.kernels.library import library
+
+QUERIES, LANES = 4, 16  # as in cpu.c
+
+
+class Rows(NamedTuple):
+    """Where the rows of a batch begin among its tokens."""
+
+    starts: Tensor  # [B + 1] int64: row b is tokens starts[b] to starts[b + 1] - 1
+    longest: int
+    equal: bool  # all rows have the same length
+
+    @classmethod
+    def of(cls, lengths: Tensor) -> Self:
+        """From [B] int64 lengths, each at least 1."""
+        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        shortest, longest = lengths.aminmax()
+        return cls(starts, int(longest), bool(shortest == longest))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """[..., d]: x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    if in_c(x, weight):
+        return _RMSNorm.apply(x, weight, eps)
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202)."""
+    if in_c(gate, up):
+        return _SwiGLU.apply(gate, up)
+    return torch.nn.functional.silu(gate) * up
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864) in place on [N, heads, size].
+
+    The first numbers of a head turn in pairs of one from each half; those beyond the width of cos stay.
+
+    Args:
+        cos, sin: [longest context, width].
+        positions: [N] int64.
+    """
+    if in_c(x, cos, sin):
+        return _Rotation.apply(x, cos, sin, positions)
+    width = cos.shape[1]
+    turned, rest = x[..., :width], x[..., width:]
+    first, second = turned.chunk(2, dim=-1)
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    return torch.cat((turned * c + torch.cat((-second, first), -1) * s, rest), dim=-1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> Tensor:
+    """[N, heads, size]: each token attends to itself and what its row has before it.
+
+    Args:
+        q: [N, heads, size].
+        k, v: [N, kv_heads, size]; query head h reads kv head h // (heads / kv_heads).
+    """
+    if in_c(q, k, v):
+        return _Attention.apply(q, k, v, rows, scale)
+    query, key, value = (_padded(x, rows).transpose(1, 2) for x in (q, k, v))
+    shared = q.shape[1] != k.shape[1]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    found = attention(query, key, value, is_causal=True, scale=scale, enable_gqa=shared).transpose(1, 2)
+    return found.reshape(q.shape) if rows.equal else found[_places(rows)]
+
+
+def attend_cached(  # noqa: PLR0913 -- one token, its cache, and where in it
+    qkv: Tensor,
+    rotary: tuple[Tensor, Tensor] | None,
+    keys: Tensor,
+    values: Tensor,
+    first: Tensor,
+    end: int,
+    scale: float,
+) -> Tensor:
+    """[n, heads * size] of one new token in each of n sequences; its key and value join the cache at column `end`.
+
+    Without gradient; `qkv` may be changed.
+
+    Args:
+        qkv: [n, (heads + 2 kv_heads) * size]: queries, keys, values.
+        rotary: cos and sin, as `rotate_` takes them, or None where positions are not rotary.
+        keys: [at least n, kv_heads, size, columns].
+        values: [at least n, kv_heads, columns, size].
+        first: [n] int64: the first column that belongs to each sequence, its position 0.
+    """
+    count, (kv_heads, columns, size) = len(qkv), values.shape[1:]
+    heads = qkv.shape[1] // size - 2 * kv_heads
+    if in_c(qkv, keys):
+        out, scratch = qkv.new_empty(count, heads * size), qkv.new_empty(columns + LANES)
+        cos, sin = (keys, keys) if rotary is None else rotary
+        half = 0 if rotary is None else cos.shape[1] // 2
+        shape = (count, heads, kv_heads, size, half, columns, end, scale)
+        _call("attend", out, qkv, cos, sin, keys, values, first, *shape, scratch)
+        return out
+    q, k, v = qkv.view(count, -1, size).split((heads, kv_heads, kv_heads), 1)
+    if rotary is not None:
+        q, k = (rotate_(part, *rotary, end - first) for part in (q, k))
+    keys[:count, :, :, end], values[:count, :, end] = k, v
+    grouped = q.reshape(count, kv_heads, heads // kv_heads, size) * scale
+    scores = grouped @ keys[:count, :, :, : end + 1]
+    hidden = torch.arange(end + 1, device=q.device) < first[:, None]
+    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)
+    return (weights @ values[:count, :, : end + 1]).view(count, heads * size)
+
+
+def add_rms_norm_(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` of x + delta, which x becomes. Without gradient."""
+    if in_c(x, delta):
+        y = torch.empty_like(x)
+        _call("add_rms_norm", y, x, delta, weight, eps, *x.shape)
+        return y
+    return rms_norm(x.add_(delta), weight, eps)
+
+
+def swiglu_halves(x: Tensor) -> Tensor:
+    """`swiglu` of the first half of each row of [n, 2 d], the gate, and the second. Without gradient."""
+    count, width = len(x), x.shape[1] // 2
+    if in_c(x):
+        y = x.new_empty(count, width)
+        _call("swiglu_halves", y, x, count, width)
+        return y
+    return swiglu(*x.chunk(2, dim=1))
+
+
+def sample_from(logits: Tensor, uniform: Tensor, forbidden: Tensor, temperature: float) -> tuple[Tensor, Tensor] | None:
+    """Tokens by inversion and their log-probabilities, [n] each, in one pass; None where C cannot.
+
+    See `generation.sampling.draw`.
+    """
+    if not in_c(logits, uniform):
+        return None
+    count, vocabulary = logits.shape
+    tokens, logprobs = torch.empty(count, dtype=torch.int64), torch.empty(count)
+    shape = (len(forbidden), count, vocabulary, 1 / temperature, logits.new_empty(vocabulary))
+    _call("sample", tokens, logprobs, logits.contiguous(), uniform.contiguous(), forbidden, *shape)
+    return tokens, logprobs
+
+
+def in_c(*tensors: Tensor) -> bool:
+    """Whether the C operations are there and can read these."""
+    return all(x.dtype is torch.float32 and x.is_cpu for x in tensors) and library() is not None
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        y, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
+        _call("rms_norm", y, scale, x, weight, eps, scale.numel(), x.shape[-1])
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
+        tensors = (x_grad, weight_grad, grad.contiguous(), x, scale, weight)
+        _call("rms_norm_backward", *tensors, scale.numel(), x.shape[-1])
+        return x_grad, weight_grad, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        _call("swiglu", y, gate, up, y.numel())
+        ctx.save_for_backward(gate, up)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
+        _call("swiglu_backward", gate_grad, up_grad, grad.contiguous(), gate, up, gate.numel())
+        return gate_grad, up_grad
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(cos, sin, positions)
+        return _turn(x, cos, sin, positions, inverse=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # A copy: whether another node reads this gradient, too, is not known here.
+        return _turn(grad.clone(memory_format=torch.contiguous_format), *ctx.saved_tensors, inverse=True), *[None] * 3
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool) -> Tensor:
+    count, heads, size = x.shape
+    _call("rotate", x, cos, sin, positions, count, heads, size, cos.shape[1] // 2, int(inverse))
+    return x
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        count, heads, size = q.shape
+        out, normaliser = torch.empty_like(q), q.new_empty(count, heads)
+        shape = (len(rows.starts) - 1, heads, k.shape[1], size, scale, rows.longest)
+        scratch = q.new_empty((2 * size + QUERIES) * (rows.longest + LANES) + 2 * QUERIES * size)
+        _call("attention", out, normaliser, q, k, v, rows.starts, *shape, scratch)
+        ctx.save_for_backward(q, k, v, out, normaliser, rows.starts)
+        ctx.shape = shape
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, normaliser, starts = ctx.saved_tensors
+        size, longest = q.shape[2], ctx.shape[-1]
+        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        scratch = q.new_empty((4 * size + 2 * QUERIES) * (longest + LANES) + 3 * QUERIES * size)
+        tensors = (*grads, grad.contiguous(), out, normaliser, q, k, v, starts)
+        _call("attention_backward", *tensors, *ctx.shape, scratch)
+        return *grads, None, None
+
+
+def _call(name: str, *arguments: Tensor | float) -> None:
+    """Tensors as pointers, ints as int64, floats as float32. They must be contiguous."""
+    function = _typed(name, tuple(_KINDS[type(argument)] for argument in arguments))
+    function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+
+
+_KINDS: dict[type, Any] = {Tensor: ctypes.c_void_p, int: ctypes.c_int64, float: ctypes.c_float}
+_KINDS |= {torch.nn.Parameter: ctypes.c_void_p, bool: ctypes.c_int64}
+
+
+@cache
+def _typed(name: str, kinds: tuple[Any, ...]) -> Callable[..., None]:
+    found: Any = getattr(library(), name)
+    assert found.argtypes is None or found.argtypes == list(kinds), f"{name} is called in two ways"
+    found.argtypes, found.restype = list(kinds), None
+    return found
+
+
+def _padded(x: Tensor, rows: Rows) -> Tensor:
+    """[B, longest, ...]: the rows of [N, ...], with zeros behind each."""
+    count = len(rows.starts) - 1
+    if rows.equal:
+        return x.reshape(count, rows.longest, *x.shape[1:])
+    out = x.new_zeros(count, rows.longest, *x.shape[1:])
+    out[_places(rows)] = x
+    return out
+
+
+def _places(rows: Rows) -> Tensor:
+    """[B, longest] bool: where a padded batch has tokens."""
+    columns = torch.arange(rows.longest, device=rows.starts.device)
+    return columns < rows.starts.diff()[:, None]

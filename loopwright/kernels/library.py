@@ -1,0 +1,83 @@
+"""The C operations as a shared library, compiled once a machine where a compiler is found.
+
+Nothing is built when the package is installed; without a compiler the same operations run in torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("cpu.c")
+# No -ffast-math: what is not finite must stay so.
+_MATHS = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
+FLAGS = ("-O3", "-march=native", "-std=c11", *_MATHS, "-fPIC", "-shared")
+SECONDS = 120
+
+_on = True
+
+
+def library() -> ctypes.CDLL | None:
+    """The operations in C, or None where torch is to do without them."""
+    return compiled() if _on else None
+
+
+def switch(*, on: bool) -> None:
+    """Whether operations are computed in C from now on, in the whole process, where there is a compiler."""
+    global _on  # noqa: PLW0603 -- one choice for the process: threads that share a step must agree
+    _on = on
+
+
+@cache
+def compiled() -> ctypes.CDLL | None:
+    """The shared library, made now if it is not there; None without a compiler."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None or os.name != "posix":
+        return None
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
+        folder = machine_folder()
+        digest = hashlib.sha256(version + SOURCE.read_bytes() + f"{FLAGS} {processor()}".encode())
+        path = folder / f"cpu-{digest.hexdigest()[:16]}.so"
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:  # the name appears when the file is whole
+                fresh = Path(temporary) / path.name
+                command = [compiler, *FLAGS, str(SOURCE), "-o", str(fresh), "-lm"]
+                subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
+                fresh.rename(path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def machine_folder() -> Path:
+    """A folder for what depends on this machine, that nobody else can write to: what lies in it is run."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "loopwright"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="loopwright-"))
+
+
+@cache
+def processor() -> str:
+    """A name for the kind of processor this is: what -march=native depends on, and which library is fastest."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    kinds = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}) or lines
+    return hashlib.sha256("".join(kinds).encode()).hexdigest()[:12]

@@ -1,0 +1,189 @@
+"""Our own forward pass over the weights of a transformers model: real tokens only, fused operations, no mask.
+
+The weights stay where they are: what an optimizer does to the model is what the next pass reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from loopwright.kernels import linear as products
+from loopwright.kernels.functions import Rows, causal_attention, rms_norm, rotate_, swiglu
+from loopwright.models.families import Names, names_of
+from loopwright.models.layers import unwrapped
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]  # (layer, q, k, v, scale) -> [N, heads, size]
+
+
+class Tokens(NamedTuple):
+    """The real tokens of a batch, row after row."""
+
+    ids: Tensor  # [N] int64
+    rows: Rows
+    positions: Tensor  # [N] int64, from 0 in each row
+
+
+class Block(NamedTuple):
+    """The parts of one layer, as modules of the model."""
+
+    attention_norm: nn.Module
+    queries_keys_values: tuple[nn.Module, ...]
+    query_norm: nn.Module | None
+    key_norm: nn.Module | None
+    output: nn.Module
+    mlp_norm: nn.Module
+    gate: nn.Module | None
+    up: nn.Module
+    down: nn.Module
+    activation: nn.Module
+    scale: float
+
+
+class Decoder:
+    """The body of a causal LM or of a sequence classifier, without its head."""
+
+    def __init__(self, body: Any, names: Names) -> None:
+        config = body.config
+        self.body = body
+        self.embeddings = body.get_submodule(names.embeddings)
+        self.positions: Any = None if names.positions is None else body.get_submodule(names.positions)
+        self.final_norm = body.get_submodule(names.final_norm)
+        self.heads = config.num_attention_heads
+        self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
+        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.by_head = names.by_head
+        self.parallel = bool(getattr(config, "use_parallel_residual", False))
+        self.blocks = [_block(layer, names) for layer in body.get_submodule(names.blocks)]
+        self._rotary: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Decoder | str:
+        """Of a transformers model or a peft model around one; or why there is none, in a few words."""
+        body = unwrapped(model).base_model
+        names = names_of(body)
+        if isinstance(names, str):
+            return names
+        decoder = cls(body, names)
+        strange = {type(part).__name__ for part in decoder.norms_and_embeddings() if not _is_known(part)}
+        return f"its norms or embeddings are of the type {', '.join(strange)}" if strange else decoder
+
+    def norms_and_embeddings(self) -> list[Any]:
+        """The parts that are read, and not called."""
+        blocks = [(b.attention_norm, b.query_norm, b.key_norm, b.mlp_norm) for b in self.blocks]
+        parts = [self.embeddings, self.positions, self.final_norm, *(part for block in blocks for part in block)]
+        return [part for part in parts if part is not None]
+
+    def read(self, tokens: Tokens, at: Tensor | None = None) -> Tensor:
+        """[M, D] hidden states after the final norm of whole rows; see `run` for `at`."""
+
+        def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            return causal_attention(q, k, v, tokens.rows, scale)
+
+        return self.run(tokens.ids, tokens.positions, attend, at)
+
+    def run(self, ids: Tensor, positions: Tensor, attend: Attend, at: Tensor | None = None) -> Tensor:
+        """[M, D] hidden states after the final norm.
+
+        Args:
+            ids, positions: [N] int64.
+            attend: what differs between reading whole rows and going on behind a cache.
+            at: [N] bool, the M tokens that are asked for; the last layer computes no other. None: all.
+        """
+        x = functional.embedding(ids, self.embeddings.weight)
+        if self.positions is not None:
+            x = x + functional.embedding(positions, self.positions.weight)
+        for number, block in enumerate(self.blocks):
+            normed = norm(x, block.attention_norm)
+            q, k, v = self._queries_keys_values(normed, block, positions)
+            mixed = attend(number, q, k, v, block.scale).flatten(1)
+            if at is not None and number == len(self.blocks) - 1:
+                x, mixed = x[at], mixed[at]
+            mixed = linear(mixed, block.output)
+            if self.parallel:
+                x = x + mixed + self._mlp(norm(x, block.mlp_norm), block)
+            else:
+                x = x + mixed
+                x = x + self._mlp(norm(x, block.mlp_norm), block)
+        return norm(x, self.final_norm)
+
+    def _queries_keys_values(self, x: Tensor, block: Block, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, heads, size] and twice [N, kv_heads, size], with positions in them."""
+        parts = [linear(x, module) for module in block.queries_keys_values]
+        if len(parts) == 3:
+            q, k, v = (part.view(len(x), -1, self.size) for part in parts)
+        elif self.by_head:
+            q, k, v = parts[0].view(len(x), self.heads, 3, self.size).unbind(2)
+        else:
+            q, k, v = parts[0].view(len(x), 3, self.heads, self.size).unbind(1)
+        if block.query_norm is not None and block.key_norm is not None:
+            q, k = norm(q, block.query_norm), norm(k, block.key_norm)
+        if self.positions is None:
+            cos, sin = self.rotary_tables(x)
+            q, k = (rotate_(part.contiguous(), cos, sin, positions) for part in (q, k))
+        return q, k, v
+
+    def _mlp(self, x: Tensor, block: Block) -> Tensor:
+        up = linear(x, block.up)
+        if block.gate is None:
+            return linear(block.activation(up), block.down)
+        gate = linear(x, block.gate)
+        mixed = swiglu(gate, up) if is_silu(block.activation) else block.activation(gate) * up
+        return linear(mixed, block.down)
+
+    def rotary_tables(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[longest context, width] cosines and sines, as the model itself makes them."""
+        if self._rotary is None or self._rotary[0].device != x.device or self._rotary[0].dtype != x.dtype:
+            places = torch.arange(self.body.config.max_position_embeddings, device=x.device)
+            with torch.no_grad():
+                cos, sin = self.body.rotary_emb(x, places[None])
+            self._rotary = cos[0].contiguous(), sin[0].contiguous()
+        return self._rotary
+
+
+def linear(x: Tensor, module: nn.Module) -> Tensor:
+    """A linear layer; one that is more than that (adapters) does it itself."""
+    if type(module) is nn.Linear:
+        return products.linear(x, module.weight, module.bias)
+    if type(module) is Conv1D:
+        return torch.addmm(module.bias, x, module.weight)
+    return module(x)
+
+
+def norm(x: Tensor, module: Any) -> Tensor:
+    """LayerNorm, or the RMSNorm of the families we know."""
+    if isinstance(module, nn.LayerNorm):
+        return functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+    return rms_norm(x, module.weight, module.variance_epsilon)
+
+
+def _block(layer: nn.Module, names: Names) -> Block:
+    def part(path: str | None) -> Any:
+        return None if path is None else layer.get_submodule(path)
+
+    return Block(
+        attention_norm=part(names.attention_norm),
+        queries_keys_values=tuple(part(path) for path in names.queries_keys_values),
+        query_norm=part(names.query_norm),
+        key_norm=part(names.key_norm),
+        output=part(names.output),
+        mlp_norm=part(names.mlp_norm),
+        gate=part(names.gate),
+        up=part(names.up),
+        down=part(names.down),
+        activation=part(names.activation),
+        scale=float(part(names.attention).scaling),
+    )
+
+
+def _is_known(module: Any) -> bool:
+    return type(module) in {nn.Embedding, nn.LayerNorm} or type(module).__name__.endswith("RMSNorm")
+
+
+def is_silu(activation: Any) -> bool:
+    return isinstance(activation, nn.SiLU) or type(activation).__name__ == "SiLUActivation"
