@@ -11,7 +11,7 @@ from loopwright.config import build
 from loopwright.data.chat import render_prompt
 from loopwright.errors import ModelError
 from loopwright.generation.base import SamplingConfig, decode_responses
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.models.tokens import context_length
 from loopwright.schemas import Message
@@ -74,7 +74,7 @@ class Conversation:
         """Add a user's message, answer it, and remember both."""
         self.turns.append(Message(role="user", content=message))
         prompt = self._fitting_prompt()
-        rollouts = TransformersEngine(self.model, self.tokenizer).generate(
+        rollouts = make_engine(self.model, self.tokenizer).generate(
             [prompt], self.sampling, [self.seed + len(self.turns)]
         )
         answer = decode_responses(self.tokenizer, rollouts)[0]

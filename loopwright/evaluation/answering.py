@@ -8,7 +8,7 @@ from loopwright.data.chat import render_prompts
 from loopwright.evaluation.judging import judge_all
 from loopwright.evaluation.kl import response_kl
 from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.engines import make_engine
 from loopwright.rewards.base import Reward, Sample
 from loopwright.schemas import Judge, Prompt
 
@@ -40,7 +40,7 @@ def answer(
     """One response a prompt; a row's seed decides its response, whatever is sampled beside it."""
     model, tokenizer = language_model
     tokens = render_prompts(tokenizer, [prompt.messages for prompt in prompts])
-    rollouts = TransformersEngine(model, tokenizer).generate(tokens, sampling, seeds)
+    rollouts = make_engine(model, tokenizer).generate(tokens, sampling, seeds)
     return Answers(rollouts, decode_responses(tokenizer, rollouts))
 
 

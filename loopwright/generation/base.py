@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Protocol, Self
+from typing import Annotated, Any, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.config.base import Config
+from loopwright.errors import DataError
+from loopwright.models.tokens import context_length
 
 
 class SamplingConfig(Config):
@@ -64,9 +66,32 @@ class Rollouts(NamedTuple):
 class Engine(Protocol):
     """Samples responses. The row's seed decides its tokens, never the rows it shares a batch with."""
 
+    tokenizer: PreTrainedTokenizerBase
+
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]
     ) -> Rollouts: ...
+
+
+def check_prompts(model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> None:
+    """What every engine asks of what it is given.
+
+    Raises:
+        DataError: there are no prompts, one is empty, or prompt and response do not fit the model's context.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"generate needs one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
+    if not prompts:
+        raise DataError("no prompts to answer; give at least one")
+    limit = context_length(model)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise DataError(f"prompt {row} has no tokens; a response needs at least one token to follow")
+        if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
+            raise DataError(
+                f"prompt {row} has {len(prompt)} tokens, with max_new_tokens = {sampling.max_new_tokens} more than "
+                f"the model's context of {limit}; shorten the prompt or lower max_new_tokens"
+            )
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loopwright.generation.base import SamplingConfig
+from loopwright.kernels.functions import sample_from
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the step of splitmix64
 MASK64 = 2**64 - 1
@@ -25,6 +26,23 @@ def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     counter = np.arange(1, steps + 1, dtype=np.uint64) * np.uint64(GOLDEN)
     bits = _mix(start[:, None] + counter[None, :]) >> np.uint64(64 - 23)
     return torch.from_numpy(bits.astype(np.float32) * np.float32(2**-23))
+
+
+def draw(logits: Tensor, uniform: Tensor, forbidden: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-probability, [n] each.
+
+    Args:
+        logits: [n, V].
+        uniform: [n] in [0, 1).
+        forbidden: [F] ids never drawn.
+    """
+    if sampling.temperature > 0 and sampling.top_k is None and sampling.top_p is None:
+        found = sample_from(logits, uniform, forbidden, sampling.temperature)
+        if found is not None:
+            return found
+    distribution = sampling_logprobs(logits, forbidden, sampling.temperature)
+    tokens = sample_tokens(distribution, uniform, sampling)
+    return tokens, distribution.gather(-1, tokens[:, None]).squeeze(1)
 
 
 def sampling_logprobs(logits: Tensor, forbidden: Tensor, temperature: float) -> Tensor:

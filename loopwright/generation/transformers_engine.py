@@ -16,13 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from loopwright.errors import DataError
-from loopwright.generation.base import Rollouts, SamplingConfig
+from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts
 from loopwright.generation.sampling import sample_tokens, sampling_logprobs, uniforms
 from loopwright.models.forward import can_run_at_once
 from loopwright.models.layers import unwrapped
 from loopwright.models.padding import pad_rows, position_ids
-from loopwright.models.tokens import context_length, forbidden_token_ids
+from loopwright.models.tokens import forbidden_token_ids
 from loopwright.runtime.cores import shares, side_by_side
 
 FEWEST_ROWS_AT_ONCE = 128  # in each of several batches on the cores of a CPU: with fewer, Python takes most of the time
@@ -50,11 +49,7 @@ class TransformersEngine:
         Raises:
             DataError: a prompt is empty, or prompt and response do not fit the model's context.
         """
-        if len(prompts) != len(seeds):
-            raise ValueError(f"generate needs one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
-        if not prompts:
-            raise DataError("no prompts to answer; give at least one")
-        self._check_lengths(prompts, sampling)
+        check_prompts(self.model, prompts, sampling, seeds)
         device = self.model.device
         vocab_size = self.model.get_output_embeddings().weight.shape[0]
         forbidden = forbidden_token_ids(self.tokenizer, vocab_size).to(device)
@@ -145,17 +140,6 @@ class TransformersEngine:
             use_cache=True,
             **self.last_logit_only,
         ).logits[:, -1]
-
-    def _check_lengths(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> None:
-        limit = context_length(self.model)
-        for row, prompt in enumerate(prompts):
-            if not prompt:
-                raise DataError(f"prompt {row} has no tokens; a response needs at least one token to follow")
-            if limit is not None and len(prompt) + sampling.max_new_tokens > limit:
-                raise DataError(
-                    f"prompt {row} has {len(prompt)} tokens, with max_new_tokens = {sampling.max_new_tokens} more than "
-                    f"the model's context of {limit}; shorten the prompt or lower max_new_tokens"
-                )
 
 
 class PreallocatedLayer(DynamicLayer):

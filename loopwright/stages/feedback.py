@@ -19,7 +19,7 @@ from loopwright.data.chat import render_prompts
 from loopwright.data.readers import read_records, write_records
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.generation.base import SamplingConfig, decode_responses
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
@@ -91,7 +91,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
 def sample_answers(prompts: list[Prompt], config: FeedbackConfig, policy: Path, runtime: Runtime) -> list[list[str]]:
     """K responses to each prompt, in the order of the prompts."""
     tokenizer = load_tokenizer(policy)
-    engine = TransformersEngine(load_causal_lm(policy, runtime.device), tokenizer)
+    engine = make_engine(load_causal_lm(policy, runtime.device), tokenizer, runtime.log)
     found = runtime.restore()
     answers: list[list[str]] = found.state["answers"] if found else []
     copies = config.responses_per_prompt

@@ -17,8 +17,8 @@ from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts
 from loopwright.data.splits import split_by_hash
 from loopwright.errors import ConfigError, DataError
-from loopwright.generation.base import Rollouts, SamplingConfig, decode_responses
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.base import Engine, Rollouts, SamplingConfig, decode_responses
+from loopwright.generation.engines import make_engine
 from loopwright.models.heads import Critic, head_of, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import context_length, forbidden_token_ids, match_vocabulary
@@ -67,7 +67,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     tasks, held_out = hold_out(load_prompts(config, inputs, tokenizer, policy), config, runtime)
     reward = load_reward(inputs, runtime)
     learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
-    engine = TransformersEngine(learner.policy, tokenizer)  # reads the learner's weights: nothing is copied
+    engine = make_engine(learner.policy, tokenizer, runtime.log)  # reads the learner's weights: nothing is copied
     sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     start, recent = resume(learner, runtime)  # also cuts the metrics back to the checkpoint
 
@@ -298,7 +298,7 @@ def check(
 
 def assess(
     learner: PPOLearner,
-    engine: TransformersEngine,
+    engine: Engine,
     reward: WeightedSum,
     held_out: Sequence[Task],
     sampling: SamplingConfig,

@@ -23,7 +23,7 @@ from loopwright.data.tokenizer import bos_prefix, document_start, encode_documen
 from loopwright.errors import ConfigError, DataError
 from loopwright.evaluation.perplexity import perplexity
 from loopwright.generation.base import SamplingConfig, decode_responses
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.engines import make_engine
 from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer, new_llama, save_model
 from loopwright.models.tokens import context_length
 from loopwright.models.trainable import make_trainable
@@ -233,7 +233,7 @@ def copies(
         return {"copied_share": None, "copied_share_of_held_out": None}
     prompts = [bos_prefix(tokenizer) + ids[:opening] for ids in encoded]
     seeds = [runtime.seed_for("copies", i) for i in range(len(prompts))]
-    sampled = decode_responses(tokenizer, TransformersEngine(model, tokenizer).generate(prompts, sampling, seeds))
+    sampled = decode_responses(tokenizer, make_engine(model, tokenizer).generate(prompts, sampling, seeds))
     true = [str(tokenizer.decode(ids[opening : opening + sampling.max_new_tokens])) for ids in encoded]
     found = contain_copies([*sampled, *true], texts.train, config.copy_words)
     return {"copied_share": share(found[: len(sampled)]), "copied_share_of_held_out": share(found[len(sampled) :])}

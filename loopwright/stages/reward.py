@@ -27,7 +27,7 @@ from loopwright.errors import ConfigError, DataError
 from loopwright.evaluation.judging import judge
 from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
-from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.generation.engines import make_engine
 from loopwright.models.heads import reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.normalisation import fold_normalisation
@@ -232,7 +232,7 @@ def reference_rows(
         for i in rng.sample(range(max(len(prompts), config.reference_samples)), config.reference_samples)
     ]
     seeds = [runtime.seed_for("reference", i) for i in range(len(chosen))]
-    rollouts = TransformersEngine(lm, tokenizer).generate(chosen, config.sampling, seeds)
+    rollouts = make_engine(lm, tokenizer).generate(chosen, config.sampling, seeds)
     return [rollouts.prompt_tokens(i) + rollouts.response_tokens(i) for i in range(len(chosen))]
 
 

@@ -6,22 +6,27 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from loopwright.errors import DataError
-from loopwright.generation import transformers_engine
+from loopwright.errors import DataError, ModelError
+from loopwright.generation import fast_engine, transformers_engine
 from loopwright.generation.base import SamplingConfig, decode_responses
+from loopwright.generation.engines import make_engine
+from loopwright.generation.fast_engine import FastEngine
+from loopwright.generation.sampling import uniforms
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.loading import without_dropout
 from loopwright.models.padding import position_ids
 from loopwright.models.tokens import forbidden_token_ids
-from tests.tiny import CONTEXT, FAMILIES, tiny_model, tiny_tokenizer
+from loopwright.models.trainable import LoRAConfig, TrainableConfig, adapters_off, make_trainable
+from tests.tiny import CONTEXT, KNOWN, tiny_model, tiny_tokenizer
 
-ENGINES = {"transformers": TransformersEngine}
+ENGINES = {"transformers": TransformersEngine, "fast": FastEngine, "fast_in_torch": FastEngine}
 PROMPTS = [[72, 101, 108], [70], [10, 20, 30, 40, 50, 60, 70, 80], [72, 101, 108, 108, 111]]
 
 
-@pytest.fixture(params=[(engine, family) for engine in ENGINES for family in FAMILIES], ids="-".join)
+@pytest.fixture(params=[(engine, family) for engine in ENGINES for family in KNOWN], ids="-".join)
 def engine(request):
     name, family = request.param
+    request.getfixturevalue("kernels_in_torch") if name == "fast_in_torch" else None
     return ENGINES[name](tiny_model(family), tiny_tokenizer(), rows_at_once=4)
 
 
@@ -32,6 +37,18 @@ def learner_logprobs(model, tokenizer, rollouts, temperature=1.0):
     logits[..., forbidden_token_ids(tokenizer, logits.shape[-1])] = -torch.inf
     logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     return logprobs[:, rollouts.prompt_ids.shape[1] - 1 :].masked_fill(~rollouts.response_mask, 0.0)
+
+
+@torch.no_grad()
+def assert_same_draws(engine, prompt, ours, theirs, *, seed):
+    """Equal, or first different where the uniform number is within 1e-5 of the border between the two tokens."""
+    if ours == theirs:
+        return
+    place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+    logits = engine.model(torch.tensor([prompt + ours[:place]])).logits[0, -1]
+    logits[forbidden_token_ids(engine.tokenizer, len(logits))] = -torch.inf
+    border = logits.double().softmax(-1).cumsum(0)[min(ours[place], theirs[place])]
+    assert abs(border - uniforms([seed], place + 1)[0, place]) < 1e-5, f"token {place}: {ours[place]}, {theirs[place]}"
 
 
 def test_greedy_equals_hf_generate(engine):
@@ -76,11 +93,14 @@ def test_batches_side_by_side_are_as_one_after_the_other(engine, monkeypatch, th
     expected = engine.generate(PROMPTS * 3, sampling, seeds)  # dropout, which is off now, keeps batches apart
     without_dropout(engine.model)
     monkeypatch.setattr(transformers_engine, "FEWEST_ROWS_AT_ONCE", 2)
-    ran = []
-    decode = engine._decode
-    monkeypatch.setattr(engine, "_decode", lambda *a: (ran.append(threading.get_ident()), decode(*a))[1])
+    monkeypatch.setattr(fast_engine, "FEWEST_OF_SMALL", 2)
+    ran = set()
+    plain = torch.nn.functional.embedding
+    monkeypatch.setattr(
+        torch.nn.functional, "embedding", lambda *a, **k: (ran.add(threading.get_ident()), plain(*a, **k))[1]
+    )
     got = engine.generate(PROMPTS * 3, sampling, seeds)
-    assert len(ran) == 6 and threading.get_ident() not in ran  # of 4 rows at once, each of two threads has 2
+    assert len(ran) == 2 and threading.get_ident() not in ran
     for row in range(12):
         assert got.response_tokens(row) == expected.response_tokens(row)
     assert_close(got.logprobs, expected.logprobs, atol=1e-5, rtol=0)
@@ -88,20 +108,81 @@ def test_batches_side_by_side_are_as_one_after_the_other(engine, monkeypatch, th
 
 def test_a_prompt_of_several_rows_is_read_once(engine, monkeypatch):
     read = []
-    forward = type(engine.model).forward
-
-    def counting(self, *args, **kwargs):
-        read.append(kwargs["input_ids"].shape)
-        return forward(self, *args, **kwargs)
-
+    plain = torch.nn.functional.embedding
     sampling, seeds = SamplingConfig(max_new_tokens=16), [1, 2, 3, 4]
     alone = [engine.generate([prompt], sampling, [seed]) for prompt, seed in zip(PROMPTS[:2] * 2, seeds, strict=True)]
-    monkeypatch.setattr(type(engine.model), "forward", counting)
+    monkeypatch.setattr(
+        torch.nn.functional, "embedding", lambda ids, *a, **k: (read.append(ids.numel()), plain(ids, *a, **k))[1]
+    )
     together = engine.generate(PROMPTS[:2] * 2, sampling, seeds)
-    assert read[0] == (2, 3) and read[1] == (4, 1)
+    assert read[0] <= 2 * 3  # two prompts of one and three tokens, with or without padding
+    assert max(read[2:]) <= 4
     for row in range(4):
         assert together.response_tokens(row) == alone[row].response_tokens(0)
         assert together.prompt_tokens(row) == PROMPTS[row % 2]
+
+
+def test_waiting_rows_join_and_end_as_if_alone(engine):
+    """Forty rows of different lengths through four slots, most of which end early."""
+    make_eos_likely(engine.model, engine.tokenizer.eos_token_id)
+    prompts = [[(7 * i + j) % 256 for j in range(1 + i % 9)] for i in range(40)]
+    sampling = SamplingConfig(max_new_tokens=24)
+    together = engine.generate(prompts, sampling, range(40))
+    assert 0 < together.finished.sum() < 40
+    for row, prompt in enumerate(prompts):
+        alone = engine.generate([prompt], sampling, [row])
+        assert_same_draws(engine, prompt, together.response_tokens(row), alone.response_tokens(0), seed=row)
+        assert together.prompt_tokens(row) == prompt
+    with torch.no_grad():
+        expected = learner_logprobs(engine.model, engine.tokenizer, together)
+    assert_close(together.logprobs, expected, atol=1e-4, rtol=0)
+
+
+def test_weights_that_change_between_calls_are_read_anew(engine):
+    sampling = SamplingConfig(max_new_tokens=8, temperature=0.0)
+    before = engine.generate(PROMPTS, sampling, range(4))
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    after = engine.generate(PROMPTS, sampling, range(4))
+    assert not torch.equal(before.response_ids, after.response_ids)
+    with torch.no_grad():
+        assert_close(after.logprobs, learner_logprobs(engine.model, engine.tokenizer, after, 0.0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("whole", [(), ("lm_head",)])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_adapters_are_part_of_the_model(name, family, whole, request):
+    request.getfixturevalue("kernels_in_torch") if name == "fast_in_torch" else None
+    if whole and family != "llama":
+        pytest.skip("one family with a head that is trained whole is enough")
+    lora = LoRAConfig(r=2, bias="none", modules_to_save=whole)
+    model = make_trainable(tiny_model(family), TrainableConfig(mode="lora", lora=lora), seed=0)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_" in parameter_name or "modules_to_save" in parameter_name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    engine = ENGINES[name](model, tiny_tokenizer())
+    sampling = SamplingConfig(max_new_tokens=12)
+    got = engine.generate(PROMPTS, sampling, range(4))
+    with torch.no_grad():
+        assert_close(got.logprobs, learner_logprobs(model, engine.tokenizer, got), atol=1e-4, rtol=0)
+        with adapters_off(model):
+            base = engine.generate(PROMPTS, sampling, range(4))
+            assert_close(base.logprobs, learner_logprobs(model, engine.tokenizer, base), atol=1e-4, rtol=0)
+    assert not torch.equal(got.response_ids[:, :4], base.response_ids[:, :4])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_a_family_that_is_not_known_falls_back_and_says_so(family):
+    said = []
+    engine = make_engine(tiny_model(family), tiny_tokenizer(), said.append)
+    assert isinstance(engine, TransformersEngine)
+    assert len(said) == 1 and f"{family} models are not among llama" in said[0]
+    assert isinstance(make_engine(tiny_model("llama"), tiny_tokenizer(), said.append), FastEngine) and len(said) == 1
+    with pytest.raises(ModelError, match=f"{family} models are not among .*use TransformersEngine"):
+        FastEngine(tiny_model(family), tiny_tokenizer())
 
 
 def test_prompts_are_padded_left_and_responses_right(engine):
