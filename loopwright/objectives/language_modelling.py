@@ -33,8 +33,24 @@ def next_token_cross_entropy(
         raise ValueError(f"hidden {tuple(hidden.shape)} and labels {tuple(labels.shape)} must agree in [B, T]")
     shifted = labels[:, 1:]
     learned = shifted != IGNORED
-    total = _SummedCrossEntropy.apply(hidden[:, :-1][learned], weight, bias, shifted[learned])
-    return CrossEntropy(total, learned.sum())
+    return CrossEntropy(
+        summed_cross_entropy(hidden[:, :-1][learned], weight, shifted[learned], bias=bias), learned.sum()
+    )
+
+
+def summed_cross_entropy(
+    hidden: Tensor, weight: Tensor | None, targets: Tensor, *, bias: Tensor | None = None
+) -> Tensor:
+    """Scalar: the sum of -log p(target), nats; its gradient is ready.
+
+    Args:
+        hidden: [N, D] states, each of which predicts a target.
+        weight: [V, D] LM head; None: `hidden` are the logits, [N, V].
+        targets: [N] int64.
+        bias: [V] of the LM head, if it has one.
+    """
+    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, bias, targets)
+    return total
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

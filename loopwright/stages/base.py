@@ -17,10 +17,13 @@ from torch import Tensor
 from loopwright.config.base import Config
 from loopwright.data.packing import IGNORED, PackedBatch
 from loopwright.errors import ConfigError, RequirementError
+from loopwright.kernels.functions import Rows
 from loopwright.models import lm_head
+from loopwright.models.decoder import Decoder, Tokens
+from loopwright.models.layers import unwrapped
 from loopwright.models.tokens import context_length
 from loopwright.objectives.kl import Head
-from loopwright.objectives.language_modelling import next_token_cross_entropy
+from loopwright.objectives.language_modelling import summed_cross_entropy
 from loopwright.objectives.logprobs import head_chunks, head_logits
 from loopwright.runtime.runtime import Runtime
 from loopwright.tracking.artifacts import Artifact
@@ -108,22 +111,33 @@ def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> Nex
 
     Rows carry no attention mask: segments and padding are told apart by their positions.
     """
-    head = lm_head.read(model, input_ids=batch.input_ids, position_ids=batch.position_ids)
-    found = next_token_cross_entropy(head.hidden, head.weight, batch.labels, bias=head.bias)
-    right = _right(head, batch.labels) if count_right else None
-    return NextTokens(found.total, int(found.tokens), right)
+    learned = torch.nn.functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
+    targets = batch.labels[:, 1:][learned[:, :-1]]
+    head = _head_before(model, batch, learned)
+    total = summed_cross_entropy(head.hidden, head.weight, targets, bias=head.bias)
+    return NextTokens(total, len(targets), _right(head, targets) if count_right else None)
+
+
+def _head_before(model: Any, batch: PackedBatch, learned: Tensor) -> Head:
+    """The states at the places that predict learned tokens, [B, T] bool, with the LM head."""
+    decoder = Decoder.of(model)
+    if isinstance(decoder, str) or not lm_head.head_is_all(unwrapped(model)):
+        return lm_head.read(model, input_ids=batch.input_ids, position_ids=batch.position_ids).at(learned)
+    kept = batch.segment_ids > 0
+    positions = batch.position_ids[kept]
+    starts = torch.nn.functional.pad((positions == 0).nonzero().squeeze(1), (0, 1), value=len(positions))
+    tokens = Tokens(batch.input_ids[kept], Rows.of(starts.diff()), positions)
+    return lm_head.head_on(unwrapped(model), decoder.read(tokens, learned[kept]))
 
 
 @torch.no_grad()
-def _right(head: Head, labels: Tensor) -> int:
-    """How often the likeliest token is the label at the next place."""
-    learned = labels[:, 1:] != IGNORED
-    states, targets = head.hidden[:, :-1][learned], labels[:, 1:][learned]
+def _right(head: Head, targets: Tensor) -> int:
+    """How often the likeliest token is the right one."""
 
     def likeliest(rows: slice) -> Tensor:
-        return head_logits(states[rows], head.weight, head.bias, 1.0, None).argmax(-1)
+        return head_logits(head.hidden[rows], head.weight, head.bias, 1.0, None).argmax(-1)
 
-    return sum(int((likeliest(rows) == targets[rows]).sum()) for rows in head_chunks(states, head.weight))
+    return sum(int((likeliest(rows) == targets[rows]).sum()) for rows in head_chunks(head.hidden, head.weight))
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:
