@@ -107,6 +107,7 @@ def ours(args: argparse.Namespace) -> None:
     import torch  # noqa: PLC0415 -- and what follows: the other side of the benchmark has no need of it
     from shapes import SHAPES  # noqa: PLC0415
 
+    from loopwright.kernels.choice import choose  # noqa: PLC0415
     from loopwright.runtime.runtime import Runtime  # noqa: PLC0415
     from loopwright.schemas import Prompt  # noqa: PLC0415
     from loopwright.stages import ppo  # noqa: PLC0415
@@ -132,6 +133,7 @@ def ours(args: argparse.Namespace) -> None:
     record = runtime.record
     runtime.record = lambda step, figures: (lengths.append(figures["length_tokens"]), record(step, figures))[1]
     runtime.progress = lambda *_: _turns(lengths)
+    choose(args.worker)
     ppo.run(config, inputs, runtime)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from loopwright.kernels import library
+from loopwright.kernels import library, linear
 
 settings.register_profile("loopwright", deadline=None)
 settings.load_profile("loopwright")
@@ -25,3 +25,12 @@ def kernels_in_torch():
     library.switch(on=False)
     yield
     library.switch(on=True)
+
+
+@pytest.fixture
+def products_packed(monkeypatch):
+    """Inside the test every matrix, however small, is oneDNN's, arranged beforehand for sampling."""
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    linear.use(linear.Products("onednn", "packed"))
+    yield
+    linear.use(linear.Products())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple, Protocol, Self
 
 import torch
@@ -92,6 +93,17 @@ def check_prompts(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampli
                 f"prompt {row} has {len(prompt)} tokens, with max_new_tokens = {sampling.max_new_tokens} more than "
                 f"the model's context of {limit}; shorten the prompt or lower max_new_tokens"
             )
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside (no dropout, no gradient checkpointing), the model's own mode after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.errors import ModelError
-from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts
+from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts, evaluating
 from loopwright.generation.sampling import draw, uniforms
 from loopwright.generation.slots import Slots
 from loopwright.generation.step import Step
@@ -25,11 +25,12 @@ from loopwright.models.forward import can_run_at_once
 from loopwright.models.layers import unwrapped
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import forbidden_token_ids
+from loopwright.models.trainable import why_not_merged
 from loopwright.runtime.cores import shares, side_by_side
 
 # In each of several batches on the cores of a CPU. With fewer, Python takes most of the time of a small model's steps.
 FEWEST_ROWS_AT_ONCE, FEWEST_OF_SMALL, SMALL = 32, 128, 2_000_000  # SMALL: numbers in the model
-CACHE_BYTES = 2**30  # of keys and values at a time; more rows wait
+CACHE_BYTES = 2**30  # of keys and values at a time on a CPU, if one row has no more; other rows wait
 
 
 class FastEngine:
@@ -67,7 +68,7 @@ class FastEngine:
             batch.run()
             return batch.found(rows)
 
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             step = Step(decoder, unwrapped(self.model).get_output_embeddings(), min(each, self.rows_at_once))
             found = side_by_side(answer, parts, at_once=count > 1)
         rows, places, tokens, logprobs = (torch.cat(column) for column in zip(*found, strict=True))
@@ -113,7 +114,8 @@ class _Batch:
         dtype = decoder.embeddings.weight.dtype
         layers, heads, size = len(decoder.blocks), decoder.kv_heads, decoder.size
         row_bytes = 2 * layers * heads * size * (len(prompts[0]) + 2 * sampling.max_new_tokens) * dtype.itemsize
-        capacity = max(1, min(engine.rows_at_once, CACHE_BYTES // row_bytes) // batches)
+        fitting = CACHE_BYTES // row_bytes if self.device.type == "cpu" else engine.rows_at_once
+        capacity = max(1, min(engine.rows_at_once, fitting) // batches)
         self.slots = Slots([len(prompt) for prompt in prompts], capacity, sampling.max_new_tokens)
         columns = self.slots.columns
         self.keys, self.values = (
@@ -170,7 +172,7 @@ class _Batch:
         last = torch.zeros(len(ids), dtype=torch.bool, device=self.device)
         last[rows.starts[1:] - 1] = True
         self.first[start : len(slots)] = torch.tensor(slots.first[start:], device=self.device)
-        hidden = self.decoder.run(tokens.ids, tokens.positions, attend, last)
+        hidden = self.decoder.run(tokens.ids, tokens.positions, self.slots.columns, attend, last)
         return self.step.head(hidden)[torch.tensor(which, device=self.device)]
 
     def _go_on(self) -> Tensor:
@@ -208,8 +210,9 @@ class _Batch:
         unused = self.slots.shift()
         count = len(self.slots)
         self.first[:count] -= unused
-        self.keys[:, :count, ..., : end - unused] = self.keys[:, :count, ..., unused:end].clone()
-        self.values[:, :count, :, : end - unused] = self.values[:, :count, :, unused:end].clone()
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[:count, ..., : end - unused] = keys[:count, ..., unused:end].clone()
+            values[:count, :, : end - unused] = values[:count, :, unused:end].clone()
 
 
 def why_not(model: Any) -> str | None:
@@ -219,4 +222,4 @@ def why_not(model: Any) -> str | None:
         return decoder
     if not lm_head.head_is_all(unwrapped(model)):
         return "its logits are more than a linear layer of the last hidden states"
-    return None
+    return why_not_merged(model)

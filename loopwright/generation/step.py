@@ -49,7 +49,7 @@ class Step:
         if decoder.positions is not None:
             x = x + functional.embedding(end - first, decoder.positions.weight)
         else:
-            rotary = decoder.rotary_tables(x)
+            rotary = decoder.rotary_tables(x, values.shape[3])
         delta = None  # what is still to be added to x
         for number, layer in enumerate(self.layers):
             block = layer.block

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts
+from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts, evaluating
 from loopwright.generation.sampling import sample_tokens, sampling_logprobs, uniforms
 from loopwright.models.forward import can_run_at_once
 from loopwright.models.layers import unwrapped
@@ -66,7 +65,7 @@ class TransformersEngine:
         count = shares(most // FEWEST_ROWS_AT_ONCE) if can_run_at_once(self.model) else 1
         size = min(math.ceil(len(order) / count), self.rows_at_once // count)
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             rollouts = _joined(side_by_side(answer, chunks, at_once=count > 1), self.pad_id)
         return rollouts.rows(_inverse(order))
 
@@ -183,17 +182,6 @@ def _preallocated_cache(model: Any, length: int) -> Cache:
     cache = DynamicCache(config=model.config)
     cache.layers = [PreallocatedLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode inside (no dropout, no gradient checkpointing), the model's own mode after."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _inverse(order: Sequence[int]) -> Tensor:

@@ -330,6 +330,10 @@ void sample(index_t *tokens, float *logprobs, const float *logits, const float *
         for (index_t j = 0; j < vocabulary; j++) p[j] = exp_(p[j] - top);
         for (index_t j = 0; j < n_forbidden; j++) p[forbidden[j]] = 0;
         for (index_t j = 0; j < vocabulary; j++) sum += p[j];
+        if (!(sum > 0)) { /* NaN */
+            tokens[i] = -1;
+            continue;
+        }
         /* In blocks, so that the first sum is as exact as the one it is compared with. */
         float threshold = uniform[i] * sum;
         index_t block = 0, chosen = -1, last = 0;

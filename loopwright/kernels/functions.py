@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loopwright.errors import CheckError
 from loopwright.kernels.library import library
 
 QUERIES, LANES = 4, 16  # as in cpu.c
@@ -35,7 +36,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """[..., d]: x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
     if in_c(x, weight):
         return _RMSNorm.apply(x, weight, eps)
-    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ def attend_cached(  # noqa: PLR0913 -- one token, its cache, and where in it
     """
     count, (kv_heads, columns, size) = len(qkv), values.shape[1:]
     heads = qkv.shape[1] // size - 2 * kv_heads
-    if in_c(qkv, keys):
+    if in_c(qkv, keys, values, *(rotary or ())):
         out, scratch = qkv.new_empty(count, heads * size), qkv.new_empty(columns + LANES)
         cos, sin = (keys, keys) if rotary is None else rotary
         half = 0 if rotary is None else cos.shape[1] // 2
@@ -115,13 +117,13 @@ def attend_cached(  # noqa: PLR0913 -- one token, its cache, and where in it
     grouped = q.reshape(count, kv_heads, heads // kv_heads, size) * scale
     scores = grouped @ keys[:count, :, :, : end + 1]
     hidden = torch.arange(end + 1, device=q.device) < first[:, None]
-    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)
+    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
     return (weights @ values[:count, :, : end + 1]).view(count, heads * size)
 
 
 def add_rms_norm_(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`rms_norm` of x + delta, which x becomes. Without gradient."""
-    if in_c(x, delta):
+    if in_c(x, delta, weight):
         y = torch.empty_like(x)
         _call("add_rms_norm", y, x, delta, weight, eps, *x.shape)
         return y
@@ -142,6 +144,9 @@ def sample_from(logits: Tensor, uniform: Tensor, forbidden: Tensor, temperature:
     """Tokens by inversion and their log-probabilities, [n] each, in one pass; None where C cannot.
 
     See `generation.sampling.draw`.
+
+    Raises:
+        CheckError: the logits of a row are not finite.
     """
     if not in_c(logits, uniform):
         return None
@@ -149,6 +154,8 @@ def sample_from(logits: Tensor, uniform: Tensor, forbidden: Tensor, temperature:
     tokens, logprobs = torch.empty(count, dtype=torch.int64), torch.empty(count)
     shape = (len(forbidden), count, vocabulary, 1 / temperature, logits.new_empty(vocabulary))
     _call("sample", tokens, logprobs, logits.contiguous(), uniform.contiguous(), forbidden, *shape)
+    if int(tokens.min()) < 0:
+        raise CheckError("the model's logits are not finite, so no token can be drawn; look at how it was trained")
     return tokens, logprobs
 
 

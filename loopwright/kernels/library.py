@@ -9,7 +9,9 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from functools import cache
@@ -38,18 +40,18 @@ def switch(*, on: bool) -> None:
 @cache
 def compiled() -> ctypes.CDLL | None:
     """The shared library, made now if it is not there; None without a compiler."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None or os.name != "posix":
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None or os.name != "posix":
         return None
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS).stdout
         folder = machine_folder()
         digest = hashlib.sha256(version + SOURCE.read_bytes() + f"{FLAGS} {processor()}".encode())
         path = folder / f"cpu-{digest.hexdigest()[:16]}.so"
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder) as temporary:  # the name appears when the file is whole
                 fresh = Path(temporary) / path.name
-                command = [compiler, *FLAGS, str(SOURCE), "-o", str(fresh), "-lm"]
+                command = [*compiler, *FLAGS, str(SOURCE), "-o", str(fresh), "-lm"]
                 subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
                 fresh.rename(path)
         return ctypes.CDLL(str(path))
@@ -64,8 +66,13 @@ def machine_folder() -> Path:
     folder = (Path(base) if base else Path.home() / ".cache") / "loopwright"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid == os.getuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+        found = folder.lstat()  # a link might point elsewhere later
+        if (
+            stat.S_ISDIR(found.st_mode)
+            and found.st_uid == os.getuid()
+            and not found.st_mode & 0o022
+            and os.access(folder, os.W_OK)
+        ):
             return folder
     except (OSError, RuntimeError):
         pass

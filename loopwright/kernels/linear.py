@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SMALLEST_PACKED = 2**17  # numbers in a matrix: smaller ones stay in cache, where arranging them brings nothing
+# Numbers in a matrix from which on oneDNN is worth its preparation, which it makes, and keeps, for each number of rows.
+SMALLEST = 2**17
 
 
 class Products(NamedTuple):
@@ -39,14 +40,14 @@ def use(products: Products) -> None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias, differentiable once. [..., D], [V, D], [V] -> [..., V]."""
-    if _products.learning == "mkl" or not _on_cpu(x):
+    if not _by_onednn(x, weight):
         return torch.nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
     """[N, K] times [K, M], without gradient."""
-    return x @ y if _products.learning == "mkl" or not _on_cpu(x) else onednn(x, y.T, None)
+    return onednn(x, y.T) if _by_onednn(x, y) else x @ y
 
 
 class Matrix(NamedTuple):
@@ -62,7 +63,7 @@ class Matrix(NamedTuple):
         weights, biases = zip(*layers, strict=True)
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = None if biases[0] is None else torch.cat([part.detach() for part in biases])
-        packed = _products.sampling == "packed" and _on_cpu(weight) and weight.numel() >= SMALLEST_PACKED
+        packed = _products.sampling == "packed" and _on_cpu(weight) and weight.numel() >= SMALLEST
         if packed:
             weight = pack(weight.detach(), rows)
         return cls(weight.detach(), bias, packed)
@@ -90,6 +91,10 @@ class _Linear(torch.autograd.Function):
         # MKL: the sum over many rows is where it is the better one wherever it was measured.
         weight_grad = rows.T @ x.reshape(-1, x.shape[-1]) if needed[1] else None
         return x_grad, weight_grad, rows.sum(0) if needed[2] else None
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    return _products.learning == "onednn" and weight.numel() >= SMALLEST and _on_cpu(x)
 
 
 def _on_cpu(x: Tensor) -> bool:

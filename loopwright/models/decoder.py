@@ -85,22 +85,23 @@ class Decoder:
         def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return causal_attention(q, k, v, tokens.rows, scale)
 
-        return self.run(tokens.ids, tokens.positions, attend, at)
+        return self.run(tokens.ids, tokens.positions, tokens.rows.longest, attend, at)
 
-    def run(self, ids: Tensor, positions: Tensor, attend: Attend, at: Tensor | None = None) -> Tensor:
+    def run(self, ids: Tensor, positions: Tensor, longest: int, attend: Attend, at: Tensor | None = None) -> Tensor:
         """[M, D] hidden states after the final norm.
 
         Args:
             ids, positions: [N] int64.
+            longest: no position is as high.
             attend: what differs between reading whole rows and going on behind a cache.
             at: [N] bool, the M tokens that are asked for; the last layer computes no other. None: all.
         """
-        x = functional.embedding(ids, self.embeddings.weight)
+        x = functional.embedding(ids, self.embeddings.weight, self.embeddings.padding_idx)
         if self.positions is not None:
             x = x + functional.embedding(positions, self.positions.weight)
         for number, block in enumerate(self.blocks):
             normed = norm(x, block.attention_norm)
-            q, k, v = self._queries_keys_values(normed, block, positions)
+            q, k, v = self._queries_keys_values(normed, block, positions, longest)
             mixed = attend(number, q, k, v, block.scale).flatten(1)
             if at is not None and number == len(self.blocks) - 1:
                 x, mixed = x[at], mixed[at]
@@ -112,19 +113,22 @@ class Decoder:
                 x = x + self._mlp(norm(x, block.mlp_norm), block)
         return norm(x, self.final_norm)
 
-    def _queries_keys_values(self, x: Tensor, block: Block, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries_keys_values(
+        self, x: Tensor, block: Block, positions: Tensor, longest: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """[N, heads, size] and twice [N, kv_heads, size], with positions in them."""
         parts = [linear(x, module) for module in block.queries_keys_values]
         if len(parts) == 3:
             q, k, v = (part.view(len(x), -1, self.size) for part in parts)
         elif self.by_head:
-            q, k, v = parts[0].view(len(x), self.heads, 3, self.size).unbind(2)
+            parts = list(parts[0].view(len(x), self.heads, 3, self.size).unbind(2))
+            q, k, v = (part.clone(memory_format=torch.contiguous_format) for part in parts)
         else:
             q, k, v = parts[0].view(len(x), 3, self.heads, self.size).unbind(1)
         if block.query_norm is not None and block.key_norm is not None:
             q, k = norm(q, block.query_norm), norm(k, block.key_norm)
         if self.positions is None:
-            cos, sin = self.rotary_tables(x)
+            cos, sin = self.rotary_tables(x, longest)
             q, k = (rotate_(part.contiguous(), cos, sin, positions) for part in (q, k))
         return q, k, v
 
@@ -136,10 +140,10 @@ class Decoder:
         mixed = swiglu(gate, up) if is_silu(block.activation) else block.activation(gate) * up
         return linear(mixed, block.down)
 
-    def rotary_tables(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[longest context, width] cosines and sines, as the model itself makes them."""
-        if self._rotary is None or self._rotary[0].device != x.device or self._rotary[0].dtype != x.dtype:
-            places = torch.arange(self.body.config.max_position_embeddings, device=x.device)
+    def rotary_tables(self, x: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """[at least longest, width] cosines and sines, as the model itself makes them, also beyond its context."""
+        if self._rotary is None or len(self._rotary[0]) < longest:
+            places = torch.arange(longest, device=x.device)
             with torch.no_grad():
                 cos, sin = self.body.rotary_emb(x, places[None])
             self._rotary = cos[0].contiguous(), sin[0].contiguous()

@@ -82,8 +82,11 @@ def names_of(body: Any) -> Names | str:
     names = FAMILIES.get(kind)
     if names is None:
         return f"{kind} models are not among {', '.join(FAMILIES)}"
-    if not type(body).__module__.startswith(f"transformers.models.{kind}."):
-        return f"{type(body).__name__} is not transformers' own"
+    for module in body.modules():
+        if not type(module).__module__.startswith(("torch.nn.", "peft.", "transformers.")):
+            return f"{type(module).__name__} is not transformers' own"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"a hook on {type(module).__name__} may change what it computes"
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings and _slides(config):
         return f"its layers see a window of {window} tokens"

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -121,6 +122,18 @@ def linear_weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
                 weight = weight + module.get_delta_weight(name).detach()
     bias = None if base.bias is None else base.bias.detach()
     return (weight.T if isinstance(base, Conv1D) else weight), bias
+
+
+def why_not_merged(model: Any) -> str | None:
+    """Why `linear_weights` does not tell what the layers of a model compute, in a few words; None where it does."""
+    if isinstance(model, PeftModel) and getattr(model.active_peft_config, "is_prompt_learning", False):
+        return "its adapters are learned prompts"
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            plain = isinstance(module, LoraLayer) and not any(module.lora_bias.values()) and not module.lora_variant
+            if not plain or module.merged:
+                return "its adapters are not plain LoRA, or merged"
+    return None
 
 
 def _with_adapters(model: PreTrainedModel, config: LoRAConfig, seed: int) -> PeftModel:

@@ -17,7 +17,7 @@ from torch import Tensor
 from loopwright.config.base import Config
 from loopwright.data.packing import IGNORED, PackedBatch
 from loopwright.errors import ConfigError, RequirementError
-from loopwright.kernels.functions import Rows
+from loopwright.kernels.functions import Rows, in_c
 from loopwright.models import lm_head
 from loopwright.models.decoder import Decoder, Tokens
 from loopwright.models.layers import unwrapped
@@ -121,7 +121,9 @@ def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> Nex
 def _head_before(model: Any, batch: PackedBatch, learned: Tensor) -> Head:
     """The states at the places that predict learned tokens, [B, T] bool, with the LM head."""
     decoder = Decoder.of(model)
-    if isinstance(decoder, str) or not lm_head.head_is_all(unwrapped(model)):
+    # Without the operations in C, documents of different lengths would be padded to the longest.
+    packs = not isinstance(decoder, str) and in_c(decoder.embeddings.weight)
+    if isinstance(decoder, str) or not packs or not lm_head.head_is_all(unwrapped(model)):
         return lm_head.read(model, input_ids=batch.input_ids, position_ids=batch.position_ids).at(learned)
     kept = batch.segment_ids > 0
     positions = batch.position_ids[kept]

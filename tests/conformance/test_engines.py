@@ -2,6 +2,7 @@
 
 import threading
 
+import peft
 import pytest
 import torch
 from torch.testing import assert_close
@@ -19,14 +20,20 @@ from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, adapters_off, make_trainable
 from tests.tiny import CONTEXT, KNOWN, tiny_model, tiny_tokenizer
 
-ENGINES = {"transformers": TransformersEngine, "fast": FastEngine, "fast_in_torch": FastEngine}
+ENGINES = {
+    "transformers": TransformersEngine,
+    "fast": FastEngine,
+    "fast_in_torch": FastEngine,
+    "fast_packed": FastEngine,
+}
 PROMPTS = [[72, 101, 108], [70], [10, 20, 30, 40, 50, 60, 70, 80], [72, 101, 108, 108, 111]]
 
 
 @pytest.fixture(params=[(engine, family) for engine in ENGINES for family in KNOWN], ids="-".join)
 def engine(request):
     name, family = request.param
-    request.getfixturevalue("kernels_in_torch") if name == "fast_in_torch" else None
+    if name != "fast" and name != "transformers":
+        request.getfixturevalue({"fast_in_torch": "kernels_in_torch", "fast_packed": "products_packed"}[name])
     return ENGINES[name](tiny_model(family), tiny_tokenizer(), rows_at_once=4)
 
 
@@ -154,7 +161,8 @@ def test_weights_that_change_between_calls_are_read_anew(engine):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize("name", ENGINES)
 def test_adapters_are_part_of_the_model(name, family, whole, request):
-    request.getfixturevalue("kernels_in_torch") if name == "fast_in_torch" else None
+    if name != "fast" and name != "transformers":
+        request.getfixturevalue({"fast_in_torch": "kernels_in_torch", "fast_packed": "products_packed"}[name])
     if whole and family != "llama":
         pytest.skip("one family with a head that is trained whole is enough")
     lora = LoRAConfig(r=2, bias="none", modules_to_save=whole)
@@ -260,6 +268,26 @@ def test_too_long_prompt(engine):
 def test_empty_prompt(engine):
     with pytest.raises(DataError, match="prompt 0 has no tokens"):
         engine.generate([[]], SamplingConfig(), seeds=[0])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_dropout_of_adapters_is_off(name, request):
+    lora = LoRAConfig(r=2, dropout=0.5)
+    model = make_trainable(tiny_model("llama"), TrainableConfig(mode="lora", lora=lora), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    engine, sampling = ENGINES[name](model.train(), tiny_tokenizer()), SamplingConfig(max_new_tokens=4)
+    first, second = (engine.generate(PROMPTS, sampling, range(4)) for _ in range(2))
+    assert torch.equal(first.logprobs, second.logprobs) and model.training
+
+
+def test_adapters_that_cannot_be_merged_take_the_other_engine():
+    config = peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj"])
+    assert "not plain LoRA" in fast_engine.why_not(peft.get_peft_model(tiny_model("llama"), config))
+    config = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    assert "not plain LoRA" in fast_engine.why_not(peft.get_peft_model(tiny_model("llama"), config))
 
 
 def test_the_model_is_left_as_it_was(engine):

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from loopwright.errors import CheckError
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.sampling import sample_tokens, sampling_logprobs
 from loopwright.kernels import functions, library
+from loopwright.kernels import linear as kernels_linear
 from loopwright.kernels.functions import Rows
 from loopwright.kernels.linear import Products, linear, matmul, use
 from loopwright.objectives import logprobs
@@ -134,8 +136,16 @@ def test_sampling_in_c_draws_as_torch_does(vocabulary, temperature):
     assert_close(found, expected.gather(1, tokens[:, None]).squeeze(1), atol=1e-5, rtol=0)
 
 
+@needs_compiler
+def test_no_token_is_drawn_from_what_is_not_finite():
+    logits = torch.full((2, 5), torch.nan)
+    with pytest.raises(CheckError, match="logits are not finite"):
+        functions.sample_from(logits, torch.zeros(2), torch.tensor([0]), 1.0)
+
+
 @pytest.mark.parametrize("bias", [True, False])
-def test_onednn_products_equal_mkl(bias):
+def test_onednn_products_equal_mkl(bias, monkeypatch):
+    monkeypatch.setattr(kernels_linear, "SMALLEST", 1)
     x, weight = normal(3, 5, 24, seed=0).requires_grad_(), normal(40, 24, seed=1).requires_grad_()
     offset = normal(40, seed=2).requires_grad_() if bias else None
     grad = normal(3, 5, 40, seed=3)
@@ -150,7 +160,8 @@ def test_onednn_products_equal_mkl(bias):
         assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_logprobs_are_the_same_by_either_library():
+def test_logprobs_are_the_same_by_either_library(monkeypatch):
+    monkeypatch.setattr(kernels_linear, "SMALLEST", 1)
     hidden, weight = normal(30, 16, seed=0).requires_grad_(), normal(50, 16, seed=1).requires_grad_()
     results = []
     for learning in ("mkl", "onednn"):

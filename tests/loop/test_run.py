@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from loopwright.errors import ArtifactError, ConfigError, DataError, RequirementError, RunBusyError
+from loopwright.kernels import library
 from loopwright.loop import execution, load_config, run, status
 from loopwright.tracking import ArtifactStore, code_hashes
 from tests.loop.toys import RECIPE, TOYS, no_report, outcome
@@ -70,6 +71,20 @@ def test_two_runs_of_one_recipe_agree_bitwise(tmp_path):
     go(tmp_path, out="one")
     go(tmp_path, out="two")
     assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+
+
+def test_a_run_keeps_what_it_computes_with(tmp_path):
+    go(tmp_path)
+    kept = tmp_path / "run/kernels.json"
+    first = json.loads(kept.read_text())
+    assert first["operations"] in {"c", "torch"} and set(first["products"]) == {"learning", "sampling"}
+    other = first | {"operations": "torch"}
+    kept.write_text(json.dumps(other))
+    go(tmp_path, "seed=7")
+    try:
+        assert library.library() is None and json.loads(kept.read_text()) == other
+    finally:
+        library.switch(on=True)
 
 
 def test_a_changed_setting_reruns_it_and_its_dependants_only(tmp_path):

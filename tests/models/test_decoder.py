@@ -22,10 +22,10 @@ def hidden_states(model, tokens):
     return torch.cat([model.base_model(row[None]).last_hidden_state[0] for row in rows])
 
 
-@pytest.fixture(params=["c", "torch"])
+@pytest.fixture(params=["c", "torch", "onednn"])
 def operations(request):
-    if request.param == "torch":
-        request.getfixturevalue("kernels_in_torch")
+    if request.param != "c":
+        request.getfixturevalue({"torch": "kernels_in_torch", "onednn": "products_packed"}[request.param])
 
 
 @pytest.mark.usefixtures("operations")
@@ -70,6 +70,14 @@ def test_adapters_are_applied_and_learn(family):
         assert_close(a, b, atol=5e-5 * float(b.abs().max()), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("operations")
+def test_positions_beyond_the_context_are_computed_as_transformers_does():
+    model, ids = tiny_model("llama"), torch.arange(80)
+    tokens = Tokens(ids, Rows.of(torch.tensor([80])), torch.arange(80))
+    theirs = model.base_model(ids[None]).last_hidden_state[0]
+    assert_close(Decoder.of(model).read(tokens), theirs, atol=2e-5, rtol=1e-5)
+
+
 def refused(change):
     model = tiny_model("mistral" if "sliding_window" in change else "llama")
     for name, value in change.items():
@@ -89,3 +97,6 @@ def test_what_it_does_not_know_it_refuses_with_a_reason():
     assert Decoder.of(model) == "its norms or embeddings are of the type Identity"
     model.model.__class__ = type("LlamaModel", (type(model.model),), {"__module__": "someone.elses"})
     assert Decoder.of(model) == "LlamaModel is not transformers' own"
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: None)
+    assert Decoder.of(model) == "a hook on Linear may change what it computes"

@@ -49,6 +49,17 @@ def test_it_moves_with_what_is_reached(package, name, moves):
     assert (code_fingerprint("loopwright.a") != before) is moves
 
 
+def test_what_a_module_compiles_belongs_to_it(package):
+    before = code_fingerprint("loopwright.a")
+    for folder, moves in (("c", True), ("e_folder", False)):
+        (package / folder).mkdir(exist_ok=True)
+        (package / folder / "fast.c").write_text("int x;")
+        code_hashes.cache_clear()
+        assert (code_fingerprint("loopwright.a") != before) is moves
+        before = code_fingerprint("loopwright.a")
+    assert "loopwright.c/fast.c" in code_hashes("loopwright.a")
+
+
 def test_it_imports_nothing(package):
     code_hashes("loopwright.a")
     assert "loopwright.a" not in sys.modules
