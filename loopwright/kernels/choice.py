@@ -35,7 +35,7 @@ def choose(folder: Path | None = None) -> Choice:
     """Compute from now on as this folder's run began, or with what is fastest here, which the folder then remembers.
 
     Raises:
-        ConfigError: the run began with the C operations, and there is no compiler here.
+        ConfigError: the run began with the C operations, and they cannot be compiled here.
     """
     path = None if folder is None else folder / "kernels.json"
     choice = _read(path)
@@ -44,7 +44,7 @@ def choose(folder: Path | None = None) -> Choice:
         _write(path, choice)
     if choice.operations == "c" and library.compiled() is None:
         raise ConfigError(
-            f"{path}: the run began with operations in C, and no compiler is found here (cc, or what CC names); "
+            f"{path}: the run began with operations in C, which no compiler here can make (cc, or what CC names); "
             "install one, or delete the run's folder to start again without"
         )
     library.switch(on=choice.operations == "c")

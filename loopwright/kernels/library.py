@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def switch(*, on: bool) -> None:
 
 @cache
 def compiled() -> ctypes.CDLL | None:
-    """The shared library, made now if it is not there; None without a compiler."""
+    """The shared library, made now if it is not there; None without a compiler, or with a warning where it fails."""
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None or os.name != "posix":
         return None
@@ -55,7 +56,13 @@ def compiled() -> ctypes.CDLL | None:
                 subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
                 fresh.rename(path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()[-300:]
+        warnings.warn(
+            f"{' '.join(compiler)} could not compile {SOURCE.name} ({said or error}); torch computes instead, slower: "
+            "set CC to a compiler that works",
+            stacklevel=2,
+        )
         return None
 
 

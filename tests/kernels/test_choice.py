@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_damaged_choice_is_made_again(measured, tmp_path, damage):
 def test_a_run_that_began_in_c_needs_a_compiler(measured, tmp_path, monkeypatch):
     (tmp_path / "kernels.json").write_text(json.dumps({"operations": "c", "products": Products()._asdict()}))
     monkeypatch.setattr(library, "compiled", lambda: None)
-    with pytest.raises(ConfigError, match="kernels.json: the run began with operations in C, and no compiler is found"):
+    with pytest.raises(ConfigError, match="kernels.json: the run began with operations in C, which no compiler"):
         choice.choose(tmp_path)
 
 
@@ -78,7 +79,9 @@ def test_a_measurement_takes_what_is_accurate_and_faster():
 def test_no_compiler_or_a_broken_one_is_none(monkeypatch, tmp_path, command):
     monkeypatch.setenv("CC", command)
     monkeypatch.setattr(library, "machine_folder", lambda: tmp_path)
-    assert library.compiled.__wrapped__() is None
+    fails = pytest.warns(UserWarning, match="false could not compile cpu.c .*torch computes instead")
+    with fails if command == "false" else nullcontext():
+        assert library.compiled.__wrapped__() is None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="rights of files as POSIX has them")
