@@ -263,6 +263,35 @@ void attention_backward(float *gq, float *gk, float *gv, const float *gout, cons
     }
 }
 
+/* ---- Softmax over a vocabulary. */
+
+/* log-sum-exp and entropy of each row */
+void softmax_sums(float *normaliser, float *entropy, const float *logits, index_t n, index_t vocabulary) {
+    for (index_t i = 0; i < n; i++, logits += vocabulary) {
+        float top = largest(logits, vocabulary), sum = 0, weighted = 0;
+        for (index_t j = 0; j < vocabulary; j++) {
+            float x = logits[j] - top, p = exp_(x);
+            sum += p;
+            weighted += p * x;
+        }
+        normaliser[i] = top + logf(sum);
+        entropy[i] = logf(sum) - weighted / sum;
+    }
+}
+
+/* Logits become the gradient of sum_i a[i] log p[i][targets[i]] + b[i] entropy[i], times `factor`. */
+void softmax_slopes(float *logits, const float *normaliser, const float *entropy, const index_t *targets, const float *a,
+                    const float *b, index_t n, index_t vocabulary, float factor) {
+    for (index_t i = 0; i < n; i++, logits += vocabulary) {
+        float of_target = a[i] * factor, of_entropy = b[i] * factor;
+        for (index_t j = 0; j < vocabulary; j++) {
+            float log_p = logits[j] - normaliser[i];
+            logits[j] = -exp_(log_p) * (of_target + of_entropy * (log_p + entropy[i]));
+        }
+        logits[targets[i]] += of_target;
+    }
+}
+
 /* ---- Steps of sampling: one new token for each of n sequences. */
 
 /* x += delta, and y = RMSNorm(x) */

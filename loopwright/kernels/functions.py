@@ -121,6 +121,47 @@ def attend_cached(  # noqa: PLR0913 -- one token, its cache, and where in it
     return (weights @ values[:count, :, : end + 1]).view(count, heads * size)
 
 
+def softmax_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] log-sum-exp and [n] entropy of the rows of [n, V] logits, nats. Without gradient."""
+    normaliser, entropy = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+    if in_c(logits):
+        _call("softmax_sums", normaliser, entropy, logits.contiguous(), *logits.shape)
+        return normaliser, entropy
+    torch.logsumexp(logits, -1, out=normaliser)
+    log_p = logits - normaliser[:, None]
+    return normaliser, -(log_p.exp().mul_(log_p)).sum(-1)
+
+
+def softmax_slopes_(  # noqa: PLR0913 -- what softmax_sums gave, and two gradients
+    logits: Tensor,
+    normaliser: Tensor,
+    entropy: Tensor,
+    targets: Tensor,
+    logprobs_grad: Tensor,
+    entropy_grad: Tensor,
+    factor: float = 1.0,
+) -> Tensor:
+    """[n, V] logits become the gradient of `logprobs_grad` times log p of the targets + `entropy_grad` times entropy.
+
+    With p the softmax of the logits z, and H its entropy:
+        d log p_a / dz_j = [j = a] - p_j        dH / dz_j = -p_j (log p_j + H)
+
+    Args:
+        normaliser, entropy: [n] from `softmax_sums`.
+        targets: [n] int64.
+        logprobs_grad, entropy_grad: [n].
+        factor: multiplies the result.
+    """
+    if in_c(logits, normaliser, entropy, logprobs_grad, entropy_grad):
+        grads = (logprobs_grad.contiguous(), entropy_grad.contiguous())
+        _call("softmax_slopes", logits, normaliser, entropy, targets, *grads, *logits.shape, float(factor))
+        return logits
+    log_p = logits.sub_(normaliser[:, None])
+    p = log_p.exp()
+    slope = log_p.add_(entropy[:, None]).mul_(-entropy_grad[:, None]).sub_(logprobs_grad[:, None]).mul_(p)
+    return slope.scatter_add_(-1, targets[:, None], logprobs_grad[:, None]).mul_(factor)
+
+
 def add_rms_norm_(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`rms_norm` of x + delta, which x becomes. Without gradient."""
     if in_c(x, delta, weight):

@@ -103,11 +103,11 @@ class _ExactKL(torch.autograd.Function):
     def backward(ctx: Any, kl_grad: Tensor) -> tuple[Tensor | None, ...]:
         *heads, forbidden, kl = ctx.saved_tensors
         policy, reference = Head(*heads[:3]), Head(*heads[3:])
-        grads = HeadGrads(*policy, ctx.needs_input_grad[:3], ctx.temperature)
+        grads = HeadGrads(*policy, ctx.needs_input_grad[:3])
         for rows in head_chunks(policy.hidden, policy.weight):
             log_p, log_q = (_log_softmax(head, rows, ctx.temperature, forbidden) for head in (policy, reference))
             slope = log_p.exp() * (log_p - log_q - kl[rows, None]) * kl_grad[rows, None]
-            grads.add(rows, slope)
+            grads.add(rows, slope.div_(ctx.temperature))
         return grads.hidden, grads.weight, grads.bias, None, None, None, None, None
 
 

@@ -1,11 +1,10 @@
 """Next-token cross-entropy, without ever holding [B, T, V]."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from loopwright.objectives.logprobs import HeadGrads, at_least_float32, head_chunks, head_logits
+from loopwright.objectives.logprobs import summed_losses
 
 IGNORED = -100  # the label of a place that is not learned, as in transformers
 
@@ -49,28 +48,4 @@ def summed_cross_entropy(
         targets: [N] int64.
         bias: [V] of the LM head, if it has one.
     """
-    total: Tensor = _SummedCrossEntropy.apply(hidden, weight, bias, targets)
-    return total
-
-
-class _SummedCrossEntropy(torch.autograd.Function):
-    """The gradient of a sum is known up to one factor, so each block of logits is made once, in the forward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, targets: Tensor) -> Tensor:
-        needed = ctx.needs_input_grad[:3]
-        grads = HeadGrads(hidden, weight, bias, needed, temperature=1.0)
-        total = hidden.new_zeros((), dtype=at_least_float32(hidden))
-        for rows in head_chunks(hidden, weight):
-            log_p = head_logits(hidden[rows], weight, bias, 1.0, None).log_softmax(-1)
-            total -= log_p.gather(-1, targets[rows, None]).sum()
-            if any(needed):  # d total / d logits = p - onehot
-                slope = log_p.exp_()
-                slope.scatter_add_(-1, targets[rows, None], slope.new_full((len(slope), 1), -1.0))
-                grads.add(rows, slope)
-        ctx.save_for_backward(grads.hidden, grads.weight, grads.bias)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, total_grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if grad is None else grad * total_grad for grad in ctx.saved_tensors), None
+    return summed_losses(hidden, weight, targets, lambda logprobs, *_: -logprobs, bias=bias).total

@@ -18,7 +18,7 @@ from loopwright.models.heads import Critic, head_of
 from loopwright.models.layers import unwrapped
 from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
-from loopwright.objectives.logprobs import token_logprobs
+from loopwright.objectives.logprobs import summed_losses, token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
 from loopwright.runtime.cores import side_by_side
 from loopwright.training import ppo_checks
@@ -36,7 +36,8 @@ class PPOLearner:
     ) -> None:
         """`forbidden` are the [F] token ids the sampler never draws; `scratch` is where a batch that breaks is put."""
         self.config = config
-        self.forbidden = forbidden.to(policy.device)
+        # As the sampler had it, for the log-probabilities of all that read what it drew
+        self.sampled: Any = {"temperature": config.temperature, "forbidden": forbidden.to(policy.device)}
         self.scratch = scratch
         self.reference = None if config.trainable.mode == "lora" else copy.deepcopy(policy).requires_grad_(False)
         self.policy: Any = make_trainable(policy, config.trainable, seed)
@@ -66,7 +67,7 @@ class PPOLearner:
                 logprobs[rows] = spread(self._logprobs(head, part)[0], mask[rows])
             values[rows] = spread(self._values(part), mask[rows])
             if exact is not None:
-                exact[rows] = spread(self._exact_kl(head_at_responses(self.policy, part), head), mask[rows])
+                exact[rows] = spread(exact_kl(head_at_responses(self.policy, part), head, **self.sampled), mask[rows])
 
         # Adapters that one row switches off would be off for the others.
         side_by_side(look, self._microbatches(episodes), at_once=self.at_once and self.reference is not None)
@@ -130,8 +131,8 @@ class PPOLearner:
             return
 
         def share(rows: Tensor) -> tuple[Tensor, Microbatch]:
-            part = self._microbatch(batch.rows(rows))
-            return part.loss / tokens, part._replace(loss=part.loss.detach() / tokens)
+            part = self._microbatch(batch.rows(rows), tokens)
+            return part.loss, part._replace(loss=part.loss.detach())
 
         micros = self._microbatches(batch.episodes)
         parts = accumulate(self.parameters, micros, share, at_once=self.at_once)
@@ -151,17 +152,32 @@ class PPOLearner:
             optimizers.step(schedule(step, self.config))
         totals.count_minibatch(tokens, norms | {"loss": loss.item()})
 
-    def _microbatch(self, batch: Experience) -> "Microbatch":
-        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed over tokens."""
+    def _microbatch(self, batch: Experience, tokens: int) -> "Microbatch":
+        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed, over the number of tokens of the minibatch."""
         config, episodes = self.config, batch.episodes
         old_logprobs, reference_logprobs, old_values, advantages, returns = (
             x[episodes.mask] for x in (episodes.logprobs, *batch[1:])
         )
+
+        def policy_losses(logprobs: Tensor, entropy: Tensor, at: slice) -> Tensor:
+            losses = clipped_policy_loss(logprobs, old_logprobs[at], advantages[at], clip_range=config.clip_range).loss
+            if config.entropy_coef:
+                losses = losses - config.entropy_coef * entropy
+            if estimator is not None:
+                losses = losses + beta * kl_estimate(logprobs, reference_logprobs[at], estimator)
+            return losses / tokens
+
+        beta = self.controller.coefficient
+        estimator = config.kl_estimator if config.kl_penalty == "loss" and config.kl_estimator != "exact" else None
         head = head_at_responses(self.policy, episodes)
-        logprobs, entropy = self._logprobs(head, episodes)
+        targets = episodes.response_ids()
+        total, logprobs, entropy = summed_losses(
+            head.hidden, head.weight, targets, policy_losses, bias=head.bias, **self.sampled
+        )
         values = self._values(episodes)
-        policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
         value = clipped_value_loss(values, old_values, returns, clip_range=config.value_clip_range)
+        loss = total + config.value_coef / tokens * value.loss.sum()
+        policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
         figures: dict[str, Tensor] = {
             "policy_loss": policy.loss,
             "value_loss": value.loss,
@@ -170,36 +186,21 @@ class PPOLearner:
             "value_clip_fraction": value.clipped,
             "approx_kl": approximate_kl(logprobs, old_logprobs),
         }
-        loss = policy.loss.sum() + config.value_coef * value.loss.sum()
-        if config.entropy_coef:
-            loss = loss - config.entropy_coef * entropy.sum()
-        if config.kl_penalty == "loss":
-            kl = self._kl_loss(head, episodes, logprobs, reference_logprobs)
-            loss = loss + self.controller.coefficient * kl.sum()
-            figures["kl_loss"] = kl
+        if estimator is not None:
+            figures["kl_loss"] = kl_estimate(logprobs, reference_logprobs, estimator)
+        elif config.kl_penalty == "loss":
+            figures["kl_loss"] = kl = self._exact_kl_to_reference(head, episodes)
+            loss = loss + beta / tokens * kl.sum()
         sums = {name: values.detach().sum() for name, values in figures.items()}
-        return Microbatch(loss, (logprobs - old_logprobs).detach(), policy.ratio, sums)
+        return Microbatch(loss, logprobs - old_logprobs, policy.ratio, sums)
 
-    def _kl_loss(self, head: Head, episodes: Episodes, logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-        estimator = self.config.kl_estimator
-        if estimator != "exact":
-            return kl_estimate(logprobs, reference_logprobs, estimator)
+    def _exact_kl_to_reference(self, head: Head, episodes: Episodes) -> Tensor:
         with torch.no_grad(), self._as_reference() as reference:
             fixed = head_at_responses(reference, episodes)
-        return self._exact_kl(head, fixed)
+        return exact_kl(head, fixed, **self.sampled)
 
     def _logprobs(self, head: Head, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
-            head.hidden,
-            head.weight,
-            episodes.response_ids(),
-            bias=head.bias,
-            temperature=self.config.temperature,
-            forbidden=self.forbidden,
-        )
-
-    def _exact_kl(self, policy: Head, reference: Head) -> Tensor:
-        return exact_kl(policy, reference, temperature=self.config.temperature, forbidden=self.forbidden)
+        return token_logprobs(head.hidden, head.weight, episodes.response_ids(), bias=head.bias, **self.sampled)
 
     def _values(self, episodes: Episodes) -> Tensor:
         decoder = Decoder.of(self.critic.model)

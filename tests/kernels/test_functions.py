@@ -92,6 +92,23 @@ def test_what_is_not_finite_stays_so(name):
 
 
 @needs_compiler
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_softmax_in_c_equals_torch(scale):
+    results = []
+    for on in (True, False):
+        logits = normal(6, 37, seed=0) * scale
+        logits[2, 5], logits[3, 1] = -1e30, torch.nan
+        targets, slopes = torch.tensor([0, 36, 2, 3, 4, 5]), (normal(6, seed=1), normal(6, seed=2))
+        library.switch(on=on)
+        try:
+            sums = functions.softmax_sums(logits)
+            results.append((*sums, functions.softmax_slopes_(logits, *sums, targets, *slopes, 0.5)))
+        finally:
+            library.switch(on=True)
+    assert_close(*results, equal_nan=True, atol=2e-6, rtol=1e-5)
+
+
+@needs_compiler
 @pytest.mark.parametrize("junk", [1e30, float("nan")])
 def test_a_row_never_sees_another(junk):
     q, k, v = (normal(N, 2, 8, seed=i) for i in range(3))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from loopwright.objectives import logprobs as module
-from loopwright.objectives.logprobs import row_chunks, token_logprobs
+from loopwright.objectives.logprobs import row_chunks, summed_losses, token_logprobs
 
 
 def problem(rows=7, dim=5, vocabulary=11, seed=0, dtype=torch.float32):
@@ -79,17 +79,52 @@ def test_values_and_gradients_equal_plain_autograd(seed, rows, temperature, forb
         assert_close(ours, theirs, rtol=0, atol=tolerance * scale)
 
 
+@pytest.mark.parametrize("rows", [0, 7])
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_losses_of_tokens_have_the_gradient_of_the_differentiable_form(rows, factor):
+    """Clipped in places and with entropy, as PPO's; also where nothing is left to learn."""
+    results = []
+    old, options = torch.linspace(-3, -1, rows), {"temperature": 0.7, "forbidden": torch.tensor([0, 2])}
+
+    def losses(logprobs, entropy, at):
+        return torch.minimum((logprobs - old[at]).exp(), torch.tensor(1.2)) - 0.1 * entropy
+
+    for one_pass in (True, False):
+        hidden, weight, bias, targets = problem(rows=rows)
+        if one_pass:
+            total, *found = summed_losses(hidden, weight, targets, losses, bias=bias, **options)
+        else:
+            found = token_logprobs(hidden, weight, targets, bias=bias, **options)
+            total = losses(*found, slice(None)).sum()
+        (factor * total).backward()
+        results.append((total.detach(), *(x.detach() for x in found), hidden.grad, weight.grad, bias.grad))
+    assert_close(*results)
+
+
+def split_by(monkeypatch, size):
+    monkeypatch.setattr(
+        module, "row_chunks", lambda rows, _: (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+    )
+
+
 def test_the_size_of_chunks_does_not_matter(monkeypatch):
     results = []
     for size in (100, 2):
-        monkeypatch.setattr(
-            module,
-            "row_chunks",
-            lambda rows, _v, size=size: (slice(i, min(i + size, rows)) for i in range(0, rows, size)),
-        )
+        split_by(monkeypatch, size)
         hidden, weight, bias, targets = problem()
         got = token_logprobs(hidden, weight, targets, bias=bias)
         (got.logprobs.sum() - got.entropy.sum()).backward()
+        results.append((*(x.detach() for x in got), hidden.grad, weight.grad, bias.grad))
+    assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_tokens_do_not_depend_on_the_size_of_chunks(monkeypatch):
+    results = []
+    for size in (100, 2):
+        split_by(monkeypatch, size)
+        hidden, weight, bias, targets = problem()
+        got = summed_losses(hidden, weight, targets, lambda p, h, at: torch.arange(7.0)[at] * p - h, bias=bias)
+        got.total.backward()
         results.append((*(x.detach() for x in got), hidden.grad, weight.grad, bias.grad))
     assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
