@@ -1,10 +1,7 @@
 """TRL 1.12's PPO, an update each time a line comes in. Runs in the peer's own environment: see ppo_against_trl.py."""
 
 import argparse
-import json
-import sys
 import tempfile
-import time
 
 import torch
 import trl.experimental.ppo.ppo_trainer as ppo_trainer
@@ -16,18 +13,17 @@ from transformers import (
     TrainerCallback,
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer
+from turns import Turn
 
 
-class Turns(TrainerCallback):
+class Updates(TrainerCallback):
     """Reports an update and waits for its next turn."""
 
     def on_train_begin(self, *_args, **_more) -> None:
-        self.start = time.perf_counter()
+        self.turn = Turn()
 
-    def on_step_end(self, _args, state, _control, **_more) -> None:
-        print(json.dumps({"seconds": time.perf_counter() - self.start, "tokens": LENGTHS[-1]}), flush=True)
-        sys.stdin.readline()
-        self.start = time.perf_counter()
+    def on_step_end(self, *_args, **_more) -> None:
+        self.turn.done(tokens=LENGTHS[-1])
 
 
 LENGTHS: list[float] = []  # mean tokens of the responses of each update
@@ -91,7 +87,7 @@ def main() -> None:
             value_model=value,
             train_dataset=prompts,
             eval_dataset=prompts.select(range(8)),
-            callbacks=[Turns()],
+            callbacks=[Updates()],
         )
         trainer.train()
 

@@ -1,9 +1,12 @@
+import json
 import math
+from itertools import accumulate
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 
 from loopwright.objectives import logprobs as module
@@ -141,6 +144,26 @@ def test_no_tensor_of_the_whole_size_is_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         token_logprobs(hidden, weight, targets)
     assert max(kept) <= max(hidden.numel(), weight.numel()) < 300 * 5000
+
+
+def test_twice_the_rows_take_no_more_memory_of_the_vocabularys_size(tmp_path):
+    dim, vocabulary, few, many = 4, 5000, 512, 1024
+    peaks = []
+    for rows in (few, many):
+        hidden, weight, _, targets = problem(rows, dim, vocabulary)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            got = token_logprobs(hidden, weight, targets)
+            (got.logprobs.sum() - got.entropy.sum()).backward()
+        peaks.append(most_bytes(profiled, tmp_path / "trace.json"))
+    assert peaks[0] > 256 * vocabulary * 4  # a block of logits; it is seen at all
+    assert abs(peaks[1] - peaks[0]) < 0.02 * (many - few) * vocabulary * 4
+
+
+def most_bytes(profiled, trace):
+    """That were allocated and not yet freed."""
+    profiled.export_chrome_trace(str(trace))
+    events = [e["args"] for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+    return max(accumulate(e["Bytes"] for e in sorted(events, key=lambda e: e["Ev Idx"])))
 
 
 def test_forbidden_ids_get_no_probability_and_no_gradient():

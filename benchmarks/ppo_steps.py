@@ -1,0 +1,72 @@
+"""Steps of the PPO stage as a recipe runs it, its checks, figures and records included, on what `shapes.save` wrote."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from shapes import Shape
+
+from loopwright.kernels.choice import choose
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Prompt
+from loopwright.stages import ppo
+
+
+class _EnoughError(Exception):
+    """All steps that were asked for are done."""
+
+
+def run_ppo(
+    folder: Path,
+    shape: Shape,
+    steps: int,
+    after_step: Callable[[dict[str, float]], None],
+    *,
+    prompts: int | None = None,
+    microbatch: int | None = None,
+) -> None:
+    """Take so many steps; `after_step` gets the figures that each recorded.
+
+    Args:
+        prompts: how many of the folder's are used; fewer than `shape.batch`: a step samples several responses to each.
+        microbatch: `ppo.microbatch_size`.
+    """
+    config = ppo.PPOConfig(
+        steps=steps + 1,  # the last one would also write a checkpoint, and is not taken
+        rollouts_per_step=shape.batch,
+        minibatch_size=shape.batch // shape.minibatches,
+        microbatch_size=microbatch,
+        epochs_per_batch=shape.epochs,
+        max_new_tokens=shape.response,
+        learning_rate=3e-6,
+        critic_learning_rate=3e-6,
+        save_steps=steps + 1,
+    )
+    ids = torch.load(folder / "prompts.pt").tolist()[:prompts]
+    given = [Prompt.user(str(i), " ".join(f"w{token}" for token in row)) for i, row in enumerate(ids)]
+    runtime = Runtime.temporary(Path(tempfile.mkdtemp(dir=folder)), stage="ppo")
+    recorded: list[dict[str, float]] = []
+
+    def record(_step: int, figures: Any, write: Callable[[int, Any], None] = runtime.record) -> None:
+        write(_step, figures)
+        recorded.append(dict(figures))
+
+    class Bar:
+        def advance(self, *_args: Any, **_figures: Any) -> None:
+            after_step(recorded[-1])
+            if len(recorded) == steps:
+                raise _EnoughError
+
+    @contextmanager
+    def progress(*_args: Any) -> Iterator[Bar]:
+        yield Bar()
+
+    runtime.record, runtime.progress = record, progress
+    choose(folder)
+    with suppress(_EnoughError):
+        ppo.run(config, ppo.PPOInputs(folder / "policy", folder / "reward", given), runtime)
