@@ -172,7 +172,7 @@ class _Batch:
         last = torch.zeros(len(ids), dtype=torch.bool, device=self.device)
         last[rows.starts[1:] - 1] = True
         self.first[start : len(slots)] = torch.tensor(slots.first[start:], device=self.device)
-        hidden = self.decoder.run(tokens.ids, tokens.positions, self.slots.columns, attend, last)
+        hidden = self.decoder.read(tokens, last, attend=attend)
         return self.step.head(hidden)[torch.tensor(which, device=self.device)]
 
     def _go_on(self) -> Tensor:

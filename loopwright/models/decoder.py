@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from loopwright.kernels import linear as products
@@ -27,6 +28,13 @@ class Tokens(NamedTuple):
     ids: Tensor  # [N] int64
     rows: Rows
     positions: Tensor  # [N] int64, from 0 in each row
+
+
+class Below(NamedTuple):
+    """What the lowest blocks of a decoder made of tokens."""
+
+    x: Tensor  # [N, D]
+    blocks: int
 
 
 class Block(NamedTuple):
@@ -59,7 +67,9 @@ class Decoder:
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.by_head = names.by_head
         self.parallel = bool(getattr(config, "use_parallel_residual", False))
-        self.blocks = [_block(layer, names) for layer in body.get_submodule(names.blocks)]
+        self.layers = list(body.get_submodule(names.blocks))
+        self.blocks = [_block(layer, names) for layer in self.layers]
+        self.checkpointing = False  # keep only what goes into each block, and compute its inside again on the way back
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -75,47 +85,62 @@ class Decoder:
 
     def norms_and_embeddings(self) -> list[Any]:
         """The parts that are read, and not called."""
-        blocks = [(b.attention_norm, b.query_norm, b.key_norm, b.mlp_norm) for b in self.blocks]
-        parts = [self.embeddings, self.positions, self.final_norm, *(part for block in blocks for part in block)]
+        norms = [(b.attention_norm, b.query_norm, b.key_norm, b.mlp_norm) for b in self.blocks]
+        parts = [self.embeddings, self.positions, self.final_norm, *(part for block in norms for part in block)]
         return [part for part in parts if part is not None]
 
-    def read(self, tokens: Tokens, at: Tensor | None = None) -> Tensor:
-        """[M, D] hidden states after the final norm of whole rows; see `run` for `at`."""
-
-        def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            return causal_attention(q, k, v, tokens.rows, scale)
-
-        return self.run(tokens.ids, tokens.positions, tokens.rows.longest, attend, at)
-
-    def run(self, ids: Tensor, positions: Tensor, longest: int, attend: Attend, at: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        tokens: Tokens,
+        at: Tensor | None = None,
+        *,
+        below: Below | None = None,
+        attend: Attend | None = None,
+    ) -> Tensor:
         """[M, D] hidden states after the final norm.
 
         Args:
-            ids, positions: [N] int64.
-            longest: no position is as high.
-            attend: what differs between reading whole rows and going on behind a cache.
-            at: [N] bool, the M tokens that are asked for; the last layer computes no other. None: all.
+            at: [N] bool, the M tokens that are asked for; the last block computes no other. None: all.
+            below: what the lowest blocks made of these tokens; they are not computed again.
+            attend: what each token attends to; None: itself and what its row has before it.
         """
-        x = functional.embedding(ids, self.embeddings.weight, self.embeddings.padding_idx)
-        if self.positions is not None:
-            x = x + functional.embedding(positions, self.positions.weight)
-        for number, block in enumerate(self.blocks):
-            normed = norm(x, block.attention_norm)
-            q, k, v = self._queries_keys_values(normed, block, positions, longest)
-            mixed = attend(number, q, k, v, block.scale).flatten(1)
-            if at is not None and number == len(self.blocks) - 1:
-                x, mixed = x[at], mixed[at]
-            mixed = linear(mixed, block.output)
-            if self.parallel:
-                x = x + mixed + self._mlp(norm(x, block.mlp_norm), block)
-            else:
-                x = x + mixed
-                x = x + self._mlp(norm(x, block.mlp_norm), block)
-        return norm(x, self.final_norm)
+        x, first = below or Below(self._embed(tokens), 0)
+        return norm(self._through(range(first, len(self.blocks)), x, tokens, at, attend), self.final_norm)
 
-    def _queries_keys_values(
-        self, x: Tensor, block: Block, positions: Tensor, longest: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def read_below(self, tokens: Tokens, blocks: int) -> Below:
+        """What so many of the lowest blocks make of the tokens; the last block is none of them."""
+        assert blocks < len(self.blocks), f"{blocks} of {len(self.blocks)} blocks leave none to go on with"
+        return Below(self._through(range(blocks), self._embed(tokens), tokens), blocks)
+
+    def _embed(self, tokens: Tokens) -> Tensor:
+        x = functional.embedding(tokens.ids, self.embeddings.weight, self.embeddings.padding_idx)
+        return x if self.positions is None else x + functional.embedding(tokens.positions, self.positions.weight)
+
+    def _through(
+        self, blocks: range, x: Tensor, tokens: Tokens, at: Tensor | None = None, attend: Attend | None = None
+    ) -> Tensor:
+        attend = attend or _in_rows(tokens.rows)
+        for number in blocks:
+            inputs = number, x, tokens, attend, at if number == len(self.blocks) - 1 else None
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = self._block(*inputs)
+        return x
+
+    def _block(self, number: int, x: Tensor, tokens: Tokens, attend: Attend, at: Tensor | None) -> Tensor:
+        block = self.blocks[number]
+        q, k, v = self._queries_keys_values(norm(x, block.attention_norm), block, tokens)
+        mixed = attend(number, q, k, v, block.scale).flatten(1)
+        if at is not None:
+            x, mixed = x[at], mixed[at]
+        mixed = linear(mixed, block.output)
+        if self.parallel:
+            return x + mixed + self._mlp(norm(x, block.mlp_norm), block)
+        x = x + mixed
+        return x + self._mlp(norm(x, block.mlp_norm), block)
+
+    def _queries_keys_values(self, x: Tensor, block: Block, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """[N, heads, size] and twice [N, kv_heads, size], with positions in them."""
         parts = [linear(x, module) for module in block.queries_keys_values]
         if len(parts) == 3:
@@ -128,8 +153,8 @@ class Decoder:
         if block.query_norm is not None and block.key_norm is not None:
             q, k = norm(q, block.query_norm), norm(k, block.key_norm)
         if self.positions is None:
-            cos, sin = self.rotary_tables(x, longest)
-            q, k = (rotate_(part.contiguous(), cos, sin, positions) for part in (q, k))
+            cos, sin = self.rotary_tables(x, tokens.rows.longest)
+            q, k = (rotate_(part.contiguous(), cos, sin, tokens.positions) for part in (q, k))
         return q, k, v
 
     def _mlp(self, x: Tensor, block: Block) -> Tensor:
@@ -148,6 +173,13 @@ class Decoder:
                 cos, sin = self.body.rotary_emb(x, places[None])
             self._rotary = cos[0].contiguous(), sin[0].contiguous()
         return self._rotary
+
+
+def _in_rows(rows: Rows) -> Attend:
+    def attend(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return causal_attention(q, k, v, rows, scale)
+
+    return attend
 
 
 def linear(x: Tensor, module: nn.Module) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -79,30 +77,6 @@ def make_trainable(model: PreTrainedModel, config: TrainableConfig, seed: int) -
     return model
 
 
-@contextmanager
-def adapters_off(model: Any) -> Iterator[None]:
-    """Inside, the model computes as before training: the reference policy shares the base with the trained one.
-
-    Also puts back biases that LoRA trained in place (`bias` other than "none"), bit for bit.
-    """
-    if not isinstance(model, PeftModel):
-        raise ValueError("adapters_off needs a model that make_trainable wrapped in adapters (mode = lora)")
-    trained = {}
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, original in _original_biases(model).items():
-            trained[name] = parameters[name].detach().clone()
-            parameters[name].copy_(original)
-        try:
-            with ExitStack() as off:
-                with quiet():  # peft warns that biases stay as trained; they do not here
-                    off.enter_context(model.disable_adapter())
-                yield
-        finally:
-            for name, value in trained.items():
-                parameters[name].copy_(value)
-
-
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters that training changes, in the model's order."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -157,15 +131,7 @@ def _with_adapters(model: PreTrainedModel, config: LoRAConfig, seed: int) -> Pef
             f"lora.targets = {list(config.targets)} name no layer of {type(model).__name__}; "
             f"its linear layers end in {', '.join(sorted({name.rsplit('.', 1)[-1] for name in _linear_names(model)}))}"
         ) from error
-    biases = {n: p.detach().clone() for n, p in trainable_parameters(wrapped) if n.endswith(".bias")}
-    vars(wrapped)["original_biases"] = biases  # past nn.Module's own bookkeeping: no part of the state
     return wrapped.eval()
-
-
-def _original_biases(model: PeftModel) -> dict[str, Tensor]:
-    """Biases of the base that are trained in place, as they were; those of modules_to_save have peft's own copy."""
-    originals: dict[str, Tensor] = vars(model)["original_biases"]
-    return {name: value for name, value in originals.items() if "modules_to_save" not in name}
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

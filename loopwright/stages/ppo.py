@@ -21,6 +21,7 @@ from loopwright.generation.base import Engine, Rollouts, SamplingConfig, decode_
 from loopwright.generation.engines import make_engine
 from loopwright.models.heads import Critic, head_of, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
+from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import context_length, forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Reward, RewardModel, Sample, Scores, WeightedSum
 from loopwright.runtime.runtime import Runtime
@@ -31,6 +32,7 @@ from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, token_kl, with_advantages
 from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_learner import PPOLearner
+from loopwright.training.precision import in_precision
 
 LAST_STEPS = 10  # the final figures are means over this many steps: one step's are noisy
 SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "finished_share")
@@ -77,7 +79,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             seeds = [runtime.seed_for("rollout", step, row) for row in range(len(batch))]
             rollouts = engine.generate([task.tokens for task in batch], sampling, seeds)
             scored = score(reward, batch, rollouts, tokenizer)
-            episodes = Episodes.of(rollouts, runtime.device)
+            episodes = learner.prepare(Episodes.of(rollouts, runtime.device))
             observed = learner.observe(episodes)
             check(learner, reward, scored, episodes, observed, first=step == 0)
 
@@ -85,7 +87,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             experience, figures = with_advantages(
                 episodes, observed, (scored.scores.total, scored.scores.per_token), kl_coef, config
             )
-            figures |= learner.update(experience, step, partial(runtime.seed_for, "epoch", step))
+            figures = learner.update(experience, step, partial(runtime.seed_for, "epoch", step)) | figures
             learner.controller.update(figures["kl"], len(batch))  # after training, as in Ziegler et al. 2019
 
             figures |= {"kl_coef": kl_coef, **scored.figures}
@@ -99,6 +101,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
                 runtime.checkpoint(done, {"learner": learner.state(), "recent": recent})
             bar.advance(1, reward=figures["reward"], kl=figures["kl"])
 
+    learner.restore()
     save_model(learner.policy, tokenizer, runtime.output / "model")
     learner.critic.save(tokenizer, runtime.output / "critic")
     return StageOutput(summarise(config, recent))
@@ -197,7 +200,23 @@ def make_learner(
     critic = start_critic(inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
-    return PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
+    learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
+    share_weights(learner, reward, runtime)
+    return learner
+
+
+def share_weights(learner: PPOLearner, reward: WeightedSum, runtime: Runtime) -> None:
+    """One resident copy of frozen weights that several roles have; says where there are several."""
+    reasons = {"critic": learner.critic_shares}
+    for part, _ in reward.rewards:
+        if isinstance(part, RewardModel) and part.is_ours:
+            in_precision(part.model.requires_grad_(False), learner.config.precision)
+            reasons[part.name] = share_frozen(part.model, learner.policy)
+            share_frozen(part.model, learner.critic.model)
+    if learner.config.trainable.mode != "all":
+        for name, reason in reasons.items():
+            if reason is not None:
+                runtime.log(f"{name} keeps weights of its own beside the policy's: {reason}")
 
 
 def start_critic(
@@ -287,13 +306,14 @@ def check(
     ppo_checks.check_scores(scored.scores.total, scored.responses, first=first)
     if not first:
         return
-    ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs)
-    ppo_checks.check_padding(learner, episodes)
+    precision = learner.config.precision
+    ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs, precision)
+    ppo_checks.check_padding(learner, episodes._replace(below=None), precision)
     few = scored.samples[: ppo_checks.PADDED_ROWS]
     for part, _ in reward.rewards:
         if isinstance(part, RewardModel):
             alone = torch.cat([part.score([sample]).total for sample in few])
-            ppo_checks.check_reward_padding(part.name, part.score(few).total, alone)
+            ppo_checks.check_reward_padding(part.name, part.score(few).total, alone, precision)
 
 
 def assess(
@@ -308,7 +328,7 @@ def assess(
     seeds = [runtime.seed_for("held out", row) for row in range(len(held_out))]
     rollouts = engine.generate([task.tokens for task in held_out], sampling, seeds)
     scored = score(reward, held_out, rollouts, engine.tokenizer)
-    episodes = Episodes.of(rollouts, runtime.device)
+    episodes = learner.prepare(Episodes.of(rollouts, runtime.device))
     kl = token_kl(episodes, learner.observe(episodes)).sum(1).mean().item()
     return {
         "held_out_score": scored.figures["score"],

@@ -43,6 +43,7 @@ class Episodes(NamedTuple):
     mask: Tensor  # [B, R] bool, true on response tokens (a prefix of each row)
     logprobs: Tensor  # [B, R] of the sampler, at the sampling temperature
     finished: Tensor  # [B] bool, the response ends with EOS
+    below: Tensor | None = None  # [B, W, D] what frozen blocks, computed once for all that share them, make of ids
 
     @classmethod
     def of(cls, sampled: Sampled, device: torch.device) -> Self:
@@ -57,9 +58,10 @@ class Episodes(NamedTuple):
 
     def rows(self, index: Tensor) -> Self:
         """The chosen rows, trimmed to the longest of them."""
-        picked = [field[index] for field in self]
-        width = int((picked[1] + picked[2].sum(1)).max())
-        return type(self)(picked[0][:, :width], *picked[1:])
+        ids, prompt_lengths, mask, logprobs, finished = (field[index] for field in self[:5])
+        width = int((prompt_lengths + mask.sum(1)).max())
+        below = None if self.below is None else self.below[index, :width]
+        return type(self)(ids[:, :width], prompt_lengths, mask, logprobs, finished, below)
 
     def lengths(self) -> Tensor:
         """[B] int64: tokens of prompt and response."""
@@ -70,12 +72,15 @@ class Episodes(NamedTuple):
         columns = torch.arange(self.ids.shape[1], device=self.ids.device) + 1
         return (columns >= self.prompt_lengths[:, None]) & (columns < self.lengths()[:, None])
 
+    def real(self) -> Tensor:
+        """[B, W] bool: the places of real tokens."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths()[:, None]
+
     def tokens(self) -> tuple[Tokens, Tensor]:
         """The real tokens, and [N] bool, true on those whose next token is a response token."""
-        lengths = self.lengths()
+        kept = self.real()
         columns = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
-        kept = columns < lengths[:, None]
-        return Tokens(self.ids[kept], Rows.of(lengths), columns[kept]), self.predicts()[kept]
+        return Tokens(self.ids[kept], Rows.of(self.lengths()), columns[kept]), self.predicts()[kept]
 
     def response_ids(self) -> Tensor:
         """[N] int64: all response tokens, row by row."""
@@ -87,7 +92,8 @@ class Observations(NamedTuple):
 
     reference_logprobs: Tensor
     values: Tensor  # of the state before each token
-    exact_kl: Tensor | None  # over the full vocabulary, when it is to be reported
+    exact_kl: Tensor | None = None  # over the full vocabulary, when it is to be reported
+    policy_logprobs: Tensor | None = None  # as the learner computes them, where that differs from the sampler
 
 
 class Experience(NamedTuple):
@@ -121,6 +127,7 @@ def with_advantages(
         kl_coef: the coefficient before this batch changes it.
     """
     mask, reference_logprobs, values = episodes.mask, observed.reference_logprobs, observed.values
+    episodes, correction = as_learned(episodes, observed, config)
     k1 = token_kl(episodes, observed)
     penalty = None
     if config.kl_penalty == "reward" and config.kl_estimator != "exact":
@@ -146,11 +153,35 @@ def with_advantages(
     if config.whiten_advantages or beyond:
         advantages = whiten(advantages, mask)
     figures = {"reward": reward, "kl": kl}
+    if correction is not None:
+        advantages = advantages * correction.ratio
+        figures["sampler_drift"] = correction.drift
     if config.max_kl is not None:
         figures["beyond_max_kl"] = float(beyond)
     if observed.exact_kl is not None:
         figures["kl_exact"] = observed.exact_kl.sum(1).mean().item()
     return Experience(episodes, reference_logprobs, values, advantages, returns), figures
+
+
+class Correction(NamedTuple):
+    """For tokens that the learner finds more or less likely than the sampler did when it drew them."""
+
+    ratio: Tensor  # [B, R] what to weigh each token with
+    drift: float  # mean distance of the two log-probabilities, nats
+
+
+def as_learned(episodes: Episodes, observed: Observations, config: PPOSettings) -> tuple[Episodes, Correction | None]:
+    """Episodes with the learner's log-probabilities, where it and the sampler differ, and what to weigh tokens with.
+
+    The ratio is min(pi_learner / pi_sampler, importance_cap): truncated importance sampling (Ionides 2008,
+    doi:10.1198/106186008X320456), as Espeholt et al. 2018 (arXiv:1802.01561) weigh policy gradients.
+    """
+    if observed.policy_logprobs is None:
+        return episodes, None
+    difference = (observed.policy_logprobs - episodes.logprobs).masked_fill(~episodes.mask, 0.0)
+    ratio = difference.exp().clamp(max=config.importance_cap)
+    drift = difference.abs().sum() / episodes.mask.sum().clamp(min=1)
+    return episodes._replace(logprobs=observed.policy_logprobs), Correction(ratio, drift.item())
 
 
 def token_kl(episodes: Episodes, observed: Observations) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import safetensors.torch
 import torch
@@ -10,11 +10,19 @@ from torch import Tensor
 
 from loopwright.errors import CheckError
 from loopwright.training.ppo_batch import Episodes, Experience
+from loopwright.training.precision import Precision
 
-# Float32, nats: the sampler reads a cache, the learner whole rows, so the two round differently.
-MEAN_TOLERANCE = 1e-4
-LARGEST_TOLERANCE = 1e-3
-PADDING_TOLERANCE = 1e-3
+
+class Tolerance(NamedTuple):
+    """How far two ways to compute the same may part. Nats: the sampler reads a cache, the learner whole rows."""
+
+    mean: float
+    largest: float
+    worth_a_word: float  # mean from which a run is told
+
+
+TOLERANCES = {"float32": Tolerance(1e-4, 1e-3, 1e-4), "bfloat16": Tolerance(0.05, 2.0, 0.01)}
+PADDING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 PADDED_ROWS = 8  # how many rows the padding checks look at
 
 
@@ -23,13 +31,13 @@ class _Learner(Protocol):
     def response_values(self, episodes: Episodes) -> Tensor: ...
 
 
-def check_ratio_is_one(drift: Tensor, step: int) -> None:
+def check_ratio_is_one(drift: Tensor, step: int, precision: Precision = "float32") -> None:
     """On the first minibatch after sampling, new and old policy are the same: [N] log ratios must be 0.
 
     Raises:
         CheckError: they are not.
     """
-    if _is_zero(drift):
+    if _is_zero(drift, precision):
         return
     raise CheckError(
         f"step {step}: before its first update the policy's log-probabilities differ from the sampler's by "
@@ -38,14 +46,14 @@ def check_ratio_is_one(drift: Tensor, step: int) -> None:
     )
 
 
-def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor) -> None:
+def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor, precision: Precision = "float32") -> None:
     """Before the first update KL(policy || reference) is 0, token by token.
 
     Raises:
         CheckError: it is not.
     """
     difference = (episodes.logprobs - reference_logprobs)[episodes.mask]
-    if _is_zero(difference):
+    if _is_zero(difference, precision):
         return
     raise CheckError(
         "before the first update KL(policy || reference) is not 0: log-probabilities differ by "
@@ -54,7 +62,7 @@ def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor) ->
     )
 
 
-def check_padding(learner: _Learner, episodes: Episodes) -> None:
+def check_padding(learner: _Learner, episodes: Episodes, precision: Precision = "float32") -> None:
     """Policy and critic give a row the same alone as beside longer rows, and whatever stands in its padding.
 
     Raises:
@@ -67,21 +75,21 @@ def check_padding(learner: _Learner, episodes: Episodes) -> None:
     for name, measure in (("policy", learner.response_logprobs), ("critic", learner.response_values)):
         alone = [measure(few.rows(torch.tensor([row], device=wide.device))) for row in range(len(few.ids))]
         gap = _largest(torch.cat(alone) - measure(junk))
-        if not gap <= PADDING_TOLERANCE:
+        if not gap <= PADDING_TOLERANCE[precision]:
             raise CheckError(
                 f"the {name} is not invariant to padding: a token's result changes by {gap:.2g} with what stands "
                 "behind its row; use a causal model whose attention looks at nothing later"
             )
 
 
-def check_reward_padding(name: str, together: Tensor, alone: Tensor) -> None:
+def check_reward_padding(name: str, together: Tensor, alone: Tensor, precision: Precision = "float32") -> None:
     """A reward model scores a response the same beside others as alone: two [n] tensors of the same responses.
 
     Raises:
         CheckError: it does not.
     """
     gap = _largest(together - alone)
-    if not gap <= PADDING_TOLERANCE * max(1.0, _largest(alone)):
+    if not gap <= PADDING_TOLERANCE[precision] * max(1.0, _largest(alone)):
         raise CheckError(
             f"the reward model {name} is not invariant to padding: a score changes by {gap:.2g} when longer responses "
             "share its batch; its pad token must be masked and its score read at the last real token"
@@ -120,17 +128,19 @@ def non_finite_loss(scratch: Path, step: int, state: Mapping[str, Any], batch: E
         f"{part}.{name}": _whole(tensor) for part in ("policy", "critic") for name, tensor in state[part].items()
     }
     safetensors.torch.save_file(weights, folder / "state.safetensors")
-    tensors = batch.episodes._asdict() | {name: value for name, value in batch._asdict().items() if name != "episodes"}
-    safetensors.torch.save_file({name: _whole(value) for name, value in tensors.items()}, folder / "batch.safetensors")
+    tensors = batch.episodes._asdict() | batch._asdict()
+    kept = {name: _whole(value) for name, value in tensors.items() if isinstance(value, Tensor) and name != "below"}
+    safetensors.torch.save_file(kept, folder / "batch.safetensors")
     return CheckError(
         f"step {step}: the loss or its gradient is not finite; the weights before it and the batch are in {folder}: "
         "lower the learning rate, or look for extreme rewards in the batch"
     )
 
 
-def _is_zero(difference: Tensor) -> bool:
+def _is_zero(difference: Tensor, precision: Precision) -> bool:
     # Written so that NaN is not zero.
-    return _mean(difference) <= MEAN_TOLERANCE and _largest(difference) <= LARGEST_TOLERANCE
+    tolerance = TOLERANCES[precision]
+    return _mean(difference) <= tolerance.mean and _largest(difference) <= tolerance.largest
 
 
 def _mean(difference: Tensor) -> float:

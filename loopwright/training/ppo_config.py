@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from loopwright.models.trainable import TrainableConfig
 from loopwright.training.config import Fraction, OptimizerConfig
+from loopwright.training.precision import Precision
 
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -62,11 +63,20 @@ class PPOSettings(OptimizerConfig):
     adam_eps: PositiveFloat = 1e-5  # lm-human-preferences' value, far above Adam's own 1e-8
     max_grad_norm: PositiveFloat | None = 1.0  # of policy and critic, each by itself
 
-    trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns; the critic learns as a whole
+    trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns
+    critic_trainable: TrainableConfig | None = None  # and of the critic; None: the same
+    precision: Precision = "float32"  # bfloat16: what computes; optimizers keep float32 masters
+    importance_cap: PositiveFloat = 2.0  # bfloat16: the most a token counts for where learner and sampler part
+    gradient_checkpointing: bool = False  # keep only what goes into each block, for one more forward pass
     save_steps: PositiveInt = 10
     log_steps: PositiveInt = 1
     eval_steps: PositiveInt | None = None  # and at the end; None: nothing is held out
     held_out_prompts: PositiveInt = 64  # about so many, by hash
+
+    @property
+    def critic_trains(self) -> TrainableConfig:
+        """Which part of the critic learns."""
+        return self.critic_trainable or self.trainable
 
     @property
     def of_critic(self) -> OptimizerConfig:
@@ -135,10 +145,19 @@ class PPOSettings(OptimizerConfig):
 
     @model_validator(mode="after")
     def _dropout_is_off(self) -> Self:
-        if self.trainable.lora is not None and self.trainable.lora.dropout:
+        for name, trainable in (("trainable", self.trainable), ("critic_trainable", self.critic_trains)):
+            if trainable.lora is not None and trainable.lora.dropout:
+                raise ValueError(
+                    f"{name}.lora.dropout = {trainable.lora.dropout:g} has no effect in PPO, which trains without "
+                    "dropout so that sampler and learner agree; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _learner_and_sampler_part(self) -> Self:
+        if self.precision == "float32" and "importance_cap" in self.model_fields_set:
             raise ValueError(
-                f"trainable.lora.dropout = {self.trainable.lora.dropout:g} has no effect in PPO, which trains without "
-                "dropout so that sampler and learner agree; leave it out"
+                "importance_cap has no effect with precision = float32, where learner and sampler agree; leave it out"
             )
         return self
 

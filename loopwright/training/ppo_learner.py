@@ -1,22 +1,19 @@
 """What PPO trains: policy and critic beside a frozen reference, and one update of them."""
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from loopwright.errors import ModelError
-from loopwright.models import lm_head
-from loopwright.models.decoder import Decoder
-from loopwright.models.heads import Critic, head_of
+from loopwright.models.heads import Critic
 from loopwright.models.layers import unwrapped
-from loopwright.models.trainable import adapters_off, make_trainable, trainable_parameters
+from loopwright.models.sharing import copy_sharing_weights, keep_from_training, share_frozen
+from loopwright.models.trainable import make_trainable
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import summed_losses, token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
@@ -26,6 +23,8 @@ from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import Optimizers, make_optimizers
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, microbatches, permutation, spread
 from loopwright.training.ppo_config import PPOSettings
+from loopwright.training.ppo_reader import Reader
+from loopwright.training.precision import Masters
 
 
 class PPOLearner:
@@ -39,39 +38,59 @@ class PPOLearner:
         # As the sampler had it, for the log-probabilities of all that read what it drew
         self.sampled: Any = {"temperature": config.temperature, "forbidden": forbidden.to(policy.device)}
         self.scratch = scratch
-        self.reference = None if config.trainable.mode == "lora" else copy.deepcopy(policy).requires_grad_(False)
+        self.reference = copy_sharing_weights(policy.requires_grad_(False))
         self.policy: Any = make_trainable(policy, config.trainable, seed)
-        self.critic = critic.to(policy.device).requires_grad_(True)
-        self.controller = make_controller(config)
-        self.policy_optimizers = make_optimizers(self.policy.named_parameters(), config)
-        self.critic_optimizers = make_optimizers(self.critic.named_parameters(), config.of_critic)
-        self.at_once = may_run_at_once(self.policy, self.critic) and not self._switches_adapters()
         check_head(self.policy)
+        keep_from_training(self.reference, self.policy)
+        self.critic = Critic(make_trainable(critic.model, config.critic_trains, seed + 1)).to(policy.device)
+        self.critic_shares = share_frozen(self.critic.model, self.policy)  # or why it does not
+        self.policy_masters, self.critic_masters, _ = (
+            Masters(model, config.precision) for model in (self.policy, self.critic, self.reference)
+        )
+        self.controller = make_controller(config)
+        self.policy_optimizers = make_optimizers(self.policy_masters.named.items(), config)
+        self.critic_optimizers = make_optimizers(self.critic_masters.named.items(), config.of_critic)
+        self.at_once = may_run_at_once(self.policy, self.critic) and config.precision == "float32"
+        self._share_frozen_blocks()
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
-        return self.policy_optimizers.parameters + self.critic_optimizers.parameters
+    @torch.no_grad()
+    def prepare(self, episodes: Episodes) -> Episodes:
+        """The same with what the frozen lower blocks make of them, which all passes until the next rollout share."""
+        if not self.below or episodes.below is not None:
+            return episodes
+        width = self.policy.get_input_embeddings().weight.shape[1]
+        below = torch.zeros(*episodes.ids.shape, width, dtype=self.policy.dtype, device=episodes.ids.device)
+
+        def look(rows: Tensor) -> None:
+            found = self.policy_reader.read_below(episodes.rows(rows), self.below)
+            below[rows, : found.shape[1]] = found
+
+        side_by_side(look, self._microbatches(episodes), at_once=self.at_once)
+        return episodes._replace(below=below)
 
     @torch.no_grad()
     def observe(self, episodes: Episodes) -> Observations:
         """Reference log-probabilities and values of sampled responses."""
         mask = episodes.mask
         logprobs, values = torch.zeros_like(episodes.logprobs), torch.zeros_like(episodes.logprobs)
+        own = torch.zeros_like(logprobs) if self.config.precision != "float32" else None
         exact = torch.zeros_like(logprobs) if self.config.report_exact_kl else None
 
         def look(rows: Tensor) -> None:
             part = episodes.rows(rows)
-            with self._as_reference() as reference:
-                head = head_at_responses(reference, part)
-                logprobs[rows] = spread(self._logprobs(head, part)[0], mask[rows])
-            values[rows] = spread(self._values(part), mask[rows])
+            reference = self.reference_reader.head(part)
+            logprobs[rows] = spread(self._logprobs(reference, part), mask[rows])
+            values[rows] = spread(self.critic_reader.values(part), mask[rows])
+            if own is None and exact is None:
+                return
+            policy = self.policy_reader.head(part)
+            if own is not None:
+                own[rows] = spread(self._logprobs(policy, part), mask[rows])
             if exact is not None:
-                exact[rows] = spread(exact_kl(head_at_responses(self.policy, part), head, **self.sampled), mask[rows])
+                exact[rows] = spread(exact_kl(policy, reference, **self.sampled), mask[rows])
 
-        # Adapters that one row switches off would be off for the others.
-        side_by_side(look, self._microbatches(episodes), at_once=self.at_once and self.reference is not None)
-        return Observations(logprobs, values, exact)
+        side_by_side(look, self._microbatches(episodes), at_once=self.at_once)
+        return Observations(logprobs, values, exact, own)
 
     def update(self, experience: Experience, step: int, seed_of_epoch: Callable[[int], int]) -> dict[str, float]:
         """Several epochs of clipped updates on one batch (Schulman et al. 2017, algorithm 1).
@@ -97,8 +116,8 @@ class PPOLearner:
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint needs to go on bit for bit."""
         return {
-            "policy": {name: parameter.detach() for name, parameter in trainable_parameters(self.policy)},
-            "critic": self.critic.state_dict(),
+            "policy": self.policy_masters.state(),
+            "critic": self.critic_masters.state(),
             "policy_optimizers": self.policy_optimizers.state(),
             "critic_optimizers": self.critic_optimizers.state(),
             "kl_controller": self.controller.state(),
@@ -106,23 +125,27 @@ class PPOLearner:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        with torch.no_grad():
-            for name, parameter in trainable_parameters(self.policy):
-                parameter.copy_(state["policy"][name])
-        self.critic.load_state_dict(state["critic"])
+        self.policy_masters.load(state["policy"])
+        self.critic_masters.load(state["critic"])
         self.policy_optimizers.load_state(state["policy_optimizers"])
         self.critic_optimizers.load_state(state["critic_optimizers"])
         self.controller.load(state["kl_controller"])
 
+    def restore(self) -> None:
+        """Policy and critic in float32, for saving; nothing can be learned afterwards."""
+        self.policy_masters.restore()
+        self.critic_masters.restore()
+
     def response_logprobs(self, episodes: Episodes) -> Tensor:
         """[N] log-probabilities of all response tokens under the policy, row by row, without gradient."""
         with torch.no_grad():
-            return self._logprobs(head_at_responses(self.policy, episodes), episodes)[0]
+            episodes = self.prepare(episodes)
+            return self._logprobs(self.policy_reader.head(episodes), episodes)
 
     def response_values(self, episodes: Episodes) -> Tensor:
         """[N] values of the states before all response tokens, row by row, without gradient."""
         with torch.no_grad():
-            return self._values(episodes)
+            return self.critic_reader.values(self.prepare(episodes))
 
     def _minibatch(self, batch: Experience, totals: "Totals", step: int, *, check_ratio: bool) -> None:
         """One optimizer step on the token mean over the minibatch, in however many microbatches."""
@@ -135,13 +158,16 @@ class PPOLearner:
             return part.loss, part._replace(loss=part.loss.detach())
 
         micros = self._microbatches(batch.episodes)
-        parts = accumulate(self.parameters, micros, share, at_once=self.at_once)
+        weights = self.policy_masters.weights + self.critic_masters.weights
+        parts = accumulate(weights, micros, share, at_once=self.at_once)
         loss = torch.stack([part.loss for part in parts]).sum()
         for part in parts:
             totals.add(part.sums)
             totals.maximum(ratio_max=part.ratio)
         if check_ratio and torch.isfinite(loss):
-            ppo_checks.check_ratio_is_one(torch.cat([part.drift for part in parts]), step)
+            drift = torch.cat([part.drift for part in parts])
+            ppo_checks.check_ratio_is_one(drift, step, self.config.precision)
+            totals.sampler_drift = drift.abs().mean().item()
         norms = {
             "policy_grad_norm": _clip(self.policy_optimizers, self.config.max_grad_norm),
             "critic_grad_norm": _clip(self.critic_optimizers, self.config.max_grad_norm),
@@ -150,6 +176,8 @@ class PPOLearner:
             raise ppo_checks.non_finite_loss(self.scratch, step, self.state(), batch)
         for optimizers in (self.policy_optimizers, self.critic_optimizers):
             optimizers.step(schedule(step, self.config))
+        self.policy_masters.write()
+        self.critic_masters.write()
         totals.count_minibatch(tokens, norms | {"loss": loss.item()})
 
     def _microbatch(self, batch: Experience, tokens: int) -> "Microbatch":
@@ -169,12 +197,12 @@ class PPOLearner:
 
         beta = self.controller.coefficient
         estimator = config.kl_estimator if config.kl_penalty == "loss" and config.kl_estimator != "exact" else None
-        head = head_at_responses(self.policy, episodes)
+        head = self.policy_reader.head(episodes)
         targets = episodes.response_ids()
         total, logprobs, entropy = summed_losses(
             head.hidden, head.weight, targets, policy_losses, bias=head.bias, **self.sampled
         )
-        values = self._values(episodes)
+        values = self.critic_reader.values(episodes)
         value = clipped_value_loss(values, old_values, returns, clip_range=config.value_clip_range)
         loss = total + config.value_coef / tokens * value.loss.sum()
         policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
@@ -195,35 +223,26 @@ class PPOLearner:
         return Microbatch(loss, logprobs - old_logprobs, policy.ratio, sums)
 
     def _exact_kl_to_reference(self, head: Head, episodes: Episodes) -> Tensor:
-        with torch.no_grad(), self._as_reference() as reference:
-            fixed = head_at_responses(reference, episodes)
+        with torch.no_grad():
+            fixed = self.reference_reader.head(episodes)
         return exact_kl(head, fixed, **self.sampled)
 
-    def _logprobs(self, head: Head, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        return token_logprobs(head.hidden, head.weight, episodes.response_ids(), bias=head.bias, **self.sampled)
-
-    def _values(self, episodes: Episodes) -> Tensor:
-        decoder = Decoder.of(self.critic.model)
-        if isinstance(decoder, Decoder):
-            return head_of(self.critic.model)(decoder.read(*episodes.tokens())).squeeze(-1)
-        # All ones: what stands behind a row's last token cannot reach back, and a mask would cost the fast attention.
-        return self.critic(episodes.ids, torch.ones_like(episodes.ids))[episodes.predicts()]
-
-    def _switches_adapters(self) -> bool:
-        """Whether an update turns adapters off and on, which microbatches at the same time would see of each other."""
-        return self.reference is None and self.config.kl_penalty == "loss" and self.config.kl_estimator == "exact"
+    def _logprobs(self, head: Head, episodes: Episodes) -> Tensor:
+        return token_logprobs(
+            head.hidden, head.weight, episodes.response_ids(), bias=head.bias, **self.sampled
+        ).logprobs
 
     def _microbatches(self, episodes: Episodes) -> list[Tensor]:
         return microbatches(episodes.lengths(), self.config.microbatch_size or self.config.minibatch_size)
 
-    @contextmanager
-    def _as_reference(self) -> Iterator[Any]:
-        """The policy as it was before training: a frozen copy, or the same base with its adapters off."""
-        if self.reference is not None:
-            yield self.reference
-        else:
-            with adapters_off(self.policy):
-                yield self.policy
+    def _share_frozen_blocks(self) -> None:
+        again = self.config.gradient_checkpointing
+        self.policy_reader = Reader(self.policy, checkpointing=again)
+        self.critic_reader = Reader(self.critic.model, checkpointing=again)
+        self.reference_reader = Reader(self.reference)
+        self.below = self.policy_reader.frozen_blocks()
+        for reader in (self.policy_reader, self.reference_reader, self.critic_reader):
+            reader.take_from(self.policy_reader, self.below)
 
 
 class Microbatch(NamedTuple):
@@ -244,6 +263,7 @@ class Totals:
         self._sums: dict[str, float] = {}
         self._of_minibatches: dict[str, float] = {}
         self._maxima: dict[str, float] = {}
+        self.sampler_drift = 0.0  # of the first minibatch
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         """Sums over tokens, to be averaged over tokens."""
@@ -267,16 +287,7 @@ class Totals:
         """Everything, averaged."""
         tokens = {name: value / max(self._tokens, 1) for name, value in self._sums.items()}
         whole = {name: value / max(self._minibatches, 1) for name, value in self._of_minibatches.items()}
-        return tokens | whole | self._maxima
-
-
-def head_at_responses(model: Any, episodes: Episodes) -> Head:
-    """The hidden states that predict response tokens, [N, D], with the LM head; or logits, see `lm_head.read`."""
-    decoder = Decoder.of(model)
-    if isinstance(decoder, Decoder) and lm_head.head_is_all(unwrapped(model)):
-        return lm_head.head_on(unwrapped(model), decoder.read(*episodes.tokens()))
-    # No mask and no positions: rows start at place 0, and padding stands behind everything that is read.
-    return lm_head.read(model, input_ids=episodes.ids).at(episodes.predicts())
+        return tokens | whole | self._maxima | {"sampler_drift": self.sampler_drift}
 
 
 def check_head(model: Any) -> None:

@@ -17,7 +17,7 @@ from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.loading import without_dropout
 from loopwright.models.padding import position_ids
 from loopwright.models.tokens import forbidden_token_ids
-from loopwright.models.trainable import LoRAConfig, TrainableConfig, adapters_off, make_trainable
+from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
 from tests.tiny import CONTEXT, KNOWN, tiny_model, tiny_tokenizer
 
 ENGINES = {
@@ -179,7 +179,7 @@ def test_adapters_are_part_of_the_model(name, family, whole, request):
     got = engine.generate(PROMPTS, sampling, range(4))
     with torch.no_grad():
         assert_close(got.logprobs, learner_logprobs(model, engine.tokenizer, got), atol=1e-4, rtol=0)
-        with adapters_off(model):
+        with model.disable_adapter():
             base = engine.generate(PROMPTS, sampling, range(4))
             assert_close(base.logprobs, learner_logprobs(model, engine.tokenizer, base), atol=1e-4, rtol=0)
     assert not torch.equal(got.response_ids[:, :4], base.response_ids[:, :4])

@@ -10,7 +10,6 @@ from loopwright.models.loading import merged, save_model, without_dropout
 from loopwright.models.trainable import (
     LoRAConfig,
     TrainableConfig,
-    adapters_off,
     make_trainable,
     trainable_parameters,
 )
@@ -62,32 +61,14 @@ def test_all():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_start_as_nothing_and_switch_off_exactly(family):
+def test_adapters_start_as_nothing(family):
     plain = without_dropout(tiny_model(family))
     expected = plain(IDS).logits
     model = make_trainable(plain, lora(r=4, alpha=8), seed=0)
     assert torch.equal(model(IDS).logits, expected)
     assert all("lora_" in name for name, _ in trainable_parameters(model))
     nudge(model)
-    changed = model(IDS).logits
-    assert not torch.allclose(changed, expected)
-    with adapters_off(model):
-        assert torch.equal(model(IDS).logits, expected)
-    assert torch.equal(model(IDS).logits, changed)
-
-
-@pytest.mark.parametrize("bias", ["all", "lora_only"])
-@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
-def test_trained_biases_switch_off_too(family, bias):
-    model = without_dropout(tiny_model(family))
-    expected = model(IDS).logits
-    model = make_trainable(model, lora(bias=bias), seed=0)
-    assert any(name.endswith("bias") for name, _ in trainable_parameters(model))
-    nudge(model)
-    changed = model(IDS).logits
-    with adapters_off(model):
-        assert torch.equal(model(IDS).logits, expected)
-    assert torch.equal(model(IDS).logits, changed)
+    assert not torch.allclose(model(IDS).logits, expected)
 
 
 @pytest.mark.parametrize("settings", [{}, {"bias": "all"}, {"modules_to_save": ("lm_head",)}], ids=str)
@@ -99,8 +80,6 @@ def test_saved_adapters_are_a_plain_folder(family, settings, tmp_path):
     save_model(model, tiny_tokenizer(), tmp_path)
     assert_close(AutoModelForCausalLM.from_pretrained(tmp_path).eval()(IDS).logits, expected, atol=1e-3, rtol=1e-4)
     assert torch.equal(model(IDS).logits, expected)
-    with adapters_off(model):
-        assert not torch.allclose(model(IDS).logits, expected)
 
 
 @torch.no_grad()
@@ -133,11 +112,6 @@ def test_the_seed_alone_decides_the_adapters():
 def test_targets_that_name_nothing():
     with pytest.raises(ModelError, match=r"lora.targets = \['w_q'\] name no layer.*down_proj, gate_proj"):
         make_trainable(tiny_model("llama"), lora(targets=("w_q",)), seed=0)
-
-
-def test_adapters_off_needs_adapters():
-    with pytest.raises(ValueError, match="mode = lora"), adapters_off(tiny_model("llama")):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.decoder import Decoder
 from loopwright.models.heads import Critic, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
 from loopwright.models.tokens import forbidden_token_ids
@@ -30,6 +31,7 @@ from loopwright.tracking.artifacts import Artifact, Manifest
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Experience, Observations, prompts_of_step, with_advantages
 from loopwright.training.ppo_learner import PPOLearner, schedule
+from loopwright.training.ppo_reader import Reader
 from tests.tiny import FAMILIES, Elsewhere, saved, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -119,9 +121,10 @@ def dies_in_step(reward, fatal_step):
         {"trainable": {"mode": "lora"}},
         {"trainable": {"mode": "top_layers", "layers": 1}},
         MUON,
+        {"precision": "bfloat16"},
         {"eval_steps": 3, "held_out_prompts": 2},
     ],
-    ids=["all", "lora", "top_layers", "muon", "evaluated"],
+    ids=["all", "lora", "top_layers", "muon", "bfloat16", "evaluated"],
 )
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, tmp_path, varied):
     settings = dict(steps=6, kl_controller="adaptive", kl_target=0.5, kl_horizon=50, **varied)
@@ -241,13 +244,14 @@ def distance(p, q):
 # ---- the KL
 
 
-def test_lora_measures_against_the_base_with_adapters_off(folders, tmp_path):
+def test_lora_measures_against_the_base_without_adapters(folders, tmp_path):
     lora = {"mode": "lora", "lora": {"r": 4, "modules_to_save": ["lm_head"]}}
     run(folders, tmp_path, steps=4, trainable=lora, learning_rate=1e-2)
     kl = [line["kl"] for line in recorded(tmp_path)]
     assert kl[0] == pytest.approx(0, abs=1e-4) and kl[-1] > 0.01
     learner, _, _ = make_learner(folders, tmp_path / "again", trainable=lora)
-    assert learner.reference is None  # no second copy
+    shared = {id(parameter) for parameter in learner.policy.parameters()}
+    assert all(id(parameter) in shared for parameter in learner.reference.parameters())  # no second copy
     base = load_causal_lm(folders[0]).state_dict()
     for name, value in learner.policy.get_base_model().state_dict().items():
         plain = name.replace(".base_layer", "").replace(".original_module", "")
@@ -336,15 +340,12 @@ def test_a_policy_on_a_gpu_learns_from_a_reward_model_on_the_cpu(folders, tmp_pa
     assert [line["step"] for line in recorded(tmp_path)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("trainable", "estimator", "at_once"),
-    [("all", "exact", True), ("lora", "k3", True), ("lora", "exact", False)],  # adapters are switched off for the last
-)
+@pytest.mark.parametrize(("trainable", "estimator"), [("all", "exact"), ("lora", "k3"), ("lora", "exact")])
 @pytest.mark.parametrize("threads", [2], indirect=True)
-def test_microbatches_side_by_side_see_nothing_of_each_other(folders, tmp_path, trainable, estimator, at_once, threads):
+def test_microbatches_side_by_side_see_nothing_of_each_other(folders, tmp_path, trainable, estimator, threads):
     settings = dict(kl_penalty="loss", kl_estimator=estimator, kl_coef=1.0, minibatch_size=8, steps=2)
     settings |= dict(trainable={"mode": trainable}, learning_rate=1e-2)
-    assert make_learner(folders, tmp_path / "learner", **settings)[0].at_once == at_once
+    assert make_learner(folders, tmp_path / "learner", **settings)[0].at_once
     for size in (1, 8):
         run(folders, tmp_path / str(size), microbatch_size=size, **settings)
     for name, value in weights(tmp_path / "1").items():
@@ -542,6 +543,118 @@ def test_schedule_by_hand():
     cosine = PPOConfig(steps=10, schedule="cosine")
     assert schedule(0, cosine) == 1.0 and schedule(5, cosine) == pytest.approx(0.5)
     assert schedule(9, PPOConfig(steps=10, schedule="constant")) == 1.0
+
+
+# ---- memory, precision, and what is computed once
+
+
+TOP = {"mode": "top_layers", "layers": 1}
+
+
+def count_blocks(whole):
+    """Stands for Decoder._block, and lists the numbers of blocks that are computed."""
+
+    def counted(self, number, *inputs):
+        (counted.with_gradient if torch.is_grad_enabled() else counted.without).append(number)
+        return whole(self, number, *inputs)
+
+    counted.with_gradient, counted.without = [], []
+    return counted
+
+
+def test_gradient_checkpointing_changes_no_figure(folders, tmp_path, monkeypatch):
+    calls, whole = [], Decoder._block
+    for again in (False, True):
+        monkeypatch.setattr(Decoder, "_block", counted := count_blocks(whole))
+        run(folders, tmp_path / str(again), gradient_checkpointing=again, steps=2)
+        calls.append(len(counted.with_gradient))
+    assert calls[1] == 2 * calls[0]  # each block once more
+    assert recorded(tmp_path / "True") == recorded(tmp_path / "False")
+    plain, again = (weights(tmp_path / name) for name in ("False", "True"))
+    assert all(torch.equal(value, again[name]) for name, value in plain.items())
+
+
+def test_gradient_checkpointing_of_an_unknown_family_is_an_error(folders, tmp_path):
+    tokenizer, policy = tiny_tokenizer(), tiny_model("granite")
+    granite = saved(policy, tokenizer, tmp_path / "granite")
+    with pytest.raises(ModelError, match=r"gradient_checkpointing would do nothing for Granite.*granite models"):
+        run((granite, folders[1]), tmp_path / "run", gradient_checkpointing=True)
+
+
+def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatch):
+    """The critic is made from the policy's body: what its lower block gives serves policy, reference and critic."""
+    reward, whole = callable_reward(length_of), Decoder._block
+    monkeypatch.setattr(Decoder, "_block", counted := count_blocks(whole))
+    run(folders, tmp_path / "once", reward=reward, trainable=TOP, steps=1)
+    assert counted.with_gradient == [1] * 8  # two epochs of two minibatches, policy and critic
+    learner, engine, prompts = make_learner(folders, tmp_path, trainable=TOP)
+    episodes = learner.prepare(sample(engine, prompts, seed=0))
+    monkeypatch.setattr(Decoder, "_block", counted := count_blocks(whole))
+    learner.observe(episodes)
+    assert set(counted.without) == {1}
+    monkeypatch.setattr(Reader, "frozen_blocks", lambda self: 0)
+    monkeypatch.setattr(Decoder, "_block", counted := count_blocks(whole))
+    run(folders, tmp_path / "again", reward=reward, trainable=TOP, steps=1)
+    assert sorted(counted.with_gradient) == [0] * 8 + [1] * 8
+    for ours, theirs in zip(recorded(tmp_path / "once"), recorded(tmp_path / "again"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    for name, value in weights(tmp_path / "once").items():
+        assert_close(value, weights(tmp_path / "again")[name], rtol=0, atol=1e-6)
+
+
+def test_a_critic_of_other_weights_computes_its_own_blocks(folders, tmp_path):
+    other = reward_model_from(tiny_model("llama"), seed=1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.01)
+    reward = saved(other, tiny_tokenizer(), tmp_path / "reward")
+    learner, _, _ = make_learner((folders[0], reward), tmp_path / "run", trainable=TOP)
+    assert learner.below == 1 and learner.reference_reader.below == 1 and learner.critic_reader.below == 0
+    assert "differ from the policy's" in learner.critic_shares
+
+
+def test_an_update_in_bfloat16_is_that_in_float32_but_for_rounding(folders, tmp_path):
+    figures, moved = [], []
+    _, engine, prompts = make_learner(folders, tmp_path)
+    episodes = sample(engine, prompts * 8, seed=0)
+    for precision in ("float32", "bfloat16"):
+        settings = dict(rollouts_per_step=40, minibatch_size=20, optimizer="adamw", adam_eps=1e-2)
+        learner, _, _ = make_learner(folders, tmp_path, precision=precision, **settings)
+        start = learner.policy_masters.state()["model.layers.0.mlp.up_proj.weight"].clone()
+        observed = learner.observe(episodes)
+        experience, _ = with_advantages(episodes, observed, (torch.arange(40.0) % 3, None), 0.1, learner.config)
+        figures.append(learner.update(experience, 0, int))
+        moved.append(learner.policy_masters.state()["model.layers.0.mlp.up_proj.weight"] - start)
+    exact, coarse = figures
+    for name in ("value_loss", "entropy", "policy_grad_norm", "critic_grad_norm"):
+        assert coarse[name] == pytest.approx(exact[name], rel=0.05), name
+    assert torch.nn.functional.cosine_similarity(*(x.flatten() for x in moved), dim=0) > 0.98
+
+
+def test_bfloat16_learns_and_saves_its_masters(folders, tmp_path):
+    reward = callable_reward(lambda _, responses: [sum(c.isascii() for c in text) / 6 for text in responses])
+    settings = dict(
+        rollouts_per_step=32, minibatch_size=16, learning_rate=1e-2, kl_penalty="none", missing_eos_penalty=0
+    )
+    run(folders, tmp_path, precision="bfloat16", steps=20, reward=reward, **settings)
+    lines = recorded(tmp_path)
+    assert 1e-4 < lines[0]["sampler_drift"] < 0.01
+    assert lines[0]["score"] < 0.5 and lines[-1]["score"] > 0.75  # float32: 0.46 and 0.87
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in weights(tmp_path).values())
+
+
+def test_tokens_are_weighed_where_sampler_and_learner_part():
+    """The learner finds the second token e times as likely, the third 100 times, of which the cap leaves 2."""
+    sampler = torch.tensor([[-1.0, -2.0, -9.0]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    episodes = Episodes(torch.arange(4)[None], torch.tensor([1]), mask, sampler, torch.tensor([True]))
+    own = sampler + torch.tensor([[0.0, 0.5, math.log(100.0)]])
+    observed = Observations(own, torch.zeros(1, 3), policy_logprobs=own)
+    config = PPOConfig(precision="bfloat16", whiten_advantages=False, lam=1.0)
+    experience, figures = with_advantages(episodes, observed, (torch.tensor([3.0]), None), 0.1, config)
+    assert_close(experience.advantages, 3.0 * torch.tensor([[1.0, math.exp(0.5), 2.0]]))
+    assert torch.equal(experience.episodes.logprobs, own) and figures["kl"] == 0.0
+    assert figures["sampler_drift"] == pytest.approx((0.5 + math.log(100.0)) / 3)
 
 
 # ---- critic and rewards
