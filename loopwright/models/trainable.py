@@ -54,12 +54,16 @@ def make_trainable(model: PreTrainedModel, config: TrainableConfig, seed: int) -
     """Mark what is trained, or wrap the model in adapters drawn from the seed.
 
     "top_layers" trains the last N blocks, the final norm, and the head where it is not tied to the
-    embeddings. What comes back is in evaluation mode (no dropout); adapters with dropout are put in
-    training mode by whoever trains them.
+    embeddings. A model that has adapters goes on with them. What comes back is in evaluation mode (no
+    dropout); adapters with dropout are put in training mode by whoever trains them.
 
     Raises:
         ModelError: more layers are asked for than there are, or targets name no layer of the model.
     """
+    if config.mode == "lora" and isinstance(model, PeftModel):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name or "modules_to_save" in name)
+        return model
     if config.mode == "lora":
         return _with_adapters(model, config.lora or LoRAConfig(), seed)
     model.requires_grad_(config.mode == "all")

@@ -19,6 +19,7 @@ from loopwright.data.splits import split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.generation.base import Engine, Rollouts, SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
+from loopwright.models.adapters import over_base
 from loopwright.models.heads import Critic, head_of, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.sharing import share_frozen
@@ -197,26 +198,44 @@ def make_learner(
     runtime: Runtime,
 ) -> PPOLearner:
     """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
+    reasons = lay_over_policy(reward, policy) if config.trainable.mode == "lora" else {}
     critic = start_critic(inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
-    share_weights(learner, reward, runtime)
+    reasons = {"the critic": learner.critic_shares} | share_weights(learner, reward) | reasons
+    for name, reason in reasons.items():
+        if reason is not None and config.trainable.mode != "all":
+            runtime.log(f"{name} keeps weights of its own beside the policy's: {reason}")
     return learner
 
 
-def share_weights(learner: PPOLearner, reward: WeightedSum, runtime: Runtime) -> None:
-    """One resident copy of frozen weights that several roles have; says where there are several."""
-    reasons = {"critic": learner.critic_shares}
-    for part, _ in reward.rewards:
-        if isinstance(part, RewardModel) and part.is_ours:
-            in_precision(part.model.requires_grad_(False), learner.config.precision)
-            reasons[part.name] = share_frozen(part.model, learner.policy)
-            share_frozen(part.model, learner.critic.model)
-    if learner.config.trainable.mode != "all":
-        for name, reason in reasons.items():
-            if reason is not None:
-                runtime.log(f"{name} keeps weights of its own beside the policy's: {reason}")
+def lay_over_policy(reward: WeightedSum, policy: PreTrainedModel) -> dict[str, str | None]:
+    """Reward models that were trained as adapters over the policy's base read it again; by name why others do not."""
+    reasons: dict[str, str | None] = {}
+    for part in _from_folders(reward):
+        assert part.folder is not None
+        found = over_base(part.model, part.folder, policy)
+        if isinstance(found, str):
+            reasons[part.name] = found
+        else:
+            part.model = found
+    return reasons
+
+
+def share_weights(learner: PPOLearner, reward: WeightedSum) -> dict[str, str | None]:
+    """Hold once what reward models have in common with policy and critic; by name why nothing is."""
+    reasons = {}
+    for part in _from_folders(reward):
+        in_precision(part.model.requires_grad_(False), learner.config.precision)
+        reasons[part.name] = share_frozen(part.model, learner.policy)
+        share_frozen(part.model, learner.critic.model)
+    return reasons
+
+
+def _from_folders(reward: WeightedSum) -> list[RewardModel]:
+    """Reward models that nobody else holds."""
+    return [part for part, _ in reward.rewards if isinstance(part, RewardModel) and part.folder is not None]
 
 
 def start_critic(

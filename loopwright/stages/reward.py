@@ -28,11 +28,12 @@ from loopwright.evaluation.judging import judge
 from loopwright.evaluation.label_accuracy import label_accuracy
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.engines import make_engine
+from loopwright.models.adapters import save_adapters
 from loopwright.models.heads import reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.normalisation import fold_normalisation
 from loopwright.models.tokens import context_length
-from loopwright.models.trainable import make_trainable
+from loopwright.models.trainable import LoRAConfig, make_trainable
 from loopwright.objectives.preference import bradley_terry_loss, centering_penalty
 from loopwright.rewards.calibration import calibration, preference_probability
 from loopwright.rewards.reward_model import features_of_rows, score_rows
@@ -143,6 +144,8 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         assessment |= assess_labels(final, labels, config, tokenizer)
     final.config.append_eos = config.append_eos  # so that whoever scores text knows how rows end
     save_model(final, tokenizer, runtime.output / "model")
+    if config.trainable.mode == "lora":
+        save_adapters(model, config.trainable.lora or LoRAConfig(), runtime.output / "model")
     (runtime.output / "calibration.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     normalisation = {
         "reference_samples": len(reference),

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from loopwright.data.chat import ensure_chat_template, render_prompt
 from loopwright.data.readers import write_records
@@ -17,10 +18,13 @@ from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.adapters import FILE, save_adapters
 from loopwright.models.decoder import Decoder
 from loopwright.models.heads import Critic, reward_model_from
-from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer
+from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
+from loopwright.models.sharing import resident_bytes
 from loopwright.models.tokens import forbidden_token_ids
+from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable, trainable_parameters
 from loopwright.rewards import CallableReward, RewardModel
 from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
@@ -600,6 +604,54 @@ def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatc
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     for name, value in weights(tmp_path / "once").items():
         assert_close(value, weights(tmp_path / "again")[name], rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A policy large enough for adapters to be small beside it, and a reward model trained with LoRA over it."""
+    folder, tokenizer = tmp_path_factory.mktemp("adapted"), tiny_tokenizer()
+    shape = dict(hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = LlamaForCausalLM(LlamaConfig(vocab_size=260, eos_token_id=256, bos_token_id=None, **shape))
+    lora = LoRAConfig(r=2)
+    trained = TrainableConfig(mode="lora", lora=lora)
+    reward = make_trainable(reward_model_from(policy, seed=1), trained, seed=2)
+    with torch.no_grad():
+        for _, parameter in trainable_parameters(reward):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    save_model(reward, tokenizer, folder / "reward")
+    save_adapters(reward, lora, folder / "reward")
+    return saved(policy, tokenizer, folder / "policy"), folder / "reward"
+
+
+LORA = {"mode": "lora", "lora": {"r": 2}}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_with_lora_four_roles_live_on_one_base(adapted, tmp_path, precision):
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    config = PPOConfig(**SMALL, trainable=LORA, precision=precision)
+    inputs = PPOInputs(*adapted, PROMPTS)
+    reward, policy = ppo.load_reward(inputs, runtime), load_causal_lm(adapted[0])
+    base = sum(p.numel() for p in policy.parameters()) * (2 if precision == "bfloat16" else 4)
+    learner = ppo.make_learner(config, inputs, reward, policy, load_tokenizer(adapted[0]), runtime)
+    roles = [learner.policy, learner.reference, learner.critic, reward.rewards[0][0].model]
+    assert resident_bytes(roles) < 1.15 * base
+    assert {id(p) for p in learner.critic.parameters() if p.requires_grad}.isdisjoint(
+        id(p) for role in (roles[0], roles[1], roles[3]) for p in role.parameters()
+    )
+
+
+def test_one_base_changes_no_figure(adapted, tmp_path, monkeypatch):
+    run(adapted, tmp_path / "shared", trainable=LORA)
+    merged = tmp_path / "merged"
+    shutil.copytree(adapted[1], merged)
+    (merged / FILE).unlink()
+    run((adapted[0], merged), tmp_path / "apart", trainable=LORA)
+    first, second = recorded(tmp_path / "shared")[0], recorded(tmp_path / "apart")[0]
+    for name in ("score", "policy_loss", "entropy", "policy_grad_norm"):  # the critics learn with other adapters
+        assert first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-5), name
 
 
 def test_a_critic_of_other_weights_computes_its_own_blocks(folders, tmp_path):

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -12,8 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from loopwright.data.readers import write_records
 from loopwright.errors import CheckError, ConfigError, DataError
+from loopwright.models.adapters import over_base
 from loopwright.models.heads import last_token_features, scores_at_last_token
-from loopwright.models.loading import LlamaShape, load_reward_model, new_llama
+from loopwright.models.loading import LlamaShape, load_causal_lm, load_reward_model, new_llama
 from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Prompt, Ranking
@@ -242,6 +244,8 @@ def test_adapters_are_merged(policy, tmp_path):
     )
     assert metrics["accuracy"] > 0.75
     assert AutoModelForSequenceClassification.from_pretrained(output / "model").config.num_labels == 1
+    found = over_base(load_reward_model(output / "model"), output / "model", load_causal_lm(policy))
+    assert isinstance(found, PeftModel)  # and kept, for whoever has the same base
 
 
 def test_a_model_that_cannot_tell_is_refused(policy, tmp_path, monkeypatch):
