@@ -194,9 +194,28 @@ def spread(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
-def microbatches(lengths: Tensor, size: int) -> list[Tensor]:
-    """Row indices in groups of at most `size`, rows of like length together, so that little padding is computed."""
-    return list(torch.argsort(lengths, stable=True).split(size))
+def microbatches(lengths: Tensor, *, rows: int | None = None, tokens: int | None = None) -> list[Tensor]:
+    """Row indices in groups of at most so many rows and tokens, or of one longer row; rows of like length together."""
+    order = torch.argsort(lengths, stable=True)
+    groups: list[list[int]] = []
+    total = 0
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        full = not groups or len(groups[-1]) == rows or (tokens is not None and total + length > tokens)
+        if full:
+            groups.append([])
+            total = 0
+        groups[-1].append(row)
+        total += length
+    return [torch.tensor(group, device=lengths.device) for group in groups]
+
+
+def even_parts(lengths: Tensor, parts: int) -> list[Tensor]:
+    """Row indices in at most so many groups of about as many tokens each, rows of like length together."""
+    order = torch.argsort(lengths, stable=True)
+    sizes = lengths[order]
+    middles = sizes.cumsum(0) - sizes / 2
+    part = (middles * parts / sizes.sum()).long()
+    return [order[part == i] for i in range(parts) if bool((part == i).any())]
 
 
 def permutation(count: int, seed: int) -> Tensor:

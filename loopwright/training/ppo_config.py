@@ -23,7 +23,8 @@ class PPOSettings(OptimizerConfig):
     steps: PositiveInt = 1_000
     rollouts_per_step: PositiveInt = 512
     minibatch_size: PositiveInt = 64  # responses an optimizer step sees
-    microbatch_size: PositiveInt | None = None  # responses computed as one batch; None: the whole minibatch
+    microbatch_size: PositiveInt | None = None  # responses computed as one batch; None: the minibatch, over the cores
+    microbatch_tokens: PositiveInt | None = None  # or so many tokens of prompts and responses, padding not counted
     epochs_per_batch: PositiveInt = 4
 
     # Sampling; the temperature also divides the logits of learner and reference
@@ -90,6 +91,12 @@ class PPOSettings(OptimizerConfig):
             size, unit = getattr(self, whole), getattr(self, part)
             if unit is not None and size % unit:
                 raise ValueError(f"{whole} = {size} is not a multiple of {part} = {unit}; change either")
+        return self
+
+    @model_validator(mode="after")
+    def _microbatches_have_one_measure(self) -> Self:
+        if self.microbatch_size is not None and self.microbatch_tokens is not None:
+            raise ValueError("microbatch_size and microbatch_tokens both say what is computed at once; leave one out")
         return self
 
     @model_validator(mode="after")

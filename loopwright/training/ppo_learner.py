@@ -17,11 +17,19 @@ from loopwright.models.trainable import make_trainable
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import summed_losses, token_logprobs
 from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
-from loopwright.runtime.cores import side_by_side
+from loopwright.runtime.cores import shares, side_by_side
 from loopwright.training import ppo_checks
 from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import Optimizers, make_optimizers
-from loopwright.training.ppo_batch import Episodes, Experience, Observations, microbatches, permutation, spread
+from loopwright.training.ppo_batch import (
+    Episodes,
+    Experience,
+    Observations,
+    even_parts,
+    microbatches,
+    permutation,
+    spread,
+)
 from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_reader import Reader
 from loopwright.training.precision import Masters
@@ -233,7 +241,11 @@ class PPOLearner:
         ).logprobs
 
     def _microbatches(self, episodes: Episodes) -> list[Tensor]:
-        return microbatches(episodes.lengths(), self.config.microbatch_size or self.config.minibatch_size)
+        lengths, config = episodes.lengths(), self.config
+        if config.microbatch_size or config.microbatch_tokens:
+            return microbatches(lengths, rows=config.microbatch_size, tokens=config.microbatch_tokens)
+        minibatches = -(-len(lengths) // config.minibatch_size)
+        return even_parts(lengths, max(minibatches, shares(len(lengths)) if self.at_once else 1))
 
     def _share_frozen_blocks(self) -> None:
         again = self.config.gradient_checkpointing

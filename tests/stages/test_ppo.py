@@ -33,7 +33,15 @@ from loopwright.stages import ppo
 from loopwright.stages.ppo import PPOConfig, PPOInputs
 from loopwright.tracking.artifacts import Artifact, Manifest
 from loopwright.training import ppo_checks
-from loopwright.training.ppo_batch import Episodes, Experience, Observations, prompts_of_step, with_advantages
+from loopwright.training.ppo_batch import (
+    Episodes,
+    Experience,
+    Observations,
+    even_parts,
+    microbatches,
+    prompts_of_step,
+    with_advantages,
+)
 from loopwright.training.ppo_learner import PPOLearner, schedule
 from loopwright.training.ppo_reader import Reader
 from tests.tiny import FAMILIES, Elsewhere, saved, tiny_model, tiny_tokenizer
@@ -189,7 +197,9 @@ def test_holding_out_every_prompt_is_refused(folders, tmp_path):
 def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path, threads):
     for size in (1, 2, 8):
         run(folders, tmp_path / str(size), minibatch_size=8, microbatch_size=size)
-    for size in ("1", "2"):
+    run(folders, tmp_path / "tokens", minibatch_size=8, microbatch_tokens=30)
+    run(folders, tmp_path / "default", minibatch_size=8)
+    for size in ("1", "2", "tokens", "default"):
         for ours, eight in zip(recorded(tmp_path / size), recorded(tmp_path / "8"), strict=True):
             assert set(ours) == set(eight)
             for name in ours:
@@ -527,6 +537,15 @@ def test_a_first_step_of_muon_is_that_of_torch_at_the_scheduled_rates(folders, t
             else:
                 torch.optim.AdamW([expected], lr=adamw_rate / 2, eps=1e-5, weight_decay=0.0).step()
             assert_close(parameter, expected, rtol=0, atol=1e-7, msg=name)
+
+
+def test_microbatches_by_hand():
+    lengths = torch.tensor([5, 1, 9, 2, 3])
+    assert [x.tolist() for x in microbatches(lengths, rows=2)] == [[1, 3], [4, 0], [2]]
+    assert [x.tolist() for x in microbatches(lengths, tokens=6)] == [[1, 3, 4], [0], [2]]  # a row of 9 goes alone
+    assert [x.tolist() for x in even_parts(lengths, 2)] == [[1, 3, 4, 0], [2]]
+    assert [x.tolist() for x in even_parts(lengths, 1)] == [[1, 3, 4, 0, 2]]
+    assert sorted(torch.cat(even_parts(lengths, 9)).tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_prompts_come_in_fresh_permutations_without_state():
@@ -916,6 +935,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
             dict(rollouts_per_step=10, minibatch_size=4),
             "rollouts_per_step = 10 is not a multiple of minibatch_size = 4",
         ),
+        (dict(microbatch_size=8, microbatch_tokens=99), "both say what is computed at once"),
+        (dict(precision="float32", importance_cap=3.0), "importance_cap has no effect with precision = float32"),
         (dict(microbatch_size=5), "minibatch_size = 64 is not a multiple of microbatch_size = 5"),
         (dict(kl_target=3.0), "kl_target has no effect on a fixed coefficient"),
         (dict(kl_horizon=300), "kl_horizon has no effect on a fixed coefficient"),
