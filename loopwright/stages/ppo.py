@@ -96,6 +96,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             done, last = step + 1, step + 1 == config.steps
             if done % config.log_steps == 0 or last:
                 runtime.record(done, figures)
+                ppo_checks.watch_sampler(figures["sampler_drift"], step, config.precision, runtime.log)
             if config.eval_steps is not None and (done % config.eval_steps == 0 or last):
                 runtime.record(done, assess(learner, engine, reward, held_out, sampling, runtime))
             if done % config.save_steps == 0 or last:

@@ -1,6 +1,6 @@
 """Invariants of PPO that are checked while it runs. Each one stops the run and says what is wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +44,15 @@ def check_ratio_is_one(drift: Tensor, step: int, precision: Precision = "float32
         f"{_mean(drift):.2g} on average and {_largest(drift):.2g} at most, so the ratio is not 1; sampler and learner "
         "must agree on temperature, forbidden tokens, positions and dropout, and logits must be a plain linear head's"
     )
+
+
+def watch_sampler(drift: float, step: int, precision: Precision, say: Callable[[str], None]) -> None:
+    """A word where sampler and learner part by more than is usual at this precision; nats, mean over tokens."""
+    if drift > TOLERANCES[precision].worth_a_word:
+        say(
+            f"step {step}: sampler and learner differ by {drift:.2g} nats a token on average, more than {precision} "
+            "usually does; tokens are weighed for it, but look at the model's largest activations, or use float32"
+        )
 
 
 def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor, precision: Precision = "float32") -> None:

@@ -714,6 +714,13 @@ def test_bfloat16_learns_and_saves_its_masters(folders, tmp_path):
     assert any(not torch.equal(value, value.bfloat16().float()) for value in weights(tmp_path).values())
 
 
+def test_a_word_where_sampler_and_learner_part():
+    said = []
+    for drift, precision in ((0.009, "bfloat16"), (0.02, "bfloat16"), (1e-6, "float32")):
+        ppo_checks.watch_sampler(drift, 7, precision, said.append)
+    assert len(said) == 1 and said[0].startswith("step 7: sampler and learner differ by 0.02 nats a token")
+
+
 def test_tokens_are_weighed_where_sampler_and_learner_part():
     """The learner finds the second token e times as likely, the third 100 times, of which the cap leaves 2."""
     sampler = torch.tensor([[-1.0, -2.0, -9.0]])
