@@ -1,5 +1,5 @@
 #!/bin/sh
-# What only a GPU can show: the tests that need one, the quickstart, and the larger recipe of the film reviews.
+# What only a GPU can show: the tests that need one, the quickstart, the larger recipe of the film reviews, and speed.
 #   DATA=FOLDER sh benchmarks/gpu.sh
 set -eu
 : "${DATA:?the folder of movie_reviews.jsonl.gz, sst2_train.tsv and sst2_dev.tsv}"
@@ -9,3 +9,5 @@ set -eu
 "$PYTHON" -m loopwright run recipes/quickstart.yaml --set device=cuda --out "$OUT/quickstart"
 "$PYTHON" -m loopwright run recipes/movie_reviews_large.yaml --set data_dir="$DATA" --set device=cuda --out "$OUT/reviews"
 cat "$OUT"/quickstart/summary.json "$OUT"/reviews/summary.json
+for size in 0.5B 1.5B; do "$PYTHON" benchmarks/gpu_engine.py --size "$size"; done
+"$PYTHON" benchmarks/gpu_engine.py --parts large

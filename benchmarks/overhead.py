@@ -129,7 +129,7 @@ def measure(size: str, clock: Clock, args: argparse.Namespace) -> dict[str, Any]
     shape = SHAPES[size]
     with tempfile.TemporaryDirectory() as temporary:
         save(Path(temporary), size, 0.0, shape.batch * (args.steps + 1))
-        run_ppo(Path(temporary), shape, args.steps + 1, after_step, microbatch=args.microbatch)
+        run_ppo(Path(temporary), shape, args.steps + 1, after_step, microbatch_size=args.microbatch)
         step = (time.perf_counter() - start) / args.steps
     phases = {name: seconds / args.steps for name, seconds in clock.wall.items()}
     phases[BETWEEN] = step - sum(phases.values())

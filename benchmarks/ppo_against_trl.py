@@ -95,7 +95,7 @@ def ours(args: argparse.Namespace) -> None:
         SHAPES[args.size],
         WARM_UP + args.rounds,
         lambda figures: turn.done(tokens=figures["length_tokens"]),
-        microbatch=args.microbatch,
+        microbatch_size=args.microbatch,
     )
 
 

@@ -28,28 +28,30 @@ def run_ppo(
     after_step: Callable[[dict[str, float]], None],
     *,
     prompts: int | None = None,
-    microbatch: int | None = None,
+    device: str = "cpu",
+    **settings: Any,
 ) -> None:
     """Take so many steps; `after_step` gets the figures that each recorded.
 
     Args:
         prompts: how many of the folder's are used; fewer than `shape.batch`: a step samples several responses to each.
-        microbatch: `ppo.microbatch_size`.
+        settings: further ones of the `ppo` section.
     """
     config = ppo.PPOConfig(
         steps=steps + 1,  # the last one would also write a checkpoint, and is not taken
         rollouts_per_step=shape.batch,
         minibatch_size=shape.batch // shape.minibatches,
-        microbatch_size=microbatch,
         epochs_per_batch=shape.epochs,
         max_new_tokens=shape.response,
         learning_rate=3e-6,
         critic_learning_rate=3e-6,
         save_steps=steps + 1,
+        **settings,
     )
     ids = torch.load(folder / "prompts.pt").tolist()[:prompts]
     given = [Prompt.user(str(i), " ".join(f"w{token}" for token in row)) for i, row in enumerate(ids)]
     runtime = Runtime.temporary(Path(tempfile.mkdtemp(dir=folder)), stage="ppo")
+    runtime.device = torch.device(device)
     recorded: list[dict[str, float]] = []
 
     def record(_step: int, figures: Any, write: Callable[[int, Any], None] = runtime.record) -> None:
