@@ -152,9 +152,10 @@ def softmax_slopes_(  # noqa: PLR0913 -- what softmax_sums gave, and two gradien
         logprobs_grad, entropy_grad: [n].
         factor: multiplies the result.
     """
-    if in_c(logits, normaliser, entropy, logprobs_grad, entropy_grad):
+    if in_c(logits, normaliser, entropy, logprobs_grad, entropy_grad) and logits.is_contiguous():
         grads = (logprobs_grad.contiguous(), entropy_grad.contiguous())
-        _call("softmax_slopes", logits, normaliser, entropy, targets, *grads, *logits.shape, float(factor))
+        tensors = (logits, normaliser, entropy, targets.contiguous(), *grads)
+        _call("softmax_slopes", *tensors, *logits.shape, float(factor))
         return logits
     log_p = logits.sub_(normaliser[:, None])
     p = log_p.exp()
@@ -289,6 +290,7 @@ class _Attention(torch.autograd.Function):
 
 def _call(name: str, *arguments: Tensor | float) -> None:
     """Tensors as pointers, ints as int64, floats as float32. They must be contiguous."""
+    assert all(x.is_contiguous() for x in arguments if isinstance(x, Tensor)), f"{name} reads memory in order"
     function = _typed(name, tuple(_KINDS[type(argument)] for argument in arguments))
     function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
 

@@ -18,12 +18,13 @@ from loopwright.errors import ModelError
 from loopwright.models.layers import unwrapped
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
 
-FILE = "adapters.safetensors"
+FILE = Path("adapters") / "lora.safetensors"  # in a folder of its own: programs may load all weights they find
 ROUNDING = 1e-5  # of the largest weight of a layer: merging adds in another order
 
 
 def save_adapters(model: Any, config: LoRAConfig, folder: Path) -> None:
     """Write the low-rank matrices of a model that `make_trainable` wrapped, with the settings that made them."""
+    (folder / FILE).parent.mkdir(exist_ok=True)
     tensors = {name: matrix.detach().contiguous() for name, matrix in _matrices(model).items()}
     safetensors.torch.save_file(tensors, folder / FILE, metadata={"lora": config.model_dump_json()})
 
@@ -40,6 +41,8 @@ def over_base(model: PreTrainedModel, folder: Path, policy: PreTrainedModel) -> 
         ModelError: the folder's adapters cannot be read.
     """
     file = folder / FILE
+    if model.device != policy.device:
+        return f"it is on {model.device}, and the policy on {policy.device}"
     if not file.is_file():
         return "it was not trained with LoRA"
     try:
@@ -48,8 +51,9 @@ def over_base(model: PreTrainedModel, folder: Path, policy: PreTrainedModel) -> 
         saved = safetensors.torch.load_file(file)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{file} cannot be read ({error}); delete it, and the merged weights are used") from error
-    plain = copy.copy(config.model_dump()) | {"modules_to_save": ()}  # those, and the head, are in the merged weights
-    wrapped = make_trainable(copy.deepcopy(model), TrainableConfig(mode="lora", lora=LoRAConfig(**plain)), seed=0)
+    # What was trained whole is in the merged weights; dropout belongs to a training that is over.
+    config = config.model_copy(update={"modules_to_save": (), "dropout": 0.0})
+    wrapped = make_trainable(copy.deepcopy(model), TrainableConfig(mode="lora", lora=config), seed=0)
     matrices = _matrices(wrapped)
     if {name: m.shape for name, m in matrices.items()} != {name: m.shape for name, m in saved.items()}:
         return "its adapters do not fit its layers"

@@ -167,12 +167,13 @@ class Decoder:
 
     def rotary_tables(self, x: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         """[at least longest, width] cosines and sines, as the model itself makes them, also beyond its context."""
-        if self._rotary is None or len(self._rotary[0]) < longest:
+        tables = self._rotary  # other threads may put longer or shorter ones in its place
+        if tables is None or len(tables[0]) < longest:
             places = torch.arange(longest, device=x.device)
             with torch.no_grad():
                 cos, sin = self.body.rotary_emb(x, places[None])
-            self._rotary = cos[0].contiguous(), sin[0].contiguous()
-        return self._rotary
+            tables = self._rotary = cos[0].contiguous(), sin[0].contiguous()
+        return tables
 
 
 def _in_rows(rows: Rows) -> Attend:

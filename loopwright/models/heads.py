@@ -72,7 +72,7 @@ def scores_at_last_token(model: Any, input_ids: Tensor, attention_mask: Tensor) 
         model: a one-label sequence classifier, or a peft model around one.
         input_ids, attention_mask: [B, T]; padding may be on either side.
     """
-    return head_of(model)(last_token_features(model, input_ids, attention_mask)).squeeze(-1)
+    return score_of(model, last_token_features(model, input_ids, attention_mask))
 
 
 def scores_of_branches(model: Any, branches: Branches) -> Tensor:
@@ -87,7 +87,7 @@ def scores_of_branches(model: Any, branches: Branches) -> Tensor:
         position_ids=branches.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return head_of(model)(hidden[branches.rows, branches.ends]).squeeze(-1)
+    return score_of(model, hidden[branches.rows, branches.ends])
 
 
 def can_branch(model: Any) -> bool:
@@ -125,8 +125,13 @@ class Critic(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T] values; entry t is the value after reading token t. Padding holds no meaning."""
-        hidden = _hidden_states(self.model, input_ids, attention_mask)
-        return head_of(self.model)(hidden).squeeze(-1)
+        return score_of(self.model, _hidden_states(self.model, input_ids, attention_mask))
+
+
+def score_of(model: Any, hidden: Tensor) -> Tensor:
+    """[...]: what the head says of [..., d] hidden states, in the head's type: float32, also over a body in another."""
+    head = head_of(model)
+    return head(hidden.to(head.weight.dtype)).squeeze(-1)
 
 
 def head_of(model: Any) -> nn.Linear:

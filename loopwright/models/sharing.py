@@ -35,7 +35,7 @@ def share_frozen(model: Any, owner: Any) -> str | None:
     """Let the body of `model` read `owner`'s frozen weights wherever its own of that name are equal, bit for bit.
 
     Returns:
-        Why nothing is shared, in a few words; None where something is.
+        Why not all that is frozen on both sides is shared, in a few words; None where it is.
     """
     theirs = {_plain(name): p for name, p in unwrapped(owner).base_model.named_parameters() if not p.requires_grad}
     if not theirs:
@@ -52,7 +52,9 @@ def share_frozen(model: Any, owner: Any) -> str | None:
                 setattr(module, name, found)
     if not candidates:
         return "none of its frozen weights has the name of a frozen one of the policy"
-    return None if equal else f"all {candidates} of its weights that could be shared differ from the policy's"
+    if equal == candidates:
+        return None
+    return f"{candidates - equal} of {candidates} weights that could be shared differ from the policy's"
 
 
 def resident_bytes(models: Iterable[nn.Module]) -> int:

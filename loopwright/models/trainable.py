@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from loopwright.config.base import Config
 from loopwright.errors import ModelError
 from loopwright.models.layers import after_layers, decoder_layers
-from loopwright.models.loading import quiet
+from loopwright.models.loading import merged, quiet
 
 
 class LoRAConfig(Config):
@@ -54,18 +54,22 @@ def make_trainable(model: PreTrainedModel, config: TrainableConfig, seed: int) -
     """Mark what is trained, or wrap the model in adapters drawn from the seed.
 
     "top_layers" trains the last N blocks, the final norm, and the head where it is not tied to the
-    embeddings. A model that has adapters goes on with them. What comes back is in evaluation mode (no
-    dropout); adapters with dropout are put in training mode by whoever trains them.
+    embeddings. A model that has adapters of these very settings goes on with them; others are merged
+    first. What comes back is in evaluation mode (no dropout); adapters with dropout are put in training
+    mode by whoever trains them.
 
     Raises:
         ModelError: more layers are asked for than there are, or targets name no layer of the model.
     """
-    if config.mode == "lora" and isinstance(model, PeftModel):
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_("lora_" in name or "modules_to_save" in name)
-        return model
+    lora = config.lora or LoRAConfig()
+    if isinstance(model, PeftModel):
+        if config.mode == "lora" and made_with(model) == lora:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("lora_" in name or "modules_to_save" in name)
+            return model
+        model = merged(model)
     if config.mode == "lora":
-        return _with_adapters(model, config.lora or LoRAConfig(), seed)
+        return _with_adapters(model, lora, seed)
     model.requires_grad_(config.mode == "all")
     if config.mode == "top_layers":
         assert config.layers is not None
@@ -135,7 +139,13 @@ def _with_adapters(model: PreTrainedModel, config: LoRAConfig, seed: int) -> Pef
             f"lora.targets = {list(config.targets)} name no layer of {type(model).__name__}; "
             f"its linear layers end in {', '.join(sorted({name.rsplit('.', 1)[-1] for name in _linear_names(model)}))}"
         ) from error
+    vars(wrapped)["made_with"] = config  # past nn.Module's own bookkeeping: no part of the state
     return wrapped.eval()
+
+
+def made_with(model: PeftModel) -> LoRAConfig | None:
+    """The settings of adapters that `make_trainable` made; None of others."""
+    return vars(model).get("made_with")
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

@@ -49,7 +49,6 @@ class RewardModel:
     ) -> None:
         """`model`: a folder, or a model in memory, which needs its tokenizer."""
         self.name = name
-        self.folder = model if isinstance(model, Path) else None  # where from; then nobody else holds it
         if isinstance(model, Path):
             self.model: Any = load_reward_model(model, device)
             self.tokenizer = load_tokenizer(model) if tokenizer is None else tokenizer

@@ -30,7 +30,7 @@ from loopwright.schemas import Prompt
 from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
-from loopwright.training.ppo_batch import Episodes, Observations, prompts_of_step, token_kl, with_advantages
+from loopwright.training.ppo_batch import Episodes, Observations, as_learned, prompts_of_step, token_kl, with_advantages
 from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.precision import in_precision
@@ -82,7 +82,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             scored = score(reward, batch, rollouts, tokenizer)
             episodes = learner.prepare(Episodes.of(rollouts, runtime.device))
             observed = learner.observe(episodes)
-            check(learner, reward, scored, episodes, observed, first=step == 0)
+            check(learner, reward, scored, episodes, observed, step)
 
             kl_coef = learner.controller.coefficient
             experience, figures = with_advantages(
@@ -199,47 +199,39 @@ def make_learner(
     runtime: Runtime,
 ) -> PPOLearner:
     """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
-    reasons = lay_over_policy(reward, policy) if config.trainable.mode == "lora" else {}
-    critic = start_critic(inputs, reward, policy, tokenizer, runtime)
+    loaded = reward.rewards[0][0] if isinstance(inputs.reward, Path) else None  # nobody else holds it
+    reason = None
+    if isinstance(loaded, RewardModel):
+        assert isinstance(inputs.reward, Path)
+        reason = lay_over(policy, loaded, inputs.reward, config)
+    critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
-    reasons = {"the critic": learner.critic_shares} | share_weights(learner, reward) | reasons
-    for name, reason in reasons.items():
-        if reason is not None and config.trainable.mode != "all":
-            runtime.log(f"{name} keeps weights of its own beside the policy's: {reason}")
+    reasons = {"the critic": learner.critic_shares}
+    if isinstance(loaded, RewardModel):
+        in_precision(loaded.model.requires_grad_(False), config.precision)
+        reasons["the reward model"] = reason or share_frozen(loaded.model, learner.policy)
+        share_frozen(loaded.model, learner.critic.model)
+    for name, why in reasons.items():
+        if why is not None and config.trainable.mode != "all":
+            runtime.log(f"{name} keeps weights of its own beside the policy's: {why}")
     return learner
 
 
-def lay_over_policy(reward: WeightedSum, policy: PreTrainedModel) -> dict[str, str | None]:
-    """Reward models that were trained as adapters over the policy's base read it again; by name why others do not."""
-    reasons: dict[str, str | None] = {}
-    for part in _from_folders(reward):
-        assert part.folder is not None
-        found = over_base(part.model, part.folder, policy)
-        if isinstance(found, str):
-            reasons[part.name] = found
-        else:
-            part.model = found
-    return reasons
-
-
-def share_weights(learner: PPOLearner, reward: WeightedSum) -> dict[str, str | None]:
-    """Hold once what reward models have in common with policy and critic; by name why nothing is."""
-    reasons = {}
-    for part in _from_folders(reward):
-        in_precision(part.model.requires_grad_(False), learner.config.precision)
-        reasons[part.name] = share_frozen(part.model, learner.policy)
-        share_frozen(part.model, learner.critic.model)
-    return reasons
-
-
-def _from_folders(reward: WeightedSum) -> list[RewardModel]:
-    """Reward models that nobody else holds."""
-    return [part for part, _ in reward.rewards if isinstance(part, RewardModel) and part.folder is not None]
+def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PPOConfig) -> str | None:
+    """Let a reward model that was trained with LoRA over the policy's base read it again, or say why not."""
+    if config.trainable.mode != "lora":
+        return None
+    found = over_base(loaded.model, folder, policy)
+    if isinstance(found, str):
+        return found
+    loaded.model = found
+    return None
 
 
 def start_critic(
+    config: PPOConfig,
     inputs: PPOInputs,
     reward: WeightedSum,
     policy: PreTrainedModel,
@@ -261,6 +253,7 @@ def start_critic(
                 f"ppo.critic = {inputs.critic} has another tokenizer or chat template than the policy and would read "
                 "other text; name a reward model made from the policy's model, or leave critic out"
             )
+        lay_over(policy, models[0], inputs.critic, config)
     for model in models:
         if model.reads(tokenizer):
             critic = Critic.from_reward_model(model.model)
@@ -319,14 +312,15 @@ def check(
     scored: Scored,
     episodes: Episodes,
     observed: Observations,
-    *,
-    first: bool,
+    step: int,
 ) -> None:
     """Scores can be learned from; before the first update KL is 0, and padding changes no model's result."""
-    ppo_checks.check_scores(scored.scores.total, scored.responses, first=first)
-    if not first:
-        return
     precision = learner.config.precision
+    ppo_checks.check_scores(scored.scores.total, scored.responses, first=step == 0)
+    if observed.policy_logprobs is not None:  # else the update looks when it has them
+        ppo_checks.check_ratio_is_one((observed.policy_logprobs - episodes.logprobs)[episodes.mask], step, precision)
+    if step > 0:
+        return
     ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs, precision)
     ppo_checks.check_padding(learner, episodes._replace(below=None), precision)
     few = scored.samples[: ppo_checks.PADDED_ROWS]
@@ -349,7 +343,8 @@ def assess(
     rollouts = engine.generate([task.tokens for task in held_out], sampling, seeds)
     scored = score(reward, held_out, rollouts, engine.tokenizer)
     episodes = learner.prepare(Episodes.of(rollouts, runtime.device))
-    kl = token_kl(episodes, learner.observe(episodes)).sum(1).mean().item()
+    observed = learner.observe(episodes)
+    kl = token_kl(as_learned(episodes, observed, learner.config)[0], observed).sum(1).mean().item()
     return {
         "held_out_score": scored.figures["score"],
         "held_out_kl": kl,

@@ -67,7 +67,7 @@ class PPOSettings(OptimizerConfig):
     trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns
     critic_trainable: TrainableConfig | None = None  # and of the critic; None: the same
     precision: Precision = "float32"  # bfloat16: what computes; optimizers keep float32 masters
-    importance_cap: PositiveFloat = 2.0  # bfloat16: the most a token counts for where learner and sampler part
+    importance_cap: Annotated[float, Field(ge=1)] = 2.0  # bfloat16: the most a token counts for, see `as_learned`
     gradient_checkpointing: bool = False  # keep only what goes into each block, for one more forward pass
     save_steps: PositiveInt = 10
     log_steps: PositiveInt = 1

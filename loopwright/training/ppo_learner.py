@@ -32,7 +32,7 @@ from loopwright.training.ppo_batch import (
 )
 from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_reader import Reader
-from loopwright.training.precision import Masters
+from loopwright.training.precision import Masters, in_precision
 
 
 class PPOLearner:
@@ -52,14 +52,20 @@ class PPOLearner:
         keep_from_training(self.reference, self.policy)
         self.critic = Critic(make_trainable(critic.model, config.critic_trains, seed + 1)).to(policy.device)
         self.critic_shares = share_frozen(self.critic.model, self.policy)  # or why it does not
-        self.policy_masters, self.critic_masters, _ = (
-            Masters(model, config.precision) for model in (self.policy, self.critic, self.reference)
-        )
+        self.policy_masters = Masters(self.policy, config.precision)
+        self.critic_masters = Masters(self.critic, config.precision)
+        in_precision(self.reference, config.precision)
         self.controller = make_controller(config)
         self.policy_optimizers = make_optimizers(self.policy_masters.named.items(), config)
         self.critic_optimizers = make_optimizers(self.critic_masters.named.items(), config.of_critic)
         self.at_once = may_run_at_once(self.policy, self.critic) and config.precision == "float32"
-        self._share_frozen_blocks()
+        again = config.gradient_checkpointing
+        self.policy_reader = Reader(self.policy, checkpointing=again)
+        self.critic_reader = Reader(self.critic.model, checkpointing=again)
+        self.reference_reader = Reader(self.reference)
+        self.below = self.policy_reader.frozen_blocks()  # so many blocks are computed once a rollout
+        for reader in (self.policy_reader, self.critic_reader, self.reference_reader):
+            reader.take_from(self.policy_reader, self.below)
 
     @torch.no_grad()
     def prepare(self, episodes: Episodes) -> Episodes:
@@ -246,15 +252,6 @@ class PPOLearner:
             return microbatches(lengths, rows=config.microbatch_size, tokens=config.microbatch_tokens)
         minibatches = -(-len(lengths) // config.minibatch_size)
         return even_parts(lengths, max(minibatches, shares(len(lengths)) if self.at_once else 1))
-
-    def _share_frozen_blocks(self) -> None:
-        again = self.config.gradient_checkpointing
-        self.policy_reader = Reader(self.policy, checkpointing=again)
-        self.critic_reader = Reader(self.critic.model, checkpointing=again)
-        self.reference_reader = Reader(self.reference)
-        self.below = self.policy_reader.frozen_blocks()
-        for reader in (self.policy_reader, self.reference_reader, self.critic_reader):
-            reader.take_from(self.policy_reader, self.below)
 
 
 class Microbatch(NamedTuple):

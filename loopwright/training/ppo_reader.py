@@ -10,7 +10,7 @@ from torch import Tensor
 from loopwright.errors import ModelError
 from loopwright.models import lm_head
 from loopwright.models.decoder import Below, Decoder
-from loopwright.models.heads import head_of
+from loopwright.models.heads import score_of
 from loopwright.models.layers import unwrapped
 from loopwright.objectives.kl import Head
 from loopwright.training.ppo_batch import Episodes
@@ -53,7 +53,7 @@ class Reader:
             mask = torch.ones_like(episodes.ids)
             hidden = self._base.base_model(input_ids=episodes.ids, attention_mask=mask, use_cache=False)
             hidden = hidden.last_hidden_state[episodes.predicts()]
-        return head_of(self.model)(hidden).squeeze(-1).float()
+        return score_of(self.model, hidden).float()
 
     def frozen_blocks(self) -> int:
         """How many of the lowest blocks, and the embeddings under them, do not change in training; never all."""

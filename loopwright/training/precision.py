@@ -65,9 +65,13 @@ class Masters:
 
 
 def in_precision(model: nn.Module, precision: Precision) -> None:
-    """Parameters in place, whoever shares them; not buffers: rotary frequencies stay exact."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, precision))
+    """Parameters in place, whoever shares them; not buffers: rotary frequencies stay exact.
+
+    Nor a scalar head: eight bits would give values in steps wider than they are clipped to.
+    """
+    for name, parameter in model.named_parameters():
+        if "score" not in name.split("."):
+            parameter.data = parameter.data.to(getattr(torch, precision))
 
 
 def _hand_on(master: nn.Parameter, weight: Tensor) -> None:

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from loopwright.errors import ModelError
 from loopwright.models.adapters import FILE, over_base, save_adapters
+from loopwright.models.forward import can_run_at_once
 from loopwright.models.heads import reward_model_from, scores_at_last_token
 from loopwright.models.loading import load_reward_model, save_model
 from loopwright.models.sharing import resident_bytes, share_frozen
@@ -33,7 +34,9 @@ def trained(folder, family="llama", **settings):
     return load_reward_model(folder)
 
 
-@pytest.mark.parametrize("settings", [{}, {"bias": "all"}, {"alpha": 3, "targets": ("up_proj", "c_fc")}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"bias": "all"}, {"dropout": 0.1}, {"alpha": 3, "targets": ("up_proj", "c_fc")}], ids=str
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_over_its_base_it_scores_as_before(family, settings, tmp_path):
     reward, policy = trained(tmp_path, family, **settings), tiny_model(family).requires_grad_(False)
@@ -41,7 +44,7 @@ def test_over_its_base_it_scores_as_before(family, settings, tmp_path):
     assert_close(scores(found), scores(reward), atol=1e-3, rtol=1e-4)
     share_frozen(found, policy)
     assert resident_bytes([found, policy]) < 0.75 * resident_bytes([reward, policy])
-    assert not trainable_parameters(found)
+    assert not trainable_parameters(found) and can_run_at_once(found)
 
 
 def test_it_stays_merged_where_its_base_is_not_the_policys(tmp_path):
@@ -53,6 +56,7 @@ def test_it_stays_merged_where_its_base_is_not_the_policys(tmp_path):
         over_base(reward, tmp_path, tiny_model("gpt2"))
         == "its adapters were trained over other weights than the policy's"
     )
+    assert "and the policy on meta" in over_base(reward, tmp_path, tiny_model("llama").to("meta"))
     (tmp_path / FILE).unlink()
     assert over_base(reward, tmp_path, tiny_model("llama")) == "it was not trained with LoRA"
 
@@ -64,5 +68,5 @@ def test_adapters_that_are_broken_or_do_not_fit(tmp_path):
     )
     assert over_base(reward, tmp_path, policy) == "its adapters do not fit its layers"
     (tmp_path / FILE).write_bytes(b"junk")
-    with pytest.raises(ModelError, match=r"adapters.safetensors cannot be read .*delete it"):
+    with pytest.raises(ModelError, match=r"lora.safetensors cannot be read .*delete it"):
         over_base(reward, tmp_path, policy)

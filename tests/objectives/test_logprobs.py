@@ -104,6 +104,22 @@ def test_losses_of_tokens_have_the_gradient_of_the_differentiable_form(rows, fac
     assert_close(*results)
 
 
+def test_tensors_that_do_not_lie_in_order():
+    """Targets that are a column of a table, and logits that are a transposed matrix."""
+    results = []
+    for order in (True, False):
+        hidden, weight, bias, targets = problem()
+        columns = torch.stack((targets, targets + 1000), 1)[:, 0]
+        states = (weight.detach() @ hidden.detach().T).requires_grad_()
+        logits = states.T
+        for x, w, t in ((hidden, weight, columns), (logits, None, columns)):
+            if order:
+                x, t = x.contiguous(), t.contiguous()
+            summed_losses(x, w, t, lambda logprobs, entropy, _: logprobs - 0.1 * entropy).total.backward()
+        results.append((hidden.grad, weight.grad, states.grad))
+    assert_close(*results)
+
+
 def split_by(monkeypatch, size):
     monkeypatch.setattr(
         module, "row_chunks", lambda rows, _: (slice(i, min(i + size, rows)) for i in range(0, rows, size))

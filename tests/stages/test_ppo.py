@@ -17,10 +17,12 @@ from loopwright.data.readers import write_records
 from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, ConfigError, DataError, ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig
+from loopwright.generation.engines import make_engine
+from loopwright.generation.fast_engine import FastEngine
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.adapters import FILE, save_adapters
 from loopwright.models.decoder import Decoder
-from loopwright.models.heads import Critic, reward_model_from
+from loopwright.models.heads import Critic, head_of, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
 from loopwright.models.sharing import resident_bytes
 from loopwright.models.tokens import forbidden_token_ids
@@ -653,10 +655,13 @@ def test_with_lora_four_roles_live_on_one_base(adapted, tmp_path, precision):
     config = PPOConfig(**SMALL, trainable=LORA, precision=precision)
     inputs = PPOInputs(*adapted, PROMPTS)
     reward, policy = ppo.load_reward(inputs, runtime), load_causal_lm(adapted[0])
+    said = []
+    runtime.log = said.append
     base = sum(p.numel() for p in policy.parameters()) * (2 if precision == "bfloat16" else 4)
     learner = ppo.make_learner(config, inputs, reward, policy, load_tokenizer(adapted[0]), runtime)
     roles = [learner.policy, learner.reference, learner.critic, reward.rewards[0][0].model]
-    assert resident_bytes(roles) < 1.15 * base
+    assert resident_bytes(roles) < 1.15 * base and not said
+    assert learner.at_once == (precision == "float32")
     assert {id(p) for p in learner.critic.parameters() if p.requires_grad}.isdisjoint(
         id(p) for role in (roles[0], roles[1], roles[3]) for p in role.parameters()
     )
@@ -671,6 +676,74 @@ def test_one_base_changes_no_figure(adapted, tmp_path, monkeypatch):
     first, second = recorded(tmp_path / "shared")[0], recorded(tmp_path / "apart")[0]
     for name in ("score", "policy_loss", "entropy", "policy_grad_norm"):  # the critics learn with other adapters
         assert first[name] == pytest.approx(second[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("critic", "trained"),
+    [
+        ({"mode": "all"}, lambda name: True),
+        (
+            {"mode": "top_layers", "layers": 1},
+            lambda name: ".1." in name or "norm" in name.split(".")[-2] or "score" in name,
+        ),
+        ({"mode": "lora", "lora": {"r": 5}}, lambda name: "lora_" in name or "score.modules_to_save" in name),
+    ],
+    ids=["all", "top_layers", "lora"],
+)
+def test_a_critic_trains_what_it_is_told_to_whatever_trained_the_reward_model(adapted, tmp_path, critic, trained):
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    runtime.log = (said := []).append
+    config = PPOConfig(**SMALL, trainable=LORA, critic_trainable=critic)
+    inputs = PPOInputs(*adapted, PROMPTS)
+    policy = load_causal_lm(adapted[0])
+    learner = ppo.make_learner(
+        config, inputs, ppo.load_reward(inputs, runtime), policy, load_tokenizer(adapted[0]), runtime
+    )
+    names = [name for name, parameter in learner.critic.named_parameters() if parameter.requires_grad]
+    wanted = [
+        name
+        for name, _ in learner.critic.named_parameters()
+        if trained(name) and not ("layers.0" in name and "norm" in name and critic["mode"] == "top_layers")
+    ]
+    assert names == wanted and names
+    shapes = {parameter.shape[0] for name, parameter in learner.critic.named_parameters() if "lora_A" in name}
+    assert shapes == ({5} if critic["mode"] == "lora" else set())
+    assert any("the critic keeps weights of its own" in line for line in said)  # merged: they are not the policy's
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_reward_model_that_the_caller_holds_stays_as_it_was(adapted, tmp_path, precision):
+    held = RewardModel(adapted[1])
+    before = {name: parameter.clone() for name, parameter in held.model.named_parameters()}
+    run(adapted, tmp_path, reward=[(held, 1.0)], trainable=LORA, precision=precision, steps=1)
+    for name, parameter in held.model.named_parameters():
+        assert parameter.requires_grad and torch.equal(parameter, before[name])
+
+
+def test_a_sampler_that_is_not_the_learner_is_caught_in_bfloat16_too(folders, tmp_path, monkeypatch):
+    generate = FastEngine.generate
+    hot = lambda self, prompts, sampling, seeds: generate(  # noqa: E731
+        self, prompts, sampling.model_copy(update={"temperature": 2.0}), seeds
+    )
+    with pytest.raises(CheckError, match=r"step 0: .*the ratio is not 1"):
+        monkeypatch.setattr(FastEngine, "generate", hot)
+        run(folders, tmp_path, precision="bfloat16")
+
+
+def test_adapters_are_sampled_from_whole_in_bfloat16(folders, tmp_path):
+    """Merged into bfloat16 weights, a small step of an adapter would be lost."""
+    learner, _, _ = make_learner(folders, tmp_path, trainable={"mode": "lora"}, precision="bfloat16")
+    said = []
+    assert isinstance(make_engine(learner.policy, load_tokenizer(folders[0]), said.append), TransformersEngine)
+    assert "round away" in said[0]
+
+
+def test_values_are_not_rounded_to_eight_bits(folders, tmp_path):
+    learner, engine, prompts = make_learner(folders, tmp_path, precision="bfloat16")
+    with torch.no_grad():
+        head_of(learner.critic.model).weight.mul_(100.0)
+    values = learner.response_values(sample(engine, prompts * 4, seed=0))
+    assert not torch.equal(values, values.bfloat16().float())
 
 
 def test_a_critic_of_other_weights_computes_its_own_blocks(folders, tmp_path):
@@ -753,7 +826,7 @@ def test_without_a_reward_model_the_critic_starts_at_zero(folders, tmp_path):
     inputs = PPOInputs(folders[0], reward, PROMPTS)
     runtime = Runtime.temporary(tmp_path)
     loaded = ppo.load_reward(inputs, runtime)
-    critic = ppo.start_critic(inputs, loaded, policy, load_tokenizer(folders[0]), runtime)
+    critic = ppo.start_critic(PPOConfig(**SMALL), inputs, loaded, policy, load_tokenizer(folders[0]), runtime)
     assert not critic(torch.tensor([[1, 2, 3]]), torch.ones(1, 3).long()).any()
 
 
@@ -790,7 +863,9 @@ def test_a_critic_starts_from_no_reward_model_of_another_tokenizer(folders, fore
 
     def start(*rewards):
         inputs = PPOInputs(folders[0], [(reward, 1.0) for reward in rewards], PROMPTS)
-        return ppo.start_critic(inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime).model
+        return ppo.start_critic(
+            PPOConfig(**SMALL), inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime
+        ).model
 
     alone, beside = start(RewardModel(foreign)), start(RewardModel(foreign), own)
     assert torch.equal(alone.model.embed_tokens.weight, policy.model.embed_tokens.weight)
@@ -804,7 +879,7 @@ def test_a_critic_that_is_named_must_read_the_policys_tokens(folders, foreign, t
 
     def start(critic):
         inputs = PPOInputs(folders[0], callable_reward(length_of), PROMPTS, critic=critic)
-        return ppo.start_critic(inputs, reward, policy, tokenizer, runtime).model
+        return ppo.start_critic(PPOConfig(**SMALL), inputs, reward, policy, tokenizer, runtime).model
 
     assert torch.equal(start(folders[1]).score.weight, load_reward_model(folders[1]).score.weight)
     with pytest.raises(ConfigError, match=r"ppo.critic = .* has another tokenizer or chat template than the policy"):
@@ -944,6 +1019,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         ),
         (dict(microbatch_size=8, microbatch_tokens=99), "both say what is computed at once"),
         (dict(precision="float32", importance_cap=3.0), "importance_cap has no effect with precision = float32"),
+        (dict(precision="bfloat16", importance_cap=0.5), "greater than or equal to 1"),
         (dict(microbatch_size=5), "minibatch_size = 64 is not a multiple of microbatch_size = 5"),
         (dict(kl_target=3.0), "kl_target has no effect on a fixed coefficient"),
         (dict(kl_horizon=300), "kl_horizon has no effect on a fixed coefficient"),
