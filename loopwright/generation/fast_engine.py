@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -223,6 +222,4 @@ def why_not(model: Any) -> str | None:
         return decoder
     if not lm_head.head_is_all(unwrapped(model)):
         return "its logits are more than a linear layer of the last hidden states"
-    if unwrapped(model).dtype != torch.float32 and any(isinstance(part, LoraLayer) for part in model.modules()):
-        return "adapters that are merged into weights of less than float32 round away"
     return why_not_merged(model)

@@ -115,6 +115,9 @@ def why_not_merged(model: Any) -> str | None:
             plain = isinstance(module, LoraLayer) and not any(module.lora_bias.values()) and not module.lora_variant
             if not plain or module.merged:
                 return "its adapters are not plain LoRA, or merged"
+            weight: Any = module.get_base_layer().weight
+            if weight.dtype != torch.float32:
+                return "merged into weights of less than float32 its adapters would round away"
     return None
 
 
