@@ -265,14 +265,19 @@ void attention_backward(float *gq, float *gk, float *gv, const float *gout, cons
 
 /* ---- Softmax over a vocabulary. */
 
-/* log-sum-exp and entropy of each row */
+#define BLOCK 256
+
+/* log-sum-exp and entropy of each row; compilers vectorize exponentials and sums in loops of their own, not in one */
 void softmax_sums(float *normaliser, float *entropy, const float *logits, index_t n, index_t vocabulary) {
+    float p[BLOCK];
     for (index_t i = 0; i < n; i++, logits += vocabulary) {
         float top = largest(logits, vocabulary), sum = 0, weighted = 0;
-        for (index_t j = 0; j < vocabulary; j++) {
-            float x = logits[j] - top, p = exp_(x);
-            sum += p;
-            weighted += p * x;
+        for (index_t start = 0; start < vocabulary; start += BLOCK) {
+            index_t count = vocabulary - start < BLOCK ? vocabulary - start : BLOCK;
+            const float *z = logits + start;
+            for (index_t j = 0; j < count; j++) p[j] = exp_(z[j] - top);
+            for (index_t j = 0; j < count; j++) sum += p[j];
+            for (index_t j = 0; j < count; j++) weighted += p[j] * (z[j] - top);
         }
         normaliser[i] = top + logf(sum);
         entropy[i] = logf(sum) - weighted / sum;
