@@ -34,6 +34,8 @@ from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_reader import Reader
 from loopwright.training.precision import Masters, in_precision
 
+FEWEST_TOKENS = 512  # of a core's own share of a minibatch; with fewer, a gradient a core costs more than it brings
+
 
 class PPOLearner:
     """Policy, critic, reference, optimizers and KL coefficient."""
@@ -251,7 +253,8 @@ class PPOLearner:
         if config.microbatch_size or config.microbatch_tokens:
             return microbatches(lengths, rows=config.microbatch_size, tokens=config.microbatch_tokens)
         minibatches = -(-len(lengths) // config.minibatch_size)
-        return even_parts(lengths, max(minibatches, shares(len(lengths)) if self.at_once else 1))
+        cores = min(shares(len(lengths)), int(lengths.sum()) // FEWEST_TOKENS) if self.at_once else 1
+        return even_parts(lengths, max(minibatches, cores))
 
 
 class Microbatch(NamedTuple):
