@@ -70,8 +70,9 @@ def compiled() -> ctypes.CDLL | None:
 def machine_folder() -> Path:
     """A folder for what depends on this machine, that nobody else can write to: what lies in it is run."""
     base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "loopwright"
+    folder = Path(base or "~/.cache") / "loopwright"
     try:
+        folder = folder.expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()  # a link might point elsewhere later
         if (
@@ -81,8 +82,14 @@ def machine_folder() -> Path:
             and os.access(folder, os.W_OK)
         ):
             return folder
-    except (OSError, RuntimeError):
-        pass
+        reason = "others can write to it, or it is not yours"
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows where home is
+        reason = str(error)
+    warnings.warn(
+        f"{folder} is not used ({reason}); C is compiled and measured again by each process: set XDG_CACHE_HOME to a "
+        "folder that is yours alone",
+        stacklevel=2,
+    )
     return Path(tempfile.mkdtemp(prefix="loopwright-"))
 
 

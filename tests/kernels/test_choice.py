@@ -89,5 +89,6 @@ def test_a_folder_that_others_may_write_to_is_not_used(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert library.machine_folder.__wrapped__() == tmp_path / "loopwright"
     (tmp_path / "loopwright").chmod(0o777)
-    other = library.machine_folder.__wrapped__()
+    with pytest.warns(UserWarning, match="is not used .others can write to it.*set XDG_CACHE_HOME"):
+        other = library.machine_folder.__wrapped__()
     assert other != tmp_path / "loopwright" and other.stat().st_mode & 0o077 == 0
