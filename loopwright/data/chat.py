@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from loopwright.data.tokenizer import ASSISTANT, USER, bos_prefix, encode_text, encode_texts
+from loopwright.data.tokenizer import ASSISTANT, USER, bos_prefix, encode_rendered, encode_text, encode_texts
 from loopwright.errors import ModelError
 from loopwright.schemas import Message
 
@@ -83,7 +83,7 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequenc
     special = special_token_texts(tokenizer)
     hostile = [any(token in message.content for token in special for message in messages) for messages in prompts]
     friendly = [messages for messages, bad in zip(prompts, hostile, strict=True) if not bad]
-    rendered = iter(_tokens_of_rendered(tokenizer, [_rendered(tokenizer, m, [x.content for x in m]) for m in friendly]))
+    rendered = iter(encode_rendered(tokenizer, [_rendered(tokenizer, m, [x.content for x in m]) for m in friendly]))
     return [_with_stand_ins(tokenizer, m) if bad else next(rendered) for m, bad in zip(prompts, hostile, strict=True)]
 
 
@@ -95,7 +95,7 @@ def _with_stand_ins(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
         if piece in stand_ins:
             ids += encode_text(tokenizer, messages[stand_ins.index(piece)].content)
         elif piece:
-            ids += _tokens_of_rendered(tokenizer, [piece])[0]
+            ids += encode_rendered(tokenizer, [piece])[0]
     return ids
 
 
@@ -126,10 +126,3 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], c
             f"the tokenizer's chat template refuses a conversation of roles {roles} ({error}); "
             "change the messages, or the tokenizer's chat_template"
         ) from error
-
-
-def _tokens_of_rendered(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The template writes special tokens as text; here, and only here, they are read as such."""
-    if not texts:
-        return []
-    return list(tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])

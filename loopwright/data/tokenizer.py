@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,9 @@ from loopwright.errors import DataError
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (PAD, END, USER, ASSISTANT)
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+# transformers sets whether special tokens are read as such on the tokenizer that all threads share, then encodes: two
+# threads at once, and what a person wrote becomes a special token.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -52,15 +56,27 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of plain texts: nothing added, and text that spells a special token stays text."""
+    return _encoded(tokenizer, texts, split_special_tokens=True)
+
+
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of what a chat template wrote: there, and only there, special tokens are written as text."""
+    return _encoded(tokenizer, texts, split_special_tokens=False)
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, split_special_tokens: bool
+) -> list[list[int]]:
     if not texts:
         return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,  # long documents are cut later, by us
-    )
+    with ONE_AT_A_TIME:
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=split_special_tokens,
+            return_attention_mask=False,
+            verbose=False,  # long documents are cut later, by us
+        )
     return list(encoded["input_ids"])
 
 
@@ -71,7 +87,8 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def bos_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """[BOS] for tokenizers that start every text with it (Llama), [] for the others (GPT-2, Qwen2, ours)."""
-    return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
+    with ONE_AT_A_TIME:
+        return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 
 def encode_documents(
