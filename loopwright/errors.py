@@ -39,3 +39,11 @@ class RequirementError(LoopwrightError):
 
 class RewardError(LoopwrightError):
     """A reward gave no scores: its function failed, or its server does not answer or answers wrongly."""
+
+
+class StoreError(LoopwrightError):
+    """The feedback store cannot be opened, is damaged, or refuses what was asked of it."""
+
+
+class ResponderError(LoopwrightError):
+    """A model gave no reply: its server does not answer, refuses or answers wrongly."""

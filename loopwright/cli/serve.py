@@ -1,8 +1,9 @@
-"""`loopwright serve-reward`: a reward model or classifier for other machines."""
+"""`loopwright serve-reward` and `serve-model`: a reward or a policy for other processes and machines."""
 
 import hashlib
 import json
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,23 +32,64 @@ def serve_reward(
     ] = None,
 ) -> None:
     """Score responses for other processes and machines over HTTP, until interrupted."""
-    from loopwright.rewards.server import listen, reward_app, serve
-    from loopwright.rewards.wire import read_token
+    from loopwright.rewards.server import reward_app
+    from loopwright.rewards.wire import TOKEN_VARIABLE
+    from loopwright.serving.server import listen, serve
+    from loopwright.serving.tokens import read_token
 
-    token = read_token(token_file)
-    with listen(host, port, token) as listening:
+    token = read_token(token_file, TOKEN_VARIABLE)
+    with listen(host, port, token, TOKEN_VARIABLE) as listening:
         settings = None if classifier is None else _settings(classifier)
         reward = _load(model, settings)
         app = reward_app(reward, token, content_hash=content_hash(model, settings))
-        where = f"[{host}]" if ":" in host else host
-        Console(stderr=True).print(
-            f"{reward.name} is served on http://{where}:{listening.getsockname()[1]}, "
-            f"{'without a token' if token is None else 'to who has the token'}; Ctrl-C ends it",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say_served(reward.name, listening, token)
         serve(app, listening)
+
+
+def serve_model(  # noqa: PLR0913 -- one argument an option
+    model: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face folder or a run directory.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8400,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that clients must send. [default: $LOOPWRIGHT_MODEL_TOKEN]"),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most that a request may ask for.")] = 1024,
+    waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait while one is answered.")] = 8,
+) -> None:
+    """Answer in conversations over HTTP, as OpenAI's chat completions do, until interrupted."""
+    from loopwright.responders.server import Limits, model_app
+    from loopwright.responders.wire import TOKEN_VARIABLE
+    from loopwright.serving.server import listen, serve
+    from loopwright.serving.tokens import read_token
+
+    token = read_token(token_file, TOKEN_VARIABLE)
+    with listen(host, port, token, TOKEN_VARIABLE) as listening:
+        from loopwright.cli.chat import find_model
+        from loopwright.loop import refuse_several
+        from loopwright.responders.local import LocalResponder
+
+        refuse_several(model)
+        responder = LocalResponder.open(find_model(model))
+        limits = Limits(new_tokens=max_new_tokens, waiting=waiting)
+        app = model_app(responder, responder.policy, token, limits=limits)
+        say_served(responder.name, listening, token, "/v1")
+        serve(app, listening)
+
+
+def say_served(name: str, listening: socket.socket, token: str | None, path: str = "") -> None:
+    """Where a server is, and who is answered."""
+    from loopwright.serving.server import shown_address
+
+    Console(stderr=True).print(
+        f"{name} is served on http://{shown_address(listening)}{path}, "
+        f"{'without a token' if token is None else 'to who has the token'}; Ctrl-C ends it",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def content_hash(folder: Path, settings: dict[str, Any] | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NamedTuple, Protocol, Self
 
@@ -72,6 +72,10 @@ class Engine(Protocol):
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]
     ) -> Rollouts: ...
+
+    def stream(self, prompt: Sequence[int], sampling: SamplingConfig, seed: int) -> Generator[int, None, None]:
+        """The tokens that `generate` samples for one prompt, EOS included, each as soon as it is there."""
+        ...
 
 
 def check_prompts(model: Any, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> None:

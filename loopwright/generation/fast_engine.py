@@ -6,7 +6,7 @@ keeps one copy of the matrices in the order its library reads fastest, for the t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,8 @@ class FastEngine:
 
         def answer(rows: list[int]) -> list[Tensor]:
             batch = _Batch(self, step, [prompts[i] for i in rows], numbers[rows], sampling, len(parts))
-            batch.run()
+            for _ in batch.steps():
+                pass
             return batch.found(rows)
 
         with torch.no_grad(), evaluating(self.model):
@@ -73,6 +74,23 @@ class FastEngine:
             found = side_by_side(answer, parts, at_once=count > 1)
         rows, places, tokens, logprobs = (torch.cat(column) for column in zip(*found, strict=True))
         return self._rollouts(prompts, rows, places, tokens, logprobs)
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], sampling: SamplingConfig, seed: int) -> Generator[int, None, None]:
+        """The tokens that `generate` samples for one prompt, EOS included, each as soon as it is there.
+
+        Raises:
+            DataError: as for `generate`.
+        """
+        check_prompts(self.model, [prompt], sampling, [seed])
+        decoder = Decoder.of(self.model)
+        assert isinstance(decoder, Decoder)
+        numbers = uniforms([seed], sampling.max_new_tokens).to(self.model.device)
+        with evaluating(self.model):
+            step = Step(decoder, unwrapped(self.model).get_output_embeddings(), 1)
+            batch = _Batch(self, step, [prompt], numbers, sampling, 1)
+            for _ in batch.steps():
+                yield int(batch.tokens[0])
 
     def _rollouts(
         self, prompts: Sequence[Sequence[int]], rows: Tensor, places: Tensor, tokens: Tensor, logprobs: Tensor
@@ -126,12 +144,13 @@ class _Batch:
         self.first = torch.empty_like(self.tokens)
         self.history: list[tuple[list[int], list[int], Tensor, Tensor]] = []  # rows, places, tokens, log-probs
 
-    def run(self) -> None:
-        """Sample until every row has ended or has max_new_tokens."""
+    def steps(self) -> Iterator[None]:
+        """Sample until every row has ended or has max_new_tokens. Yields after each token of the live rows."""
         slots = self.slots
         while True:
             while joining := slots.joining():
                 self._take(self._read(joining), len(slots) - len(joining))
+                yield
             if not len(slots):
                 return
             if slots.full():
@@ -139,6 +158,7 @@ class _Batch:
             logits = self._go_on()
             slots.advance()
             self._take(logits, 0)
+            yield
 
     def found(self, rows: Sequence[int]) -> list[Tensor]:
         """[N] each: row, as numbered in `rows`, place in the response, token, log-probability."""

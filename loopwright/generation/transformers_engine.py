@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,32 @@ class TransformersEngine:
         with torch.no_grad(), evaluating(self.model):
             rollouts = _joined(side_by_side(answer, chunks, at_once=count > 1), self.pad_id)
         return rollouts.rows(_inverse(order))
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], sampling: SamplingConfig, seed: int) -> Generator[int, None, None]:
+        """The tokens that `generate` samples for one prompt, EOS included, each as soon as it is there.
+
+        Raises:
+            DataError: as for `generate`.
+        """
+        check_prompts(self.model, [prompt], sampling, [seed])
+        device, steps = self.model.device, sampling.max_new_tokens
+        forbidden = forbidden_token_ids(self.tokenizer, self.model.get_output_embeddings().weight.shape[0]).to(device)
+        numbers = uniforms([seed], steps).to(device)
+        tokens = torch.tensor([prompt], device=device)
+        mask = torch.ones(1, len(prompt) + steps, dtype=torch.bool, device=device)
+        positions = position_ids(mask)
+        cache = _preallocated_cache(self.model, len(prompt) + steps)
+        begin = 0
+        with evaluating(self.model):
+            for end in range(len(prompt), len(prompt) + steps):
+                logits = self._next_logits(cache, tokens, mask[:, :end], positions[:, begin:end])
+                distribution = sampling_logprobs(logits, forbidden, sampling.temperature)
+                token = sample_tokens(distribution, numbers[:, end - len(prompt)], sampling)
+                yield int(token)
+                if int(token) == self.tokenizer.eos_token_id:
+                    return
+                tokens, begin = token[:, None], end
 
     def _decode(  # noqa: PLR0913 -- what is sampled from, and how
         self,

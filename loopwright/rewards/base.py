@@ -39,6 +39,7 @@ class Scores(NamedTuple):
     per_token: Tensor | None = None  # [B, T]
     std: Tensor | None = None  # [B] how unsure the reward is
     parts: Mapping[str, Tensor] = {}  # name -> [B], what a sum was made of
+    heads: Tensor | None = None  # [H, B] of several heads on one body, whose mean the total is
 
     def whole(self) -> Tensor:
         """[B] what a response is worth: its total, and the scores of its tokens."""
@@ -46,8 +47,11 @@ class Scores(NamedTuple):
 
     def cpu(self) -> Scores:
         """The same, with every tensor on the CPU."""
-        per_token, std = (None if part is None else part.cpu() for part in (self.per_token, self.std))
-        return Scores(self.total.cpu(), per_token, std, {name: part.cpu() for name, part in self.parts.items()})
+        per_token, std, heads = (
+            None if part is None else part.cpu() for part in (self.per_token, self.std, self.heads)
+        )
+        parts = {name: part.cpu() for name, part in self.parts.items()}
+        return Scores(self.total.cpu(), per_token, std, parts, heads)
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Several reward models, trained apart, as one reward that knows how unsure it is."""
+"""Several reward models, trained apart, or several heads of one, as one reward that knows how unsure it is."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PENALISED = ("mean_less_variance", "mean_less_std")
 class Ensemble:
     """Members that were trained to score the same thing, on one scale; `std` is the deviation between them, biased.
 
-    `parts` of its scores are the members'.
+    A reward model of several heads counts as so many members, read at once. `parts` of its scores are the members'.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Ensemble:
         found = [member.score(samples).cpu() for member in self.members]
         if any(scores.per_token is not None for scores in found):
             raise CheckError(f"a member of {self.name} scores tokens; an ensemble is of scores of whole responses")
-        scores = torch.stack([one.total for one in found])
+        scores = torch.cat([one.total[None] if one.heads is None else one.heads for one in found])
         parts = {f"{self.name}_{number}": one for number, one in enumerate(scores, start=1)}
         total = ENSEMBLE_RULES[self.rule](scores, self.penalty)
         return Scores(total, std=scores.std(0, correction=0), parts=parts)

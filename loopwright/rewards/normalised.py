@@ -37,7 +37,8 @@ class Normalised:
         mean, std, _ = self.scale
         found = self.reward.score(samples).cpu()
         per_token, unsure = (None if part is None else part / std for part in (found.per_token, found.std))
-        return Scores((found.total - mean) / std, per_token, unsure, found.parts)
+        heads = None if found.heads is None else (found.heads - mean) / std
+        return Scores((found.total - mean) / std, per_token, unsure, found.parts, heads)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Negated:
         """The negative of each score."""
         found = self.reward.score(samples)
         per_token = None if found.per_token is None else -found.per_token
-        return Scores(-found.total, per_token, found.std, {name: -part for name, part in found.parts.items()})
+        heads = None if found.heads is None else -found.heads
+        return Scores(-found.total, per_token, found.std, {name: -part for name, part in found.parts.items()}, heads)
 
 
 def measure(name: str, reward: Reward, samples: Sequence[Sample]) -> Scale:

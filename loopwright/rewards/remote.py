@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import random
-import socket
-import ssl
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -30,23 +22,23 @@ from loopwright.rewards.wire import (
     ServedModel,
     TextSample,
     Version,
-    check_token,
-    read_token,
 )
-
-if TYPE_CHECKING:
-    import httpx
+from loopwright.serving import client
+from loopwright.serving.client import (
+    RETRIED_STATUSES,
+    Deadline,
+    WrongReply,
+    asked_wait,
+    http_client,
+    own_wait,
+    received,
+    shown,
+)
+from loopwright.serving.tokens import check_token, read_token
 
 LONGEST_REPLY_BYTES = 16 * 2**20
-RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0  # between two attempts; a server may ask for less or more
-LONGEST_ASKED_WAIT_SECONDS = 600.0
-IDLE_SECONDS = 60.0  # that an unused connection is kept: less than the server keeps it
-
-_NO_ADDRESS = "the address of a reward server is none: {}; write http://host:8500"
 
 M = TypeVar("M", bound=BaseModel)
-_chance = random.SystemRandom()  # waiting times are no part of a run's random numbers
 
 
 class RemoteReward:
@@ -91,8 +83,10 @@ class RemoteReward:
         self._wanted_hash = content_hash
         self._model: ServedModel | None = None  # who has answered first
         self._ids = itertools.count()
-        self._deadline = _Deadline()
-        self._client = _client(read_token() if token is None else token, timeout_seconds)
+        self._deadline = Deadline()
+        self._client = http_client(
+            read_token(None, TOKEN_VARIABLE) if token is None else token, timeout_seconds, "a remote reward"
+        )
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """[B] scores, with their std and parts where the server gives them.
@@ -142,7 +136,7 @@ class RemoteReward:
             raise self._wrong("gives scores of other samples, or in another order")
         for what, numbers in {"scores": reply.scores, "std": reply.std, **reply.parts}.items():
             if numbers is not None and len(numbers) != len(asked):
-                raise self._wrong(f"gives {len(numbers)} {_shown(what)} for {len(asked)} samples")
+                raise self._wrong(f"gives {len(numbers)} {shown(what)} for {len(asked)} samples")
         return reply
 
     def _know(self, reply: Health | ScoreReply) -> None:
@@ -152,13 +146,13 @@ class RemoteReward:
         now = reply.model
         if self._wanted_hash is not None and now.hash != self._wanted_hash:
             raise RewardError(
-                f"reward server {self.url} serves {_shown(now.name)} with the hash {_shown(str(now.hash))}, not "
+                f"reward server {self.url} serves {shown(now.name)} with the hash {shown(str(now.hash))}, not "
                 f"{self._wanted_hash}; start it with the model that is meant, or change content_hash"
             )
         if self._model is not None and now != self._model:
             raise RewardError(
-                f"reward server {self.url} served {_shown(self._model.name)} ({_shown(str(self._model.hash))}) and now "
-                f"serves {_shown(now.name)} ({_shown(str(now.hash))}): scores of two models do not compare; start it "
+                f"reward server {self.url} served {shown(self._model.name)} ({shown(str(self._model.hash))}) and now "
+                f"serves {shown(now.name)} ({shown(str(now.hash))}): scores of two models do not compare; start it "
                 "with the first again and run the same command, which goes on from the last checkpoint"
             )
         self._model = now
@@ -173,18 +167,18 @@ class RemoteReward:
             try:
                 reply = self._once(method, path, body)
             except passing as error:
-                reason = f"{type(error).__name__}: {_shown(str(error))}"
+                reason = f"{type(error).__name__}: {shown(str(error))}"
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise self._wrong(f"cannot be asked ({type(error).__name__}: {_shown(str(error))})") from error
+                raise self._wrong(f"cannot be asked ({type(error).__name__}: {shown(str(error))})") from error
             else:
                 if reply.status == 200:
                     return reply.body
                 reason = f"status {reply.status}: {_sentence(reply.body)}"
                 if reply.status not in RETRIED_STATUSES:
                     raise self._refused(reply)
-                wait = _asked_wait(reply.headers.get("retry-after"))
+                wait = asked_wait(reply.headers.get("retry-after"))
             if attempt < self.attempts:
-                time.sleep(_own_wait(attempt) if wait is None else wait)
+                time.sleep(own_wait(attempt) if wait is None else wait)
         raise RewardError(
             f"reward server {self.url} gave no answer in {self.attempts} attempts (the last: {reason}); start it again "
             "and run the same command: a run goes on from its last checkpoint, nothing is lost"
@@ -206,17 +200,14 @@ class RemoteReward:
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> _Reply:
         headers = {} if body is None else {"Content-Type": "application/json"}
-        received = bytearray()
         with self._client.stream(
             method, f"{self.url}/{path}", content=body, headers=headers, extensions={"trace": self._deadline.trace}
         ) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise self._wrong("compresses its replies, which nobody asked for")
-            for chunk in response.iter_raw():
-                received += chunk
-                if len(received) > LONGEST_REPLY_BYTES:
-                    raise self._wrong(f"replies with more than {LONGEST_REPLY_BYTES} bytes")
-            return _Reply(response.status_code, response.headers, bytes(received))
+            try:
+                content = b"".join(received(response, LONGEST_REPLY_BYTES))
+            except WrongReply as error:
+                raise self._wrong(str(error)) from None
+            return _Reply(response.status_code, response.headers, content)
 
     def _read(self, kind: type[M], body: bytes) -> M:
         try:
@@ -227,7 +218,7 @@ class RemoteReward:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the body"
-            raise self._wrong(f"gives a reply that is none ({_shown(place)}: {_shown(first['msg'])})") from None
+            raise self._wrong(f"gives a reply that is none ({shown(place)}: {shown(first['msg'])})") from None
 
     def _refused(self, reply: _Reply) -> RewardError:
         advice = "mend the request"
@@ -247,119 +238,27 @@ class RemoteReward:
         return RewardError(f"reward server {self.url} {what}; is it the server that is meant?")
 
 
-class _Deadline:
-    """Ends a request that takes too long as a whole, where httpx bounds each wait for the next bytes alone."""
-
-    def __init__(self) -> None:
-        self.passed = False
-        self._socket: socket.socket | None = None  # of the connection that was opened last: there is one at a time
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """For httpx's request extension of this name."""
-        if event == "connection.connect_tcp.complete":
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self.passed:
-                self._end()
-
-    @contextmanager
-    def watch(self, seconds: float) -> Iterator[None]:
-        self.passed = False
-        timer = threading.Timer(seconds, self._end)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
-
-    def _end(self) -> None:
-        self.passed = True
-        if self._socket is not None:
-            with suppress(OSError):  # it is closed already
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # whoever reads from it is woken
-
-
 class _Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def _client(token: str | None, timeout_seconds: float) -> httpx.Client:
-    """Connections are kept; redirects are not followed; neither proxies nor passwords of the environment are used."""
-    try:
-        import httpx
-    except ModuleNotFoundError as error:
-        raise ConfigError('a remote reward needs httpx: pip install "loopwright[serve]"') from error
-    return httpx.Client(
-        headers={"Accept-Encoding": "identity"} | ({} if token is None else {"Authorization": f"Bearer {token}"}),
-        timeout=timeout_seconds,
-        limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
-        verify=ssl.create_default_context(),
-        follow_redirects=False,
-        trust_env=False,
-    )
-
-
 def checked_url(url: str) -> str:
-    """The address of a server, as requests begin with it.
+    """The address of a reward server, as requests begin with it.
 
     Raises:
         ConfigError: it is none. Nothing of it is repeated, because passwords stand in the strangest places.
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigError(_NO_ADDRESS.format("its host or port cannot be read")) from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError(f"the address of a reward server holds a password; give it as a token in {TOKEN_VARIABLE}")
-    faults = {
-        "it does not begin with http:// or https://": parts.scheme not in ("http", "https"),
-        "it names no host": not parts.hostname,
-        "it has port 0": port == 0,
-        "it has a query": "?" in url,
-        "it has a fragment": "#" in url,
-    }
-    for fault, found in faults.items():
-        if found:
-            raise ConfigError(_NO_ADDRESS.format(fault))
-    return url.rstrip("/")
-
-
-def _own_wait(attempt: int) -> float:
-    """Seconds: twice as long each time, and by chance up to half less, so that clients do not come back together."""
-    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1)) * _chance.uniform(0.5, 1.0)
-
-
-def _asked_wait(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number of them or a date; None where it holds neither."""
-    if header is None:
-        return None
-    if header.strip().isascii() and header.strip().isdigit():
-        seconds = float(header.strip()[:12])
-    else:
-        try:
-            moment = parsedate_to_datetime(header)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            seconds = (moment - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), LONGEST_ASKED_WAIT_SECONDS)
+    return client.checked_url(url, "a reward server", example="http://host:8500", variable=TOKEN_VARIABLE)
 
 
 def _sentence(body: bytes) -> str:
     """What a refusal says, if it says it as JSON."""
     try:
-        return _shown(Refusal.model_validate_json(body).error)
+        return shown(Refusal.model_validate_json(body).error)
     except ValidationError:
         return "it does not say why"
-
-
-def _shown(text: str) -> str:
-    """A server's words on one line of a terminal."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:300]
 
 
 def _joined(lists: Iterable[Sequence[float]]) -> Any:

@@ -5,6 +5,7 @@ A decoder reads the conversation to its last token; an encoder (BERT and its kin
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from loopwright.data.chat import prompt_text, render_prompt
 from loopwright.data.tokenizer import encode_text
 from loopwright.errors import DataError, ModelError
 from loopwright.models.encoders import (
-    encode_pairs,
+    cut_of,
+    encode_and_cut_pairs,
     is_encoder,
     is_encoder_folder,
     load_encoder_reward_model,
@@ -77,22 +79,26 @@ class RewardModel:
             )
         # The reward stage says in the config whether it trained on responses that end; other trainers keep the EOS.
         self.end = [self.tokenizer.eos_token_id] if getattr(self.model.config, "append_eos", True) else []
+        self.cut = 0  # samples so far of which an encoder read only a part
         self._last_fit: tuple[PreTrainedTokenizerBase, _Fit] | None = None
 
     def score(self, samples: Sequence[Sample]) -> Scores:
-        """[B] scores of prompt and response.
+        """[B] scores of prompt and response; of a model of several heads their mean, with what each says.
 
         Raises:
-            DataError: a sample is longer than the model's context.
+            DataError: a sample is longer than the model's context, and the model was not trained on rows that are cut.
             CheckError: a score is not finite.
             ModelError: the model's chat template refuses a prompt.
         """
         if is_encoder(unwrapped(self.model).config):
-            prompts = [prompt_text(sample.prompt.messages) for sample in samples]
-            rows = encode_pairs(self.tokenizer, prompts, [sample.response for sample in samples])
+            rows = self._text_pairs(samples)
         else:
             rows = [self.row(sample) for sample in samples]
-        return Scores(check_scores(self.name, score_rows(self.model, rows, self.pad_id), samples))
+        by_head = scores_by_head(self.model, rows, self.pad_id)
+        total = check_scores(self.name, by_head.mean(1), samples)
+        if by_head.shape[1] == 1:
+            return Scores(total)
+        return Scores(total, std=by_head.std(1, correction=0), heads=by_head.T)
 
     def row(self, sample: Sample) -> list[int]:
         """The ids that a decoder reads; where a response is tokenized anew, EOS ends it if it is finished."""
@@ -107,9 +113,28 @@ class RewardModel:
         return not is_encoder(unwrapped(self.model).config) and all(self._fit(tokenizer))
 
     @property
+    def heads(self) -> int:
+        """How many heads its body carries."""
+        return int(unwrapped(self.model).config.num_labels)
+
+    @property
     def pad_id(self) -> int:
         pad_id = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+    def _text_pairs(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """What an encoder reads; the first row that is cut warns."""
+        prompts = [prompt_text(sample.prompt.messages) for sample in samples]
+        cut = cut_of(self.model)
+        rows, cuts = encode_and_cut_pairs(self.tokenizer, prompts, [sample.response for sample in samples], cut)
+        if cut is not None and cuts and not self.cut:
+            warnings.warn(
+                f"{self.name} reads at most {cut.tokens} tokens: {cuts} of {len(samples)} rows are cut, the {cut.side} "
+                "first; it goes on cutting without saying so again (its attribute `cut` counts)",
+                stacklevel=3,
+            )
+        self.cut += cuts
+        return rows
 
     def _fit(self, theirs: PreTrainedTokenizerBase | None) -> _Fit:
         """Remembered for the last tokenizer: comparing two large vocabularies takes longer than a short score."""
@@ -124,6 +149,11 @@ class RewardModel:
 
 def score_rows(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
     """[N] float32 scores of token rows, in their order, on the CPU."""
+    return scores_by_head(model, rows, pad_id).mean(1)
+
+
+def scores_by_head(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """[N, H] float32 what each head says of token rows, in their order, on the CPU."""
     return _in_batches(scores_of_rows, model, rows, pad_id)
 
 

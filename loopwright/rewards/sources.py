@@ -21,7 +21,6 @@ from loopwright.rewards.normalised import Negated
 from loopwright.rewards.remote import RemoteReward, checked_url
 from loopwright.rewards.reward_model import RewardModel
 from loopwright.rewards.spans import SpanReward
-from loopwright.rewards.wire import read_token
 
 
 class RewardSource(Config):
@@ -131,7 +130,12 @@ def _model(source: RewardSource, device: torch.device) -> Reward:
 
 
 def _ensemble(source: RewardSource, device: torch.device) -> Reward:
-    members = [RewardModel(path, name=path.name, device=device) for path in source.paths or ()]
+    folders = source.paths or () if source.path is None else (source.path,)
+    members = [RewardModel(path, name=path.name, device=device) for path in folders]
+    if source.path is not None and members[0].heads == 1:
+        raise ConfigError(
+            f"{source.path} has one head, which is no ensemble; train it with reward.heads, or list models in paths"
+        )
     return Ensemble(members, name=source.title, **source.taken())
 
 
@@ -159,7 +163,7 @@ def _spans(source: RewardSource, device: torch.device) -> Reward:
 
 def _remote(source: RewardSource, device: torch.device) -> Reward:
     assert source.url is not None
-    return RemoteReward(source.url, token=read_token(), name=source.title, **source.taken())
+    return RemoteReward(source.url, name=source.title, **source.taken())
 
 
 KINDS: dict[str, Kind] = {
@@ -167,7 +171,7 @@ KINDS: dict[str, Kind] = {
     "classifier": Kind(_classifier, needs=("path",), takes=("label", "output", "reads", "max_tokens")),
     "spans": Kind(_spans, needs=("path", "stage")),
     "remote": Kind(_remote, needs=("url",), takes=("content_hash",)),
-    "ensemble": Kind(_ensemble, needs=("paths",), takes=("rule", "penalty")),
+    "ensemble": Kind(_ensemble, needs=("paths", "path", "stage"), takes=("rule", "penalty")),
     "callable": Kind(_callable, needs=("function",)),
 }
 

@@ -1,21 +1,15 @@
-"""What a reward server and its clients say to each other, and the secret they share. docs/rewards.md describes it."""
+"""What a reward server and its clients say to each other. docs/rewards.md describes it."""
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from loopwright.errors import ConfigError
 from loopwright.schemas import Prompt, Record
 
 PROTOCOL = 1
-TOKEN_VARIABLE = "LOOPWRIGHT_REWARD_TOKEN"
-SHORTEST_TOKEN = 16  # characters
-_MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+TOKEN_VARIABLE = "LOOPWRIGHT_REWARD_TOKEN"  # holds the secret of server and clients
 
 Name = Annotated[str, Field(max_length=200)]
 
@@ -78,36 +72,3 @@ class Refusal(BaseModel):
     """Reply with any other status than 200."""
 
     error: str
-
-
-def read_token(file: Path | None = None) -> str | None:
-    """The secret of server and clients: from a file, or else from LOOPWRIGHT_REWARD_TOKEN; None where there is neither.
-
-    Never an argument of a command: other users of the machine see those.
-
-    Raises:
-        ConfigError: the file cannot be read, or the token is too short or not of printable ASCII characters.
-    """
-    if file is None:
-        token, source = os.environ.get(TOKEN_VARIABLE, ""), f"the environment variable {TOKEN_VARIABLE}"
-        if not token:
-            return None
-    else:
-        source = str(file)
-        try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: the token cannot be read ({type(error).__name__}); {_MAKE_ONE}") from None
-    check_token(token, source)
-    return token
-
-
-def check_token(token: str, source: str) -> None:
-    """Raises ConfigError, which does not repeat the token."""
-    if not re.fullmatch(r"[!-~]*", token):
-        raise ConfigError(f"the token in {source} has characters that no HTTP header carries; {_MAKE_ONE}")
-    if len(token) < SHORTEST_TOKEN:
-        raise ConfigError(
-            f"the token in {source} has {len(token)} characters and could be guessed; it needs {SHORTEST_TOKEN}: "
-            f"{_MAKE_ONE}"
-        )

@@ -2,6 +2,7 @@
 
 from loopwright.schemas.base import Record
 from loopwright.schemas.feedback import (
+    Attack,
     Comparison,
     Correction,
     Judgement,
@@ -15,21 +16,28 @@ from loopwright.schemas.feedback import (
 from loopwright.schemas.judges import Judge
 from loopwright.schemas.kinds import KINDS
 from loopwright.schemas.prompts import Demonstration, Message, Prompt
+from loopwright.schemas.responders import Pieces, Reply, ReplySettings, Responder, whole
 
 __all__ = [
     "KINDS",
+    "Attack",
     "Comparison",
     "Correction",
     "Demonstration",
     "Judge",
     "Judgement",
     "Message",
+    "Pieces",
     "Prompt",
     "Ranking",
     "Rating",
     "Record",
+    "Reply",
+    "ReplySettings",
+    "Responder",
     "Span",
     "SpanFeedback",
     "Strength",
     "Thumb",
+    "whole",
 ]

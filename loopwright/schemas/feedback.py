@@ -27,6 +27,7 @@ class Judgement(Record):
     reward_model: str | None = None
     selection_probability: float | None = Field(default=None, gt=0, le=1)
     created: str | None = None  # when it was judged, ISO 8601; a simulated annotator has a simulated clock
+    rationale: str | None = None  # why, in the annotator's words
 
     @model_validator(mode="after")
     def _order_is_a_permutation(self) -> Self:
@@ -55,8 +56,15 @@ class Comparison(Judgement):
     margin: float | None = Field(default=None, ge=0)  # the same as a number, where one was given
     probability: float | None = Field(default=None, ge=0, le=1)  # that the first is better: several votes, or a judge
     weight: float = Field(default=1.0, gt=0)  # how often it counts
+    both_bad: bool = False  # a tie of two answers that nobody should get
     safe: tuple[bool, bool] | None = None  # which of the responses are safe (Llama 2's three bins, and the fourth)
     criteria: dict[str, Literal[0, 1] | None] = {}
+
+    @model_validator(mode="after")
+    def _both_bad_is_a_tie(self) -> Self:
+        if self.both_bad and self.choice is not None:
+            raise ValueError(f"both_bad is a tie, but choice is {self.choice}; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _choice_follows_probability(self) -> Self:
@@ -112,6 +120,7 @@ class Rating(Judgement):
     scale_low: int = 1
     scale_high: int = 3
     higher_is_better: bool
+    checks: dict[str, bool] = {}  # yes or no beside the scores, such as "fails the instruction" (InstructGPT, table 3)
 
     @model_validator(mode="after")
     def _on_the_scale(self) -> Self:
@@ -126,6 +135,14 @@ class Thumb(Judgement):
 
     responses: tuple[str]
     good: bool
+
+
+class Attack(Judgement):
+    """A red-team prompt, the model's answer to it, and whether that broke what the model should keep to."""
+
+    responses: tuple[str]
+    broke: bool
+    harm: int | None = Field(default=None, ge=0, le=3)  # how bad the answer is: 0 not, 3 very
 
 
 class Correction(Judgement):

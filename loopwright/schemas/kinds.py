@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loopwright.schemas.base import Record
-from loopwright.schemas.feedback import Comparison, Correction, Ranking, Rating, SpanFeedback, Thumb
+from loopwright.schemas.feedback import Attack, Comparison, Correction, Ranking, Rating, SpanFeedback, Thumb
 from loopwright.schemas.prompts import Demonstration, Prompt
 
 KINDS: Mapping[str, type[Record]] = {  # kind -> the record of a line of kind.jsonl
@@ -13,6 +13,7 @@ KINDS: Mapping[str, type[Record]] = {  # kind -> the record of a line of kind.js
     "thumbs": Thumb,
     "corrections": Correction,
     "spans": SpanFeedback,
+    "attacks": Attack,
     "demonstrations": Demonstration,
     "prompts": Prompt,
 }

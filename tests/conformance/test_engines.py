@@ -99,6 +99,23 @@ def test_a_row_never_depends_on_its_company(engine):
         assert_close(together.logprobs[row, :length], alone.logprobs[0], atol=1e-5, rtol=0)
 
 
+def test_a_streamed_row_is_the_row_of_a_batch(engine):
+    """Token by token, whoever goes on in between, and with the model's mode and gradients left alone."""
+    make_eos_likely(engine.model, engine.tokenizer.eos_token_id)
+    sampling, ends = SamplingConfig(max_new_tokens=16), set()
+    for seed in range(8):
+        prompt = PROMPTS[seed % 4]
+        together = engine.generate([*PROMPTS, prompt], sampling, [1, 2, 3, 4, seed])
+        streams = [engine.stream(prompt, sampling, seed) for _ in range(2)]
+        got = [(one, other, torch.is_grad_enabled()) for one, other in zip(*streams, strict=True)]  # in turns
+        assert_same_draws(engine, prompt, [one for one, _, _ in got], together.response_tokens(4), seed=seed)
+        assert all(one == other and recording for one, other, recording in got)
+        ends.add(got[-1][0] == engine.tokenizer.eos_token_id)
+    assert ends == {True, False}
+    with pytest.raises(DataError, match="prompt 0 has no tokens"):
+        next(engine.stream([], sampling, 0))
+
+
 @pytest.mark.parametrize("threads", [2], indirect=True)
 def test_batches_side_by_side_are_as_one_after_the_other(engine, monkeypatch, threads):
     sampling, seeds = SamplingConfig(max_new_tokens=16), list(range(12))

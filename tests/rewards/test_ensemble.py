@@ -5,9 +5,14 @@ import torch
 from torch.testing import assert_close
 
 from loopwright.errors import CheckError, ConfigError
-from loopwright.rewards import Ensemble
+from loopwright.models.heads import reward_model_from
+from loopwright.models.loading import save_model
+from loopwright.rewards import Ensemble, RewardModel, Sample
 from loopwright.rewards.ensemble import ENSEMBLE_RULES, PENALISED
+from loopwright.rewards.sources import RewardSource, load_source
+from loopwright.schemas import Prompt
 from tests.rewards.said import Says, samples
+from tests.tiny import tiny_model, tiny_tokenizer
 
 MEMBERS = [Says("a", [1.0, 2.0]), Says("b", [3.0, 2.0]), Says("c", [8.0, 2.0])]
 
@@ -52,6 +57,37 @@ def test_one_member_is_that_member_and_the_order_of_members_never_matters(rule):
 def test_settings_that_contradict_or_do_nothing_are_errors(members, settings, message):
     with pytest.raises(ConfigError, match=message):
         Ensemble(members, **settings)
+
+
+@pytest.fixture
+def three_heads():
+    lm = tiny_model("llama")
+    lm.config.pad_token_id = 257
+    return reward_model_from(lm, seed=0, heads=3)
+
+
+def test_the_heads_of_one_model_are_members_that_are_read_at_once(three_heads, tmp_path):
+    save_model(three_heads, tiny_tokenizer(), tmp_path)
+    model = RewardModel(tmp_path)
+    said = [Sample(Prompt.user("p", "Hi"), text, [], [], True, None) for text in ("0", "1")]
+    plain = model.score(said)
+    assert plain.heads.shape == (3, 2) and model.heads == 3
+    assert_close(plain.total, plain.heads.mean(0))
+    assert_close(plain.std, plain.heads.std(0, correction=0))
+    source = RewardSource(kind="ensemble", path=tmp_path, rule="mean_less_std", penalty=0.5)
+    got = load_source(source, torch.device("cpu")).score(said)
+    assert_close(got.total, plain.total - 0.5 * plain.std)
+    assert_close(got.std, plain.std)
+    turned = load_source(source.model_copy(update={"direction": "lower_is_better"}), torch.device("cpu")).score(said)
+    assert_close(turned.total, -plain.total - 0.5 * plain.std)
+    with_one_more = Ensemble([model, Says("a", [1.0, 2.0])], rule="worst").score(said)
+    assert_close(with_one_more.total, torch.minimum(plain.heads.min(0).values, torch.tensor([1.0, 2.0])))
+
+
+def test_one_head_is_no_ensemble(tmp_path):
+    save_model(reward_model_from(tiny_model("llama"), seed=0), tiny_tokenizer(), tmp_path)
+    with pytest.raises(ConfigError, match="has one head, which is no ensemble"):
+        load_source(RewardSource(kind="ensemble", path=tmp_path), torch.device("cpu"))
 
 
 def test_scores_of_tokens_are_refused():

@@ -19,9 +19,12 @@ from loopwright.cli.serve import content_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.models.heads import reward_model_from
 from loopwright.rewards import CallableReward, Classifier, RewardModel, Scores, VerifierReward, server
-from loopwright.rewards.server import Limits, listen, reward_app
-from loopwright.rewards.wire import TOKEN_VARIABLE, read_token
+from loopwright.rewards.server import Limits, reward_app
+from loopwright.rewards.wire import TOKEN_VARIABLE
 from loopwright.schemas import Prompt
+from loopwright.serving import server as http_server
+from loopwright.serving.server import listen
+from loopwright.serving.tokens import read_token
 from tests.cli.test_cli import call
 from tests.rewards.serving import TOKEN, served
 from tests.tiny import saved, tiny_model, tiny_tokenizer
@@ -102,7 +105,7 @@ def test_only_who_has_the_token_is_answered(path):
 
 def test_tokens_are_compared_in_constant_time(monkeypatch):
     compared = []
-    monkeypatch.setattr(server.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or False)
+    monkeypatch.setattr(http_server.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or False)
     assert ask(reward_app(LENGTH, TOKEN), headers=bearer(TOKEN))[0] == 401
     assert compared == [(TOKEN.encode(), TOKEN.encode())]
 
@@ -119,37 +122,37 @@ def test_without_a_token_only_this_machines_own_names_are_answered():
 def test_without_a_token_nobody_else_can_reach_it():
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(ConfigError, match=f"{TOKEN_VARIABLE} or give --token-file"):
-            listen(host, 0, None)
+            listen(host, 0, None, TOKEN_VARIABLE)
     for host in ("127.0.0.1", "localhost"):
-        listen(host, 0, None).close()
-    listen("0.0.0.0", 0, TOKEN).close()
+        listen(host, 0, None, TOKEN_VARIABLE).close()
+    listen("0.0.0.0", 0, TOKEN, TOKEN_VARIABLE).close()
 
 
 def test_a_port_that_is_taken():
-    with listen("127.0.0.1", 0, None) as taken:
+    with listen("127.0.0.1", 0, None, TOKEN_VARIABLE) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened on .* choose another"):
-            listen("127.0.0.1", port, None)
+            listen("127.0.0.1", port, None, TOKEN_VARIABLE)
 
 
 def test_where_the_token_comes_from(tmp_path, monkeypatch):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    assert read_token() is None
+    assert read_token(None, TOKEN_VARIABLE) is None
     monkeypatch.setenv(TOKEN_VARIABLE, "from-the-environment")
-    assert read_token() == "from-the-environment"
+    assert read_token(None, TOKEN_VARIABLE) == "from-the-environment"
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    assert read_token(file) == TOKEN
+    assert read_token(file, TOKEN_VARIABLE) == TOKEN
     for text, message in (("short", "has 5 characters"), ("", "has 0"), ("with a space in it", "no HTTP header")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message) as found:
-            read_token(file)
+            read_token(file, TOKEN_VARIABLE)
         assert not text or text not in str(found.value)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_token(tmp_path / "none")
+        read_token(tmp_path / "none", TOKEN_VARIABLE)
     monkeypatch.setenv(TOKEN_VARIABLE, "short")
     with pytest.raises(ConfigError, match=f"{TOKEN_VARIABLE} has 5 characters"):
-        read_token()
+        read_token(None, TOKEN_VARIABLE)
     with pytest.raises(ConfigError, match="has 5 characters"):
         reward_app(LENGTH, "short")
 
@@ -215,7 +218,7 @@ def test_a_body_that_never_ends_is_not_read_to_its_end():
 
 
 def test_a_body_that_comes_too_slowly(monkeypatch):
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(http_server, "BODY_SECONDS", 0.05)
     with served(LENGTH) as running:
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
         connection.putrequest("POST", "/score")
@@ -327,7 +330,7 @@ def command(*arguments, **environment):
 @pytest.mark.parametrize("classifier", [False, True])
 def test_the_command_serves_what_the_folder_holds(model_folder, classifier, monkeypatch, capsys):
     apps = []
-    monkeypatch.setattr(server, "serve", lambda app, listening: apps.append(app))
+    monkeypatch.setattr(http_server, "serve", lambda app, listening: apps.append(app))
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     options = ["--classifier", "sign=-1", "--classifier", "label=0"] if classifier else []
     status, out, err = call(monkeypatch, capsys, "serve-reward", str(model_folder), "--port", "0", *options)
@@ -385,5 +388,6 @@ def test_a_command_that_cannot_serve(model_folder, arguments, message, monkeypat
 def test_without_the_extra_the_command_says_what_to_install(model_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "loopwright.rewards.server")
+    monkeypatch.delitem(sys.modules, "loopwright.serving.server")
     status, _, err = call(monkeypatch, capsys, "serve-reward", str(model_folder))
     assert status == 1 and 'needs fastapi: pip install "loopwright[serve]"' in err

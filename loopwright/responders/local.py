@@ -1,0 +1,106 @@
+"""Replies of a model in this process, through our own generation engine. The one module here that needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from loopwright.data.chat import render_prompt
+from loopwright.generation.base import Engine, SamplingConfig
+from loopwright.generation.engines import make_engine
+from loopwright.models.loading import load_causal_lm, load_tokenizer
+from loopwright.schemas import Message, Pieces, Reply, ReplySettings
+from loopwright.tracking.artifacts import MANIFEST, Artifact, hash_files, read_manifest, verify
+
+UNDECIDED = "\ufffd"  # what bytes that are no whole letter yet are decoded as
+
+
+class LocalResponder:
+    """Answers with a model and a tokenizer of this process."""
+
+    def __init__(self, engine: Engine, name: str, policy: str | None = None) -> None:
+        """`policy`: the id of the model's artifact, which replies name."""
+        self.engine, self.name, self.policy = engine, name, policy
+
+    @classmethod
+    def open(cls, folder: Path) -> LocalResponder:
+        """The model of a Hugging Face folder, on the GPU where there is one.
+
+        Raises:
+            ModelError: the folder is no causal LM of transformers.
+            ArtifactError: the folder is an artifact's and was changed after it was made.
+        """
+        name, policy = identity(folder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(make_engine(load_causal_lm(folder, device), load_tokenizer(folder)), name, policy)
+
+    def reply(self, messages: Sequence[Message], settings: ReplySettings) -> Pieces:
+        """See `Responder.reply`.
+
+        Raises:
+            DataError: the messages and the reply do not fit the model's context; none of them is forgotten.
+            ModelError: the chat template refuses the messages.
+        """
+        prompt = render_prompt(self.engine.tokenizer, messages)
+        sampling = SamplingConfig(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+        seed = secrets.randbits(63) if settings.seed is None else settings.seed
+        text, finished, letters = "", False, _Letters(self.engine.tokenizer)
+        for token in self.engine.stream(prompt, sampling, seed):
+            finished = token == self.engine.tokenizer.eos_token_id
+            piece = letters.rest() if finished else letters.add(token)
+            text += piece
+            if piece:
+                yield piece
+        if not finished and (piece := letters.rest()):
+            text += piece
+            yield piece
+        yield Reply(text=text, finished=finished, model=self.name, policy=self.policy)
+
+
+class _Letters:
+    """Tokens as text while they come in: a letter whose bytes are spread over several tokens waits for its last."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.start = self.end = 0  # of the tokens given out last: some tokenizers write a token by what is before it
+
+    def add(self, token: int) -> str:
+        self.tokens.append(token)
+        piece = self._new()
+        if not piece or piece.endswith(UNDECIDED):
+            return ""
+        self.start, self.end = self.end, len(self.tokens)
+        return piece
+
+    def rest(self) -> str:
+        return self._new()
+
+    def _new(self) -> str:
+        before, now = self._decoded(self.end), self._decoded(len(self.tokens))
+        return now[len(before) :]
+
+    def _decoded(self, end: int) -> str:
+        tokens = self.tokens[self.start : end]
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def identity(folder: Path) -> tuple[str, str]:
+    """The name of the model in a folder, and its version: its artifact's id, or `fp_` and a hash of its files.
+
+    Raises:
+        ArtifactError: it is an artifact's, and a file was changed after the artifact was made.
+    """
+    folder = folder.resolve()
+    if (folder.parent / MANIFEST).is_file():
+        artifact = Artifact(folder.parent, read_manifest(folder.parent))
+        verify(artifact)
+        return folder.parent.name, artifact.id
+    digest = hashlib.sha256(json.dumps(hash_files(folder), sort_keys=True).encode()).hexdigest()
+    return folder.name, f"fp_{digest}"
