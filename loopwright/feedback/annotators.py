@@ -35,7 +35,7 @@ class SimulatedAnnotator(Record):
     ) -> Comparison:
         """Which of two answers is better overall; `about` is stored with the record (id, policy, created)."""
         order = self._shuffle(2, rng)
-        first, second = self._felt(prompt, responses, judges, None, order, rng)
+        first, second = self.felt(prompt, responses, judges, None, order, rng)
         choice = None if abs(first - second) < TIE else (0 if first > second else 1)
         pair = (responses[0], responses[1])
         stamp = self._stamp(responses, order, rng)
@@ -52,7 +52,7 @@ class SimulatedAnnotator(Record):
     ) -> Ranking:
         """All answers from the best (rank 1), overall or by one criterion; equal ranks are ties."""
         order = self._shuffle(len(responses), rng)
-        felt = self._felt(prompt, responses, judges, criterion, order, rng)
+        felt = self.felt(prompt, responses, judges, criterion, order, rng)
         ranks = tuple(1 + sum(other > own + TIE for other in felt) for own in felt)
         return Ranking(
             prompt=prompt.messages, responses=tuple(responses), ranks=ranks, criterion=criterion,
@@ -66,7 +66,7 @@ class SimulatedAnnotator(Record):
         scores = {}
         for criterion in judges:
             if judges[criterion](prompt, response) is not None:
-                (felt,) = self._felt(prompt, [response], judges, criterion, (0,), rng)
+                (felt,) = self.felt(prompt, [response], judges, criterion, (0,), rng)
                 level = 1 + (felt > 1 / 3) + (felt > 2 / 3)
                 scores[criterion] = 4 - level if self.low_is_good else level
         return Rating(
@@ -74,7 +74,7 @@ class SimulatedAnnotator(Record):
             **self._stamp([response], (0,), rng), **about,
         )  # fmt: skip
 
-    def _felt(
+    def felt(
         self,
         prompt: Prompt,
         responses: Sequence[str],
@@ -83,7 +83,11 @@ class SimulatedAnnotator(Record):
         order: Sequence[int],
         rng: random.Random,
     ) -> list[float]:
-        """Worth of each response as this annotator feels it; identical answers feel the same."""
+        """Worth of each response as this annotator feels it; identical answers feel the same.
+
+        Args:
+            order: the places of the responses from the first that is seen; its bias adds to that one.
+        """
         careless = rng.random() < self.carelessness
         felt: dict[str, float] = {}
         for index in order:
@@ -99,9 +103,13 @@ class SimulatedAnnotator(Record):
         return tuple(rng.sample(range(count), count))
 
     def _stamp(self, responses: Sequence[str], order: tuple[int, ...], rng: random.Random) -> dict[str, Any]:
-        words = sum(len(response.split()) for response in responses)
-        seconds = round(2.0 + words / READING_WORDS_PER_SECOND * rng.uniform(0.7, 1.5), 1)
-        return {"annotator": self.id, "order_shown": order, "seconds": seconds}
+        return {"annotator": self.id, "order_shown": order, "seconds": reading_seconds(responses, rng)}
+
+
+def reading_seconds(responses: Sequence[str], rng: random.Random) -> float:
+    """How long a person takes to read and judge."""
+    words = sum(len(response.split()) for response in responses)
+    return round(2.0 + words / READING_WORDS_PER_SECOND * rng.uniform(0.7, 1.5), 1)
 
 
 def worth(prompt: Prompt, response: str, judges: Mapping[str, Judge], criterion: str | None) -> float:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from loopwright.errors import DataError
-from loopwright.feedback.habits import SMALLEST_PULL, length_bias, position_bias
+from loopwright.feedback.habits import length_bias, position_bias
 from loopwright.feedback.leaks import leaks
 from loopwright.feedback.preference_graph import contradictions, cycles, duplicates
+from loopwright.feedback.statistics.pulls import SMALLEST_PULL
 from loopwright.feedback.verdicts import Verdict, choices, verdicts
 from loopwright.schemas import Judgement, Thumb
 

@@ -1,16 +1,12 @@
 """Pulls that have nothing to do with the answers' worth: towards the one shown first, towards the longer one."""
 
-import math
 from collections.abc import Hashable, Iterable
-from statistics import NormalDist
 from typing import Any
 
-from loopwright.feedback.intervals import effective_number, wilson_interval
+from loopwright.feedback.statistics.pulls import pull
 from loopwright.schemas import Comparison, Judgement
 
-SMALLEST_PULL = 0.55  # a share this far from one half is worth knowing of
-SIGNIFICANCE, POWER = 0.05, 0.8
-Hits = dict[Hashable, list[bool]]  # by prompt
+Hits = list[tuple[Hashable, bool]]  # of each comparison its prompt, and whether that side was chosen
 
 
 def position_bias(judgements: Iterable[Judgement]) -> dict[str, Any] | None:
@@ -19,12 +15,12 @@ def position_bias(judgements: Iterable[Judgement]) -> dict[str, Any] | None:
     Comparisons only, ties left out: the pairs of one ranking are not independent, and their interval would be too
     narrow.
     """
-    chosen_first: Hits = {}
+    chosen_first: Hits = []
     for one in judgements:
         if not isinstance(one, Comparison) or one.responses[0] == one.responses[1]:
             continue
         if one.choice is not None and one.order_shown is not None:
-            chosen_first.setdefault(_prompt(one), []).append(one.choice == one.order_shown[0])
+            chosen_first.append((_prompt(one), one.choice == one.order_shown[0]))
     return _share(chosen_first)
 
 
@@ -33,27 +29,13 @@ def length_bias(judgements: Iterable[Judgement]) -> dict[str, Any] | None:
 
     Unlike for the first place, one half is no standard: better answers may be the longer ones for good reasons.
     """
-    chosen_longer: Hits = {}
+    chosen_longer: Hits = []
     for one in judgements:
         if isinstance(one, Comparison) and one.choice is not None:
             words = [len(text.split()) for text in one.responses]
             if words[0] != words[1]:
-                longer = words[one.choice] > words[1 - one.choice]
-                chosen_longer.setdefault(_prompt(one), []).append(longer)
+                chosen_longer.append((_prompt(one), words[one.choice] > words[1 - one.choice]))
     return _share(chosen_longer)
-
-
-def comparisons_needed(share: float, *, significance: float = SIGNIFICANCE, power: float = POWER) -> int:
-    """How many comparisons show, with probability `power`, that a choice made with this probability is no coin's.
-
-    The two-sided test of one proportion against 1/2 by the normal approximation (Fleiss, Levin and Paik 2003):
-        n = ((z_(1 - significance/2) sqrt(1/4) + z_power sqrt(p (1 - p))) / (p - 1/2))^2
-    """
-    if not 0.0 < share < 1.0 or share == 0.5:
-        raise ValueError(f"a share of {share} cannot be told from one half; it must lie in (0, 1) and not be 0.5")
-    normal = NormalDist()
-    z = normal.inv_cdf(1 - significance / 2) * 0.5 + normal.inv_cdf(power) * math.sqrt(share * (1 - share))
-    return math.ceil((z / (share - 0.5)) ** 2)
 
 
 def _prompt(one: Comparison) -> Hashable:
@@ -62,10 +44,18 @@ def _prompt(one: Comparison) -> Hashable:
 
 
 def _share(hits: Hits) -> dict[str, Any] | None:
-    """The share of hits by prompt, with Wilson's interval at their effective number."""
+    """The share of hits with its interval, comparisons of one prompt taken together."""
     if not hits:
         return None
-    everything = [hit for of_prompt in hits.values() for hit in of_prompt]
-    interval = wilson_interval(sum(everything) / len(everything), effective_number(list(hits.values())))
-    needed = comparisons_needed(SMALLEST_PULL)
-    return interval.as_dict() | {"comparisons": len(everything), "needed": needed, "enough": len(everything) >= needed}
+    prompts: dict[Hashable, int] = {}
+    clusters = [prompts.setdefault(prompt, len(prompts)) for prompt, _ in hits]
+    share, needed, enough = pull([hit for _, hit in hits], clusters)
+    return {
+        "mean": share.value,
+        "low": share.low,
+        "high": share.high,
+        "comparisons": share.labels,
+        "independent": share.independent,
+        "needed": needed,
+        "enough": enough,
+    }

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, model_validator
 
 from loopwright.config.base import Config
 from loopwright.errors import ConfigError, DataError
-from loopwright.schemas import Comparison, Correction, Judgement, Message, Ranking, Rating, Strength, Thumb
+from loopwright.schemas import Attack, Comparison, Correction, Judgement, Message, Ranking, Rating, Strength, Thumb
 
 # Touvron et al. 2023 (arXiv:2307.09288), table 27: how far apart the scores are to be, in nats.
 MARGINS: Mapping[str, Mapping[Strength, float]] = {
@@ -243,6 +243,14 @@ def _from_thumb(record: Thumb, config: JudgementConfig, found: Converted) -> Non
     found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(record.good)))
 
 
+def _from_attack(record: Attack, config: JudgementConfig, found: Converted) -> None:
+    """An answer that broke what it should keep to is one not liked."""
+    if config.criterion is not None:
+        found.counts["left_out_of_another_criterion"] += 1
+        return
+    found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(not record.broke)))
+
+
 def _from_correction(record: Correction, config: JudgementConfig, found: Converted) -> None:
     """edited > chosen > rejected."""
     if config.criterion is not None:
@@ -259,6 +267,7 @@ CONVERSIONS: Mapping[type[Judgement], Callable[..., None]] = {
     Ranking: _from_ranking,
     Thumb: _from_thumb,
     Correction: _from_correction,
+    Attack: _from_attack,
 }
 
 

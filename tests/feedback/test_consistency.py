@@ -7,10 +7,11 @@ import pytest
 
 from loopwright.errors import DataError
 from loopwright.feedback.consistency import consistency_report, label_classes
-from loopwright.feedback.habits import comparisons_needed, length_bias, position_bias
+from loopwright.feedback.habits import length_bias, position_bias
 from loopwright.feedback.intervals import effective_number
 from loopwright.feedback.leaks import leaks, require_no_leak
 from loopwright.feedback.preference_graph import contradictions, cycles, duplicates, strongly_connected
+from loopwright.feedback.statistics.pulls import comparisons_needed
 from loopwright.feedback.verdicts import verdicts
 from loopwright.schemas import Comparison, Thumb
 from tests.feedback.judged import ask, prefer, rank, tie

@@ -1,0 +1,384 @@
+"""What people say, as events that are only ever added. "Current" is a view of them (`current_labels`)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, false, not_, null, or_, select, update
+
+from loopwright.errors import StoreError
+from loopwright.feedback.items import OFF_TOPIC
+from loopwright.feedback.kinds import FORMS, Answer, Asked, ComparisonAnswer, read_answer, to_records
+from loopwright.feedback.store.chain import append
+from loopwright.feedback.store.frozen import frozen
+from loopwright.feedback.store.items import asked
+from loopwright.feedback.store.projects import Project
+from loopwright.feedback.store.queue import Task, free_slot, get_task, may_take_back, offer_again, take_slot
+from loopwright.feedback.store.tables import accounts, assignments, current_labels, events, guidelines, items
+from loopwright.schemas import Record
+
+SKIP_REASONS = ("unclear_prompt", "needs_expert", "broken_text", "upsetting", "cannot_judge")
+LONGEST_UID = 64
+EXPERT = "expert"  # the skill that an item needs once two people said so
+
+
+class Label(NamedTuple):
+    """What became of a submitted answer."""
+
+    uid: str
+    ticket: str
+    late: bool  # it is kept, and does not count: the item had run out and others filled its slots
+
+
+def submit(
+    connection: Connection,
+    ticket: str,
+    account: str,
+    *,
+    uid: str,
+    answer: Mapping[str, Any],
+    seconds: float | None,
+    now: float,
+) -> Label:
+    """Store an answer to a task; for a task that was answered before, store it as an edit.
+
+    Args:
+        uid: made by the client. The same one again does nothing and gives the same result.
+
+    Raises:
+        StoreError: there is no such task, or its label is frozen.
+        ValueError: the answer is none to this item.
+    """
+    task = get_task(connection, ticket, account)
+    if (known := _sent_before(connection, uid, ("label", "late"), account, task.item)) is not None:
+        return Label(uid, ticket, known == "late")
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds is a time on task, not {seconds}")
+    given = read_answer(task.project.config.kind, answer, task.asked)
+    before = _current(connection, task.item, account) if task.state == "labeled" else None
+    late = False
+    if before is not None:
+        _not_frozen(connection, before)
+    elif task.state != "leased":
+        late = not take_slot(connection, task.item)
+    _append(connection, "late" if late else "label", task, given, uid=uid, seconds=seconds, now=now, supersedes=before)
+    if before is None and not late:
+        connection.execute(_ANSWERED, {"of_item": task.item, "of_account": account})
+        connection.execute(_COUNT_LABEL, {"of_item": task.item})
+    return Label(uid, ticket, late)
+
+
+def undo(connection: Connection, label_uid: str, account: str, *, uid: str, now: float) -> str:
+    """Take a label back: its task is open again, with the answer as its draft. The task's ticket.
+
+    Raises:
+        StoreError: it is no current label of the account, it is frozen, or the account has enough tasks open already.
+    """
+    mine = (events.c.uid == label_uid) & (events.c.account == account) & (events.c.type == "label")
+    label = connection.execute(select(events).where(mine)).first()
+    if label is None:
+        raise StoreError("there is no such label of yours")
+    of_task = (assignments.c.item == label.item) & (assignments.c.account == account)
+    ticket = str(connection.execute(select(assignments.c.ticket).where(of_task)).scalar_one())
+    project = get_task(connection, ticket, account).project
+    if _sent_before(connection, uid, ("undo",), account, label.item) is not None:
+        return ticket
+    if _current(connection, label.item, account) != label.id:
+        raise StoreError("this label was changed or taken back already; look at your history")
+    _not_frozen(connection, label.id)
+    if not may_take_back(connection, project, account):
+        raise StoreError("finish the tasks that you have open first, then take this label back")
+    append(
+        connection, events, uid=uid, type="undo", project=label.project, item=label.item, account=account,
+        supersedes=label.id, at=now,
+    )  # fmt: skip
+    until = now + 60.0 * project.config.lease_minutes
+    connection.execute(update(assignments).where(of_task).values(state="leased", draft=label.answer, until=until))
+    count = {items.c.labels: items.c.labels - 1, items.c.leases: items.c.leases + 1}
+    connection.execute(update(items).where(items.c.id == label.item).values(count))
+    return ticket
+
+
+def skip(
+    connection: Connection, ticket: str, account: str, *, uid: str, reason: str, note: str | None, now: float
+) -> None:
+    """Give a task back with a reason. What two people say needs an expert goes to those with that skill only.
+
+    Raises:
+        StoreError: there is no such open task.
+        ValueError: the reason is none.
+    """
+    if reason not in SKIP_REASONS:
+        raise ValueError(f"{reason!r} is not one of {', '.join(SKIP_REASONS)}")
+    task = get_task(connection, ticket, account)
+    if _sent_before(connection, uid, ("skip",), account, task.item) is not None:
+        return
+    if task.state == "labeled":
+        raise StoreError("this task is answered; undo that first")
+    if task.state == "leased":
+        free_slot(connection, task.item)
+    skipped = update(assignments).where(assignments.c.ticket == task.ticket).values(state="skipped", draft=null())
+    connection.execute(skipped)
+    if reason == "needs_expert" and _others_said(connection, reason, task):
+        alone = (items.c.id == task.item) & items.c.skill.is_(None)
+        if connection.execute(update(items).where(alone).values(skill=EXPERT)).rowcount:
+            offer_again(connection, task.item)
+    _note(connection, "skip", task, uid=uid, answer={"reason": reason, "note": note}, now=now)
+
+
+def _others_said(connection: Connection, reason: str, task: Task) -> bool:
+    skips = (events.c.item == task.item) & (events.c.account != task.account) & (events.c.type == "skip")
+    return any(row.answer["reason"] == reason for row in connection.execute(select(events.c.answer).where(skips)))
+
+
+def flag(connection: Connection, ticket: str, account: str, *, uid: str, note: str, now: float) -> None:
+    """Say that something is the matter with an item; it stays where it is, and its project's managers see it."""
+    task = get_task(connection, ticket, account)
+    if _sent_before(connection, uid, ("flag",), account, task.item) is None:
+        connection.execute(update(items).where(items.c.id == task.item).values(flags=items.c.flags + 1))
+        _note(connection, "flag", task, uid=uid, answer={"note": note}, now=now)
+
+
+class Said(NamedTuple):
+    """A current label, with what it was said of."""
+
+    id: int
+    uid: str
+    item: int
+    ticket: str | None
+    account: str
+    annotator: str
+    asked: Asked
+    answer: dict[str, Any]
+    at: float
+
+
+def history(connection: Connection, project: Project, account: str, *, last: int = 20) -> list[Said]:
+    """A labeler's own newest labels, newest first."""
+    of_label = (assignments.c.item == current_labels.c.item) & (assignments.c.account == current_labels.c.account)
+    query = _said(project).add_columns(assignments.c.ticket).outerjoin(assignments, of_label)
+    query = query.where(current_labels.c.account == account).order_by(current_labels.c.id.desc()).limit(last)
+    return [_as_said(project, row) for row in connection.execute(query)]
+
+
+def records(
+    connection: Connection, project: Project, *, batch: str | None = None, after: int = 0
+) -> Iterator[tuple[int, str, str, Record]]:
+    """(event id, uid, file, record) of every label that counts: current, not excluded, not of a gold item.
+
+    Args:
+        batch: only what was said of items published under this name.
+        after: only events with a greater id.
+    """
+    query = _said(project).where(current_labels.c.id > after, items.c.gold.is_(None), usable(connection, project.id))
+    if batch is not None:
+        query = query.where(items.c.batch == batch)
+    rows = connection.execution_options(yield_per=2_000).execute(query.order_by(current_labels.c.id))
+    for row in rows:
+        for kind, record in _records(project, row):
+            yield row.id, row.uid, kind, record
+
+
+def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str, Record]]:
+    form = FORMS[project.config.kind]
+    as_seen = asked(project, row, row.order_shown)
+    made = to_records(
+        project.config.kind,
+        form.answer.model_validate(row.answer),
+        as_seen,
+        id=row.uid,
+        annotator=row.annotator,
+        seconds=row.seconds,
+        guideline=None if row.guideline is None else str(row.guideline),
+        policy=row.policy,
+        off_topic=tuple(row.tags.get(OFF_TOPIC, ())),
+        reward_model=row.reward_model,
+        selection_probability=row.selection_probability,
+        created=datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds"),
+    )
+    yield from zip(form.makes, made, strict=False) if len(form.makes) > 1 else ((form.makes[0], one) for one in made)
+
+
+class Exclusion(NamedTuple):
+    """Labels that count no more, until it is taken back."""
+
+    uid: str
+    what: dict[str, Any]  # annotator (account id), day (ISO date, UTC) or guideline (version)
+    by: str
+    at: float
+
+
+def exclude(connection: Connection, project: str, what: Mapping[str, Any], by: str, *, uid: str, now: float) -> None:
+    """Leave out `{"annotator": id}`, `{"day": "2026-01-31"}` or `{"guideline": 2}`, until it is restored.
+
+    Raises:
+        ValueError: it names none of these, more than one, or one that the project does not have.
+    """
+    _condition(what)
+    named = {"annotator": select(accounts.c.id).where(accounts.c.id == what.get("annotator"))}
+    named["guideline"] = select(guidelines.c.version).where(
+        guidelines.c.project == project, guidelines.c.version == what.get("guideline")
+    )
+    for name in what.keys() & named.keys():
+        if connection.execute(named[name]).first() is None:
+            raise ValueError(f"there is no {name} {what[name]} whose labels could be left out")
+    if _sent_before(connection, uid, ("exclude",), by) is None:
+        append(connection, events, uid=uid, type="exclude", project=project, account=by, answer=dict(what), at=now)
+
+
+def restore(connection: Connection, project: str, exclusion: str, by: str, *, uid: str, now: float) -> None:
+    """Let what an exclusion left out count again. Raises StoreError where there is no such exclusion."""
+    if _sent_before(connection, uid, ("restore",), by) is not None:
+        return
+    if not any(one.uid == exclusion for one in exclusions(connection, project)):
+        raise StoreError("there is no such exclusion in force")
+    id = connection.execute(select(events.c.id).where(events.c.uid == exclusion)).scalar_one()
+    append(connection, events, uid=uid, type="restore", project=project, account=by, supersedes=id, at=now)
+
+
+def exclusions(connection: Connection, project: str) -> list[Exclusion]:
+    """Those in force, oldest first."""
+    later = events.alias("later")
+    query = select(events).where(
+        events.c.project == project,
+        events.c.type == "exclude",
+        ~select(later.c.id).where(later.c.supersedes == events.c.id).exists(),
+    )
+    return [
+        Exclusion(row.uid, row.answer, row.account, row.at) for row in connection.execute(query.order_by(events.c.id))
+    ]
+
+
+def usable(connection: Connection, project: str) -> ColumnElement[bool]:
+    """The condition that no exclusion in force names a row of `current_labels`."""
+    return not_(or_(false(), *(_condition(one.what) for one in exclusions(connection, project))))
+
+
+def _condition(what: Mapping[str, Any]) -> ColumnElement[bool]:
+    match dict(what):
+        case {"annotator": str(account), **rest} if not rest:
+            return current_labels.c.account == account
+        case {"guideline": int(version), **rest} if not rest and 0 < version < 2**31:
+            return and_(current_labels.c.guideline.is_not(None), current_labels.c.guideline == version)
+        case {"day": str(day), **rest} if not rest:
+            start = datetime.combine(date.fromisoformat(day), time.min, UTC).timestamp()
+            return and_(current_labels.c.at >= start, current_labels.c.at < start + 86_400)
+    raise ValueError("an exclusion names one annotator, one day or one guideline")
+
+
+def _said(project: Project) -> Any:
+    return (
+        select(
+            current_labels,
+            accounts.c.name.label("annotator"),
+            items.c.prompt,
+            items.c.responses,
+            items.c.tags,
+            items.c.policy,
+            items.c.reward_model,
+            items.c.selection_probability,
+        )
+        .join(items, items.c.id == current_labels.c.item)
+        .join(accounts, accounts.c.id == current_labels.c.account)
+        .where(current_labels.c.project == project.id)
+    )
+
+
+def _as_said(project: Project, row: Row[*tuple[Any, ...]]) -> Said:
+    seen = asked(project, row, row.order_shown)
+    return Said(row.id, row.uid, row.item, row.ticket, row.account, row.annotator, seen, row.answer, row.at)
+
+
+def _sent_before(
+    connection: Connection, uid: str, types: Sequence[str], account: str, item: int | None = None
+) -> str | None:
+    """The type of the event that was made from this uid; None: it is new.
+
+    Raises:
+        StoreError: another one was.
+        ValueError: it is no uid.
+    """
+    if not 1 <= len(uid) <= LONGEST_UID:
+        raise ValueError(f"a uid has 1 to {LONGEST_UID} characters, not {len(uid)}")
+    row = connection.execute(_BY_UID, {"uid": uid}).first()
+    if row is None:
+        return None
+    if row.type not in types or (row.account, row.item) != (account, item):
+        raise StoreError("this uid was used for something else; make a new one for each thing that is sent")
+    return str(row.type)
+
+
+def _current(connection: Connection, item: int, account: str) -> int | None:
+    return connection.execute(_CURRENT, {"item": item, "account": account}).scalar()
+
+
+def _not_frozen(connection: Connection, label: int) -> None:
+    if frozen(connection, [label]):
+        raise StoreError(
+            "this label is frozen: a model was trained on it; ask a manager to exclude it if it must not count"
+        )
+
+
+def _append(  # noqa: PLR0913 -- one argument a column
+    connection: Connection,
+    type: str,
+    task: Task,
+    answer: Answer,
+    *,
+    uid: str,
+    seconds: float | None,
+    now: float,
+    supersedes: int | None,
+) -> None:
+    first_won, longer_won = _pulls(answer, task.asked)
+    append(
+        connection,
+        events,
+        uid=uid,
+        type=type,
+        project=task.project.id,
+        item=task.item,
+        account=task.account,
+        supersedes=supersedes,
+        answer=answer.model_dump(mode="json", exclude_defaults=True),
+        order_shown=list(task.asked.order),
+        guideline=task.guideline,
+        seconds=seconds,
+        vote=answer.vote(task.asked),
+        first_won=first_won,
+        longer_won=longer_won,
+        at=now,
+    )
+
+
+def _pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
+    """Whether the answer shown first won, and whether the longer one did; None: neither did, or there is none."""
+    if not isinstance(answer, ComparisonAnswer) or answer.choice is None:
+        return None, None
+    lengths: Sequence[int] = [len(seen.responses[place]) for place in seen.order]
+    longer = None if lengths[0] == lengths[1] else lengths[answer.choice] == max(lengths)
+    return answer.choice == 0, longer
+
+
+def _note(connection: Connection, type: str, task: Task, *, uid: str, answer: dict[str, Any], now: float) -> None:
+    append(
+        connection, events, uid=uid, type=type, project=task.project.id, item=task.item, account=task.account,
+        answer=answer, order_shown=list(task.asked.order), guideline=task.guideline, at=now,
+    )  # fmt: skip
+
+
+# -- the statements of each label, built once (as in `queue`) ----------------------------------------------------------
+
+_BY_UID = select(events.c.type, events.c.account, events.c.item).where(events.c.uid == bindparam("uid"))
+_CURRENT = select(current_labels.c.id).where(
+    current_labels.c.item == bindparam("item"), current_labels.c.account == bindparam("account")
+)
+_ANSWERED = (
+    update(assignments)
+    .where(assignments.c.item == bindparam("of_item"), assignments.c.account == bindparam("of_account"))
+    .values(state="labeled", draft=null())
+)
+_COUNT_LABEL = (
+    update(items).where(items.c.id == bindparam("of_item")).values(labels=items.c.labels + 1, leases=items.c.leases - 1)
+)

@@ -1,0 +1,37 @@
+"""Answer until the process is told to stop."""
+
+import socket
+from collections.abc import Mapping
+
+import uvicorn
+
+from loopwright.feedback.store.database import Database
+from loopwright.feedback.web.app import create_app
+from loopwright.feedback.web.choosing import choosing
+from loopwright.feedback.web.deliver import delivering
+from loopwright.feedback.web.settings import ServerConfig
+from loopwright.schemas import Responder
+
+IDLE_SECONDS = 75  # that an unused connection stays open
+MOST_CONNECTIONS = 2_000
+
+
+def serve(
+    database: Database, config: ServerConfig, listening: socket.socket, responders: Mapping[str, Responder]
+) -> None:
+    """Serve the app on a socket that listens already, tell other servers what is said, and choose what to ask next."""
+    settings = uvicorn.Config(
+        create_app(database, config, responders),
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,  # addresses hold invitations
+        server_header=False,
+        proxy_headers=config.behind_proxy,
+        forwarded_allow_ips="127.0.0.1,::1",
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=10,
+    )
+    with delivering(database, config), choosing(database):
+        uvicorn.Server(settings).run(sockets=[listening])

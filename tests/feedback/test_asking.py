@@ -1,0 +1,155 @@
+"""How a run asks: what it publishes, how it waits, when it gives up."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from loopwright.errors import ConfigError, StoreError
+from loopwright.feedback import asking
+from loopwright.feedback.asking import ask, items_to_judge, key_of, project_for
+from loopwright.feedback.client import Batch, Line, Project, Published
+from loopwright.feedback.connection import Unreachable
+from loopwright.schemas import Message, Thumb
+
+QUESTION = (Message(role="user", content="When?"),)
+
+
+def asked(kind, *responses, off_topic=()):
+    found = items_to_judge(kind, QUESTION, responses, policy="p", tags={"prompt": "7"}, off_topic=off_topic)
+    return [(item.responses, item.tags.get("off_topic")) for item in found]
+
+
+def test_each_kind_asks_about_answers_in_its_way():
+    assert asked("comparison", "a", "b", "c") == [(("a", "b"), None), (("a", "c"), None), (("b", "c"), None)]
+    assert asked("ranking", "a", "b", "c") == [(("a", "b", "c"), None)]
+    assert asked("thumb", "a", "b") == [(("a",), None), (("b",), None)]
+    assert asked("correction", "a", "b") == [(("a", "b"), None)]
+    assert asked("demonstration") == [((), None)]
+
+
+def test_equal_answers_are_asked_about_once():
+    assert asked("comparison", "a", "a", "b") == [(("a", "b"), None)]
+    assert asked("comparison", "a", "a") == []
+    assert asked("ranking", "a", "a", "a") == []
+    assert asked("thumb", "a", "a") == [(("a",), None)]
+
+
+def test_off_topic_answers_are_known_by_their_place_in_the_item():
+    assert asked("comparison", "a", "b", "c", off_topic=[2]) == [
+        (("a", "b"), None), (("a", "c"), [1]), (("b", "c"), [1]),
+    ]  # fmt: skip
+    assert asked("thumb", "a", "b", off_topic=[1]) == [(("a",), None), (("b",), [0])]
+
+
+def test_a_key_is_of_policy_prompt_and_answers():
+    same = key_of("p", QUESTION, ["a", "b"])
+    assert same == key_of("p", QUESTION, ("a", "b"))
+    others = [key_of("q", QUESTION, ["a", "b"]), key_of("p", QUESTION, ["b", "a"]), key_of("p", (), ["a", "b"])]
+    assert len({same, *others}) == 4
+    assert len(same) <= 100
+
+
+class Server:
+    """A client of a server where each look finds the next state; an exception stands for a look that fails."""
+
+    url = "http://there"
+
+    def __init__(self, *states, labels=3):
+        self.states, self.published, self.labels_there = list(states), 0, labels
+
+    def publish(self, project, items, *, batch):
+        self.published += 1
+        return Published(new=len(items), known=0)
+
+    def batch(self, project, batch):
+        state = self.states.pop(0)
+        if isinstance(state, Exception):
+            raise state
+        labels, usable, wanted = state
+        return Batch(items=wanted, labels=labels, wanted=wanted, usable=usable)
+
+    def labels(self, project, *, batch):
+        for number in range(self.labels_there):
+            thumb = Thumb(id=f"uid-{number}", prompt=QUESTION, responses=("a",), good=True)
+            yield Line(number, f"uid-{number}", "thumbs", thumb)
+        self.labels_there += 1  # by the next look
+
+
+class Watch:
+    def __init__(self):
+        self.said, self.moved = [], []
+
+    @contextmanager
+    def progress(self, description, total, start=0):
+        yield SimpleNamespace(advance=lambda n=1, **shown: self.moved.append(n))
+
+    def log(self, message):
+        self.said.append(message)
+
+
+PROJECT = Project(id="id", name="desk", state="open", config={"kind": "thumb"})
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch):
+    found = []
+    monkeypatch.setattr(asking, "time", SimpleNamespace(sleep=found.append))
+    return found
+
+
+def wait(server, wanted=3):
+    watch = Watch()
+    lines = ask(server, PROJECT, [], batch="b", wanted=wanted, watch=watch)
+    return [line.label for line in lines], watch
+
+
+def test_it_waits_until_so_many_labels_count(slept):
+    server = Server((0, 0, 5), (2, 2, 5), (3, 2, 5), (4, 3, 5))
+    labels, watch = wait(server)
+    assert labels == ["uid-0", "uid-1", "uid-2"]
+    assert slept == [asking.POLL_SECONDS] * 3
+    assert watch.moved == [0, 2, 0, 1]
+
+
+def test_a_label_that_is_taken_back_in_the_last_moment_is_waited_for():
+    server = Server((3, 3, 5), (3, 3, 5), labels=2)
+    labels, _ = wait(server)
+    assert len(labels) == 3
+    assert server.states == []
+
+
+def test_a_server_that_is_away_is_waited_for_and_said_once():
+    away = Unreachable("http://there: no answer")
+    labels, watch = wait(Server((0, 0, 5), away, away, (3, 3, 5)))
+    assert len(labels) == 3
+    assert [sentence for sentence in watch.said if "answer" in sentence] == [
+        "http://there does not answer; waiting for it (Ctrl-C loses nothing)", "http://there answers again",
+    ]  # fmt: skip
+
+
+def test_what_cannot_come_is_not_waited_for():
+    with pytest.raises(StoreError, match="can bring 2 labels that count of these 2 items, not 3"):
+        wait(Server((0, 0, 2)))
+    with pytest.raises(StoreError, match="can bring 2 labels that count of these 3 items, not 3"):
+        wait(Server((2, 1, 3)))  # one was excluded, and its place is taken
+    with pytest.raises(StoreError, match="refused"):
+        wait(Server(StoreError("refused")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wait", "message"),
+    [
+        ("ranking", {"comparisons": 5}, "a ranking project such as desk makes rankings, not comparisons"),
+        ("comparison", {"corrections": 5}, "makes comparisons, not corrections"),
+        ("chat", {"thumbs": 5}, "people write the items of a chat project themselves"),
+    ],
+)
+def test_a_kind_that_the_project_cannot_make_is_refused(kind, wait, message):
+    project = PROJECT.model_copy(update={"config": {"kind": kind}})
+    client = SimpleNamespace(project=lambda name: project)
+    with pytest.raises(ConfigError, match=message):
+        project_for(client, "desk", wait, "feedback")
+    good = PROJECT.model_copy(update={"config": {"kind": "ranking"}})
+    client = SimpleNamespace(project=lambda name: good)
+    assert project_for(client, "desk", {"rankings": 5}, "feedback") is good
