@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: quickstart test test-all check environment
+.PHONY: quickstart test test-all check environment browser-tools
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/loopwright quickstart --out runs/quickstart
@@ -24,6 +24,10 @@ check: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 environment: $(INSTALLED)
+
+# What the tests of the app check pages with; asks npm once.
+browser-tools: $(INSTALLED)
+	$(VENV)/bin/python -m tests.feedback.web.axe
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

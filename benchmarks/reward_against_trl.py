@@ -4,9 +4,9 @@
     python benchmarks/reward_against_trl.py --peers PEERS/bin/python speed [--size medium]
 
 accuracy: both sides start from the same weights (a pre-trained encoder, MiniLM, under a head from the seed), see the
-same token rows and pairs in as many steps at the same learning rate (judged pairs carry probabilities, which TRL has
-no place for), and order held-out pairs of other prompts. The
-interval of the difference is of a paired bootstrap over prompts, all seeds together. Real data from $LOOPWRIGHT_DATA.
+same token rows and pairs in as many steps of about 8 pairs at the same learning rate (judged pairs carry
+probabilities, which TRL has no place for), and order held-out pairs of other prompts. The interval of the difference is
+of a paired bootstrap over prompts, all seeds together. Real data from $LOOPWRIGHT_DATA.
 
 speed: pairs a second of a random Llama on prompts of 16 to 64 tokens with some answers of 8 to 96 tokens (any length is
 as likely), all pairs of them compared, 16 answers a step. Ours reads each prompt and answer once; TRL reads both rows
@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from turns import Turn, Turns, take_turns, with_path
 HERE = Path(__file__).parent
 DATA = {"hh": "hh_harmless.jsonl.gz", "qa": "qa_feedback.jsonl.gz", "judged": "judged_comparisons.jsonl.gz"}
 HELD_OUT = 0.3  # of the prompts
+PAIRS_A_STEP = 8  # of the accuracy test, about; ours takes whole prompts
 ANSWERS_A_STEP, TURN = 16, 2  # of the speed test; steps a turn
 Rows = list[list[int]]
 
@@ -51,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=600, help="accuracy: at most so many prompts of each data set")
     parser.add_argument("--length", type=int, default=192, help="accuracy: tokens of a row; longer ones are left out")
-    parser.add_argument("--rate", type=float, default=5e-5, help="accuracy: the learning rate")
+    parser.add_argument("--rate", type=float, default=1e-4, help="accuracy: the learning rate; TRL's default")
     parser.add_argument("--size", choices=("tiny", "small", "medium"), default="medium", help="speed")
     parser.add_argument("--answers", type=int, default=4, help="speed: to each prompt")
     parser.add_argument("--rounds", type=int, default=5, help="speed")
@@ -108,13 +110,15 @@ def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[s
         save_model(encoder_reward_model(args.model, seed), tokenizer, folder / "start")
         runtime = Runtime.temporary(folder / "ours", stage="reward", seed=seed)
         config = reward.RewardConfig(
-            learning_rate=args.rate, epochs=1, batch_size_per_device=8, max_length=args.length, save_steps=10_000,
+            learning_rate=args.rate, epochs=1, max_length=args.length, save_steps=10_000, held_out_share=0.0,
             normalise_on="responses", adam_betas=(0.9, 0.999), judgements={"weigh_by": "pair"},
         )  # fmt: skip
-        inputs = reward.RewardInputs(folder / "start", train, held_out=held_out)
+        inputs = reward.RewardInputs(folder / "start", train)
         start, tokenizer = reward.load_start(inputs.model, runtime)
-        data = reward.load_data(config, inputs, start, tokenizer, runtime)
+        data = reward.load_data(config, replace(inputs, held_out=held_out), start, tokenizer, runtime)
         pairs = [tuple(rows) for one in data.train for rows in pairs_of(one)]
+        prompts_a_step = max(1, round(PAIRS_A_STEP * len(data.train) / len(pairs)))
+        config = config.model_copy(update={"batch_size_per_device": prompts_a_step})
         metrics = reward.run(config, inputs, runtime).metrics
         tests = [(one.key, *rows) for one in data.held_out for rows in pairs_of(one)]
         rows = [row for _, better, worse in tests for row in (better, worse)]

@@ -1,17 +1,19 @@
-"""`loopwright feedback import` and `export`: files of other tools to our records, and back."""
+"""`loopwright feedback`: the annotation app and its store; files of other tools to our records, and back."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
 from loopwright.errors import ConfigError
 
-feedback_app = typer.Typer(help="Feedback of other tools: import it, export it.", no_args_is_help=True)
+feedback_app = typer.Typer(help="What people say: ask them in a browser, import, export.", no_args_is_help=True)
 
+STORE = "sqlite:///feedback.db"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, for scripts.")]
 Format = Annotated[str, typer.Argument(metavar="FORMAT", help="One of the formats in docs/import.md.")]
 
@@ -20,7 +22,13 @@ Format = Annotated[str, typer.Argument(metavar="FORMAT", help="One of the format
 def import_(  # noqa: PLR0913 -- one argument an option
     format: Format,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".jsonl, .json, .csv, .tsv or .parquet.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder for the records.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="A new folder for the records.", show_default=False)
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Or: ask this project's people about the answers.")
+    ] = None,
+    store: Annotated[str, typer.Option("--store", metavar="URL", help="The project's store.")] = STORE,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", metavar="ROLE=NAME", help="What a column is called: prompt=question. Repeat it."),
@@ -39,22 +47,27 @@ def import_(  # noqa: PLR0913 -- one argument an option
     from loopwright.cli.display import on_stderr
     from loopwright.data.importers import import_feedback
 
-    with on_stderr() as display:
-        report = import_feedback(
-            format,
-            files,
-            out,
-            columns=_assignments("--columns", columns or []),
-            reference=reference,
-            where=_assignments("--where", where or []),
-            max_bad_share=max_bad_share,
-            display=display,
-        )
+    if (out is None) == (project is None):
+        raise ConfigError("say where it goes: --out FOLDER for records, or --project NAME to have the answers judged")
+    _store_has_an_effect(store, project)
+    settings: Any = {"columns": _assignments("--columns", columns or []), "where": _assignments("--where", where or [])}
+    settings |= {"reference": reference, "max_bad_share": max_bad_share}
+    published: dict[str, int] = {}
+    with on_stderr() as display, TemporaryDirectory() as temporary:
+        folder = out or Path(temporary) / "records"
+        report = import_feedback(format, files, folder, **settings, display=display)
+        if project is not None:
+            from loopwright.cli.feedback_exchange import publish_records
+
+            published = publish_records(store, project, folder)
+            report.bad_rows_file = None  # it goes with the folder
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(asdict(report) | published, indent=1, ensure_ascii=False))
         return
     for name, count in report.records.items():
-        typer.echo(f"{out / name}: {count:,}")
+        typer.echo(f"{folder / name}: {count:,}" if project is None else f"{name}: {count:,}")
+    if published:
+        typer.echo(f"project {project}: {published['new']:,} new items, {published['known']:,} were there")
     for kind, noted in (("warning", report.warnings), ("skipped", report.skipped)):
         for reason, found in noted.items():
             typer.echo(f"{kind}: {_shown(reason)} ({found['count']:,}, first {_shown(found['first'])})")
@@ -62,25 +75,46 @@ def import_(  # noqa: PLR0913 -- one argument an option
         left = ", ".join(f"{_shown(name)} ({count:,})" for name, count in report.fields_left.items())
         typer.echo(f"no place in our records: {left}")
     if report.bad_rows:
-        typer.echo(f"{report.bad_rows:,} of {report.rows:,} rows are bad, listed in {report.bad_rows_file}")
+        listed = f", listed in {report.bad_rows_file}" if report.bad_rows_file else ""
+        typer.echo(f"{report.bad_rows:,} of {report.rows:,} rows are bad{listed}")
 
 
 @feedback_app.command()
 def export(
     format: Format,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Our records, JSON lines.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Our records, JSON lines.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="A new file.", show_default=False)] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Or: what people said in this project.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Of its records, where it makes several: comparisons or corrections.")
+    ] = None,
+    store: Annotated[str, typer.Option("--store", metavar="URL", help="The project's store.")] = STORE,
     as_json: Json = False,
 ) -> None:
     """Write records in another tool's format, and say what that loses."""
     from loopwright.cli.display import on_stderr
     from loopwright.data.exporters import export_feedback
 
-    with on_stderr() as display:
+    if out is None:
+        raise ConfigError("--out is missing; name the new file")
+    if (file is None) == (project is None):
+        raise ConfigError("say what is exported: a FILE of records, or --project NAME of a store")
+    _store_has_an_effect(store, project)
+    if kind is not None and project is None:
+        raise ConfigError(f"--kind {kind} has no effect on a file; leave it out")
+    with on_stderr() as display, TemporaryDirectory() as temporary:
+        if file is None:
+            from loopwright.cli.feedback_exchange import write_records_of
+
+            file = write_records_of(store, str(project), kind, Path(temporary))
         report = export_feedback(format, file, out, display=display)
     account = report.account
     if as_json:
-        about = {"format": report.format, "source": report.source, "out": report.out}
+        about = {"format": report.format, "source": project or report.source, "out": report.out}
         typer.echo(json.dumps(about | asdict(account), indent=1, ensure_ascii=False))
         return
     typer.echo(f"{out}: {account.rows:,} rows of {account.records:,} records")
@@ -89,6 +123,11 @@ def export(
         typer.echo(f"lost, for the format has no place for it: {lost}")
     for reason, count in (account.left_out | account.changed).items():
         typer.echo(f"{reason}: {count:,}")
+
+
+def _store_has_an_effect(store: str, project: str | None) -> None:
+    if project is None and store != STORE:
+        raise ConfigError("--store has no effect without --project; name the project")
 
 
 def _assignments(option: str, given: Sequence[str]) -> dict[str, str]:

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from loopwright.cli import feedback_projects, feedback_store  # noqa: F401 -- they add their commands
 from loopwright.cli.feedback import feedback_app
-from loopwright.cli.serve import serve_reward
+from loopwright.cli.serve import serve_model, serve_reward
 from loopwright.errors import ConfigError, LoopwrightError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data files.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.command("serve-reward")(serve_reward)
+app.command("serve-model")(serve_model)
 app.add_typer(feedback_app, name="feedback")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout, for scripts.")]
@@ -100,9 +102,20 @@ def run(
 
 
 @app.command()
-def show(run: Run, as_json: Json = False) -> None:
+def show(
+    run: Run,
+    answer: Annotated[
+        int | None, typer.Option("--answer", metavar="N", min=1, help="Trace the N-th evaluated answer to its labels.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What ran, what is stale and why, what came from what."""
-    from loopwright.loop import seed_folders, status
+    from loopwright.loop import refuse_several, seed_folders, status
+
+    if answer is not None:
+        refuse_several(run)
+        _show_answer(run, answer, as_json=as_json)
+        return
 
     if folders := seed_folders(run):
         _show_seeds(run, folders, as_json=as_json)
@@ -243,6 +256,17 @@ def _load(config: Path, overrides: list[str]) -> tuple["RunConfig", Path | None]
     folder = config if own.is_file() else None
     path = own if folder else config
     return load_config(path, overrides, resolved=(path.parent / "artifacts").is_dir()), folder
+
+
+def _show_answer(run: Path, number: int, *, as_json: bool) -> None:
+    from loopwright.loop.trace import in_words, trace
+
+    found = trace(run, number)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    for line in in_words(found):
+        _say("".join(letter if letter.isprintable() else "\ufffd" for letter in line))
 
 
 def _show_seeds(run: Path, folders: dict[int, Path], *, as_json: bool) -> None:

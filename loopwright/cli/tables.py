@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from loopwright.loop import StageStatus
+
+if TYPE_CHECKING:
+    from loopwright.feedback.figures import Figures
 
 _COLORS = {"done": "green", "stale": "yellow", "damaged": "red", "started": "cyan", "not run": "dim"}
 
@@ -57,6 +60,17 @@ def versions_table(versions: Mapping[str, Mapping[str, Any]]) -> Table:
             rows.setdefault(name, {})[version] = value
     for name, values in rows.items():
         table.add_row(name, *(_number(values.get(version)) for version in versions))
+    return table
+
+
+def figures_table(figures: "Figures") -> Table:
+    """A line an annotator: how much, how fast, how often right."""
+    table = Table(title="annotators", title_justify="left")
+    for column in ("name", "labels", "seconds each", "labels an hour", "right, judged by all", "right on gold"):
+        table.add_column(column, overflow="fold")
+    for one in figures.annotators:
+        numbers = (one.labels, one.median_seconds, one.labels_an_hour, one.reliability.value, one.gold.value)
+        table.add_row(one.name.replace("[", "\\["), *map(_number, numbers))
     return table
 
 

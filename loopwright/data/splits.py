@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+PART_SEED = 0  # of no split that a stage draws, so a part is split as the whole would be
+
 
 class Split(NamedTuple):
     train: list[int]  # indices into the ids
@@ -23,6 +25,11 @@ def split_by_hash(ids: Sequence[str], held_out_share: float, seed: int) -> Split
     held_out = [i for i, place in enumerate(places) if place < bound]
     chosen = set(held_out)
     return Split([i for i in range(len(ids)) if i not in chosen], held_out)
+
+
+def part_by_hash(ids: Sequence[str], start: float, end: float) -> list[int]:
+    """Which ids have a hash in [start, end) of [0, 1); parts that do not overlap never share one, whatever the seed."""
+    return [i for i, id in enumerate(ids) if start <= _place(id, PART_SEED) < end]
 
 
 def _place(id: str, seed: int) -> float:

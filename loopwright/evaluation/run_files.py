@@ -9,7 +9,17 @@ from typing import Any
 from loopwright.errors import ArtifactError
 from loopwright.tracking.metrics import read_metrics
 
-STAGES = ("world", "pretrain", "sft", "sft_clean", "feedback", "reward", "ppo", "evaluate")  # in the order they run
+STAGES = (
+    "world",
+    "pretrain",
+    "demonstrations",
+    "sft",
+    "sft_clean",
+    "feedback",
+    "reward",
+    "ppo",
+    "evaluate",
+)  # in the order they run
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from loopwright.evaluation.results import COMPARISON
 from loopwright.evaluation.run_files import RunFiles, is_number
 
 STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
-    "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO", "evaluate": "Evaluate",
+    "demonstrations": "Demonstrations", "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO",
+    "evaluate": "Evaluate",
 }  # fmt: skip
 
 
@@ -32,6 +33,7 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "pretrain": (KeyFigure("perplexity", "held-out perplexity"),),
     "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
     "sft_clean": (KeyFigure("held_out_loss", "held-out loss"),),
+    "demonstrations": (KeyFigure("demonstrations", "written by people"),),
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
     "ppo": (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response")),

@@ -11,7 +11,7 @@ from loopwright.data.chat import prompt_text, render_prompts
 from loopwright.data.tokenizer import bos_prefix, encode_texts
 from loopwright.evaluation.judged_pairs import Messages
 from loopwright.evaluation.sensitivity import Score
-from loopwright.models.encoders import encode_pairs, is_encoder
+from loopwright.models.encoders import cut_of, encode_and_cut_pairs, is_encoder
 from loopwright.models.layers import unwrapped
 from loopwright.rewards.reward_model import score_rows
 
@@ -33,7 +33,8 @@ def text_scores(model: Any, tokenizer: PreTrainedTokenizerBase, *, append_eos: b
     def score(prompts: Sequence[Messages], responses: Sequence[str]) -> list[float]:
         if is_encoder(unwrapped(model).config):
             texts = [prompt_text(prompt) if prompt else None for prompt in prompts]
-            rows = [row[: max_length - 1] + row[-1:] for row in encode_pairs(tokenizer, texts, responses)]
+            encoded, _ = encode_and_cut_pairs(tokenizer, texts, responses, cut_of(model))
+            rows = [row[: max_length - 1] + row[-1:] for row in encoded]
             return [float(value) for value in score_rows(model, rows, pad_id)]
         distinct = list(dict.fromkeys(prompt for prompt in prompts if prompt))
         rendered = dict(zip(distinct, render_prompts(tokenizer, distinct) if distinct else [], strict=True))

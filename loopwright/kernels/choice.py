@@ -41,7 +41,7 @@ def choose(folder: Path | None = None) -> Choice:
     choice = _read(path)
     if choice is None:
         choice = Choice("torch" if library.compiled() is None else "c", _of_this_machine())
-        _write(path, choice)
+        _write(path, choice, temporary="kernels.partial")  # of a run that one process works in: what a kill left goes
     if choice.operations == "c" and library.compiled() is None:
         raise ConfigError(
             f"{path}: the run began with operations in C, which no compiler here can make (cc, or what CC names); "
@@ -57,7 +57,7 @@ def _of_this_machine() -> Products:
     found = _read(path)
     if found is None:
         found = Choice("c", _measured())
-        _write(path, found)
+        _write(path, found, temporary=f"products.{os.getpid()}")
     return found.products
 
 
@@ -104,8 +104,8 @@ def _read(path: Path | None) -> Choice | None:
         return None
 
 
-def _write(path: Path | None, choice: Choice) -> None:
+def _write(path: Path | None, choice: Choice, *, temporary: str) -> None:
     if path is not None:
-        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh = path.with_name(temporary)
         fresh.write_text(json.dumps({"operations": choice.operations, "products": choice.products._asdict()}) + "\n")
         fresh.replace(path)

@@ -9,6 +9,7 @@ from loopwright.config import read_yaml
 from loopwright.errors import ArtifactError, ConfigError
 from loopwright.loop.config import RunConfig, resolved_text
 from loopwright.loop.lock import locked
+from loopwright.loop.pedigree import Pedigree
 from loopwright.loop.plan import Plan, Step, differences, make_plan
 from loopwright.loop.summary import last_used, peak_rss_mb, write_summary
 from loopwright.runtime.display import Display, Quiet
@@ -54,10 +55,12 @@ def run(
         _claim(out, config)
         workshop = _Workshop.open(plan, out, display)
         made: dict[str, Artifact] = {}
+        pedigree = Pedigree(display)
         summary: dict[str, Any] = {}
         for position, step in enumerate(plan.steps, start=1):
             display.log(f"[{position}/{len(plan.steps)}] {step.name}")
             made[step.name] = workshop.make(step, made)
+            pedigree.tell(made)
             summary = write_summary(out, config, made)
             check_requirements(step.name, step.config.require, made[step.name].manifest.metrics)
         workshop.metrics.arrange(list(made))

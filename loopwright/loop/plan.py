@@ -85,7 +85,7 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
     ]
     for step in steps:
         if step.stage.check is not None:
-            step.stage.check(step.config, step.parents)
+            step.stage.check(step.config, {role: sections[parent] for role, parent in step.parents.items()})
         for path in step.stage.files(step.config):
             _must_exist(path, step.name)
         code_hashes(step.stage.run.__module__)  # as close as can be to the moment the code was loaded

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 STAGES = {
     "world": "loopwright.stages.world:STAGE",
     "pretrain": "loopwright.stages.pretrain:STAGE",
+    "demonstrations": "loopwright.stages.demonstrations:STAGE",
     "sft": "loopwright.stages.sft:STAGE",
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ from loopwright.models.loading import (
     read_tokenizer,
     without_dropout,
 )
+
+
+class Cut(NamedTuple):
+    """What goes of rows that are too long."""
+
+    side: Literal["prompt", "response"]  # its beginning; its end
+    tokens: int  # of a row, at most
 
 
 def is_encoder(config: Any) -> bool:
@@ -59,15 +66,18 @@ def load_encoder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encoder_reward_model(folder: Path, seed: int, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """The folder's encoder under a new head with one label, drawn from the seed as the family draws it.
+def encoder_reward_model(
+    folder: Path, seed: int, device: torch.device | str = "cpu", *, heads: int = 1
+) -> PreTrainedModel:
+    """The folder's encoder under new heads with one label each, drawn from the seed as the family draws them.
 
     Raises:
         ModelError: as for `load_causal_lm`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = load_weights(AutoModelForSequenceClassification, folder, num_labels=1, ignore_mismatched_sizes=True)
+        model = load_weights(AutoModelForSequenceClassification, folder, num_labels=heads, ignore_mismatched_sizes=True)
+    model.config.reward_heads = heads
     model.config.sep_token_id = load_encoder_tokenizer(folder).sep_token_id  # where the parts of a pair meet
     return without_dropout(model).to(device)  # type: ignore[arg-type]
 
@@ -91,7 +101,23 @@ def encode_pairs(
 
     Text that spells a special token stays text.
     """
+    return encode_and_cut_pairs(tokenizer, prompts, responses, None)[0]
+
+
+def encode_and_cut_pairs(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | None], responses: Sequence[str], cut: Cut | None
+) -> tuple[list[list[int]], int]:
+    """The same, with what is too long cut, and how many rows were.
+
+    Of the prompt its beginning goes, which the response does not answer; when nothing of it is left, the end of the
+    response. Of the response only its end goes: a prompt that leaves no room for any response makes a row that stays
+    too long. A response without a prompt loses its end.
+
+    Raises:
+        ModelError: something is too long, and the tokenizer does not say which tokens are the prompt's.
+    """
     rows: list[list[int]] = [[] for _ in responses]
+    cuts = 0
     for paired in (False, True):
         places = [i for i, prompt in enumerate(prompts) if (prompt is not None) == paired]
         if not places:
@@ -104,13 +130,44 @@ def encode_pairs(
             return_attention_mask=False,
             verbose=False,
         )
-        for i, ids in zip(places, found["input_ids"], strict=True):
+        for number, (i, ids) in enumerate(zip(places, found["input_ids"], strict=True)):
             rows[i] = list(ids)
-    return rows
+            if cut is not None and len(ids) > cut.tokens:
+                rows[i] = _cut_row(rows[i], _owners(tokenizer, found, number), cut, paired=paired)
+                cuts += len(rows[i]) < len(ids)
+    return rows, cuts
+
+
+def cut_of(model: Any) -> Cut | None:
+    """How an encoder was trained to read long rows; None: they are too long for it."""
+    cut = getattr(unwrapped(model).config, "cut_rows", None)
+    return None if cut is None else Cut(**cut)
+
+
+def _owners(tokenizer: PreTrainedTokenizerBase, found: Any, number: int) -> list[int | None]:
+    """For each token of a row: 0 the first text's, 1 the second's, None nobody's."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not say which tokens of a long row are the prompt's, so it cannot be cut;"
+            " leave out reward.cut"
+        )
+    owners: list[int | None] = found.sequence_ids(number)
+    return owners
+
+
+def _cut_row(row: list[int], owners: Sequence[int | None], cut: Cut, *, paired: bool) -> list[int]:
+    of_prompt = [i for i, owner in enumerate(owners) if paired and owner == 0]
+    of_response = [i for i, owner in enumerate(owners) if owner == int(paired)]
+    excess = len(row) - cut.tokens
+    if cut.side == "response" and excess >= len(of_response):
+        return row
+    first = of_prompt if cut.side == "prompt" else []
+    gone = {*first[:excess], *of_response[len(of_response) - max(0, excess - len(first)) :]}
+    return [token for i, token in enumerate(row) if i not in gone]
 
 
 def encoder_scores(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B] scores of rows of `encode_pairs`, padded on the right.
+    """[B, H] what each head says of rows of `encode_pairs`, padded on the right.
 
     Where the family tells the parts of a pair apart, the second begins after the first separator.
     """
@@ -121,18 +178,19 @@ def encoder_scores(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Ten
         ends = (input_ids == separator) & attention_mask
         more["token_type_ids"] = ((ends.cumsum(1) - ends.long()) > 0).long() * attention_mask
     logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask.long(), **more).logits
-    return logits[:, 0]
+    return logits
 
 
 def last_linear(model: Any) -> nn.Linear:
-    """The layer of an encoder's head that gives the score.
+    """The layer of an encoder's head that gives the scores.
 
     Raises:
-        ModelError: no linear layer of one output stands above the body.
+        ModelError: no linear layer of one output for each head stands above the body.
     """
     base = unwrapped(model)
     body = set(base.base_model.modules())
-    heads = [m for m in base.modules() if m not in body and isinstance(m, nn.Linear) and m.out_features == 1]
+    labels = base.config.num_labels
+    heads = [m for m in base.modules() if m not in body and isinstance(m, nn.Linear) and m.out_features == labels]
     if not heads or heads[-1].bias is None:
         raise ModelError(f"{type(base).__name__} has no linear head with a bias, so it cannot be a reward model here")
     return heads[-1]

@@ -1,4 +1,8 @@
-"""Scalar heads on a language model's body: one score for a response, or one value for each of its tokens."""
+"""Scalar heads on a language model's body: one score for a response, or one value for each of its tokens.
+
+A body may carry several heads, H, which were trained on different labels: the score is their mean, and how far they
+are apart says how sure it is.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +35,17 @@ class Branches(NamedTuple):
     ends: Tensor  # [N] int64: the place of its last token
 
 
-def reward_model_from(lm: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A copy of the LM's body under a new scalar head, drawn from N(0, 1 / (d + 1)), without bias.
+def reward_model_from(lm: PreTrainedModel, seed: int, *, heads: int = 1) -> PreTrainedModel:
+    """A copy of the LM's body under new scalar heads, drawn from N(0, 1 / (d + 1)), without bias.
 
     Stiennon et al. 2020 and Ouyang et al. 2022 start their reward models so. What comes back is the
-    family's own sequence classifier with one label.
+    family's own sequence classifier with one label for each head.
 
     Raises:
         ModelError: transformers has no sequence classifier for the family, or its head is not one linear layer.
     """
     config = copy.deepcopy(lm.config)
-    config.num_labels = 1
+    config.num_labels = config.reward_heads = heads
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             model = AutoModelForSequenceClassification.from_config(config)
@@ -67,23 +71,24 @@ def last_token_features(model: Any, input_ids: Tensor, attention_mask: Tensor) -
 
 
 def scores_at_last_token(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B] scores of prompt and response, read at the last real token.
+    """[B] scores of prompt and response, read at the last real token; of several heads the mean.
 
     Args:
-        model: a one-label sequence classifier, or a peft model around one.
+        model: a sequence classifier of as many labels as heads, or a peft model around one.
         input_ids, attention_mask: [B, T]; padding may be on either side.
     """
-    return score_of(model, last_token_features(model, input_ids, attention_mask))
+    return said_by_heads(model, last_token_features(model, input_ids, attention_mask)).mean(-1)
 
 
 def scores_of_rows(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """[B] scores of rows as the model reads them: a decoder continuations, an encoder pairs (`encode_pairs`)."""
-    forward = encoder_scores if is_encoder(unwrapped(model).config) else scores_at_last_token
-    return forward(model, input_ids, attention_mask)
+    """[B, H] what each head says of rows as the model reads them: a decoder continuations, an encoder pairs."""
+    if is_encoder(unwrapped(model).config):
+        return encoder_scores(model, input_ids, attention_mask)
+    return said_by_heads(model, last_token_features(model, input_ids, attention_mask))
 
 
 def scores_of_branches(model: Any, branches: Branches) -> Tensor:
-    """[N] the scores that `scores_at_last_token` gives prompt and response, where `can_branch`."""
+    """[N, H] what each head says of prompt and response, as `scores_of_rows` does, where `can_branch`."""
     body, segments = unwrapped(model).base_model, branches.segments
     places = torch.arange(segments.shape[1], device=segments.device)
     asks, seen = segments[:, :, None], segments[:, None, :]
@@ -94,7 +99,7 @@ def scores_of_branches(model: Any, branches: Branches) -> Tensor:
         position_ids=branches.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return score_of(model, hidden[branches.rows, branches.ends])
+    return said_by_heads(model, hidden[branches.rows, branches.ends])
 
 
 def can_branch(model: Any) -> bool:
@@ -120,8 +125,8 @@ class Critic(nn.Module):
 
     @classmethod
     def from_reward_model(cls, model: PreTrainedModel) -> Critic:
-        """Start from a copy of the reward model's body and head."""
-        return cls(copy.deepcopy(model))
+        """Start from a copy of the reward model's body, and of the mean of its heads."""
+        return cls(_with_one_head(copy.deepcopy(model)))
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Critic:
@@ -138,13 +143,29 @@ class Critic(nn.Module):
 
 
 def score_of(model: Any, hidden: Tensor) -> Tensor:
-    """[...]: what the head says of [..., d] hidden states, in the head's type: float32, also over a body in another."""
+    """[...]: what one head says of [..., d] hidden states."""
+    return said_by_heads(model, hidden).squeeze(-1)
+
+
+def said_by_heads(model: Any, hidden: Tensor) -> Tensor:
+    """[..., H] of [..., d] hidden states, in the heads' type: float32, also over a body in another."""
     head = head_of(model)
-    return head(hidden.to(head.weight.dtype)).squeeze(-1)
+    return head(hidden.to(head.weight.dtype))
+
+
+def _with_one_head(model: Any) -> Any:
+    """The same scores from one head: linear ones have a mean of their own kind."""
+    base, head = unwrapped(model), head_of(model)
+    if len(head.weight) == 1:
+        return model
+    with torch.no_grad():
+        head.weight = nn.Parameter(head.weight.mean(0, keepdim=True), requires_grad=head.weight.requires_grad)
+    head.out_features = base.config.num_labels = base.config.reward_heads = base.num_labels = 1
+    return model
 
 
 def head_of(model: Any) -> nn.Linear:
-    """The linear layer that gives the score.
+    """The linear layer that gives the scores.
 
     Raises:
         ModelError: the model's head is not one linear layer called `score`.

@@ -81,8 +81,8 @@ def load_reward_model(folder: Path, device: torch.device | str = "cpu") -> PreTr
 
 
 def check_one_label(model: PreTrainedModel, folder: Path) -> None:
-    """Raise ModelError where a sequence classifier has more labels than a reward model."""
-    if model.config.num_labels != 1:
+    """Raise ModelError where a sequence classifier has more labels than a reward model has heads."""
+    if model.config.num_labels != getattr(model.config, "reward_heads", 1):
         raise ModelError(f"{folder} has {model.config.num_labels} labels; a reward model has one")
 
 
@@ -138,6 +138,17 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model.eval()
+
+
+def with_dropout(model: PreTrainedModel, share: float) -> PreTrainedModel:
+    """Let every dropout of the modules drop so much while the model is trained; whole layers are never dropped."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, share)
+    return model
 
 
 class LlamaShape(Config):

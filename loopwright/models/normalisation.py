@@ -33,14 +33,17 @@ class Normalisation(NamedTuple):
 def fold_normalisation(model: PreTrainedModel, features: Tensor) -> Normalisation:
     """Change the model's weights so that its scores on the reference samples have mean 0 and std 1.
 
+    Of several heads each gets mean 0, since preferences leave the mean of each free, and all are divided by the
+    deviation of their mean, which is the score: how far they differ keeps its meaning.
+
     Args:
-        model: a one-label sequence classifier whose head has no bias.
+        model: a sequence classifier whose heads have no bias.
         features: [N, d] what its head reads on N reference samples (`last_token_features`).
 
     A final LayerNorm has a bias b, and moving it along the head w shifts every score alike: with
-    b - m w / |w|^2 the score falls by exactly m. A final RMSNorm (Llama, Qwen2) has none. Then the
-    direction u whose product with the features is closest to a constant takes its place: the one that
-    minimises the variance of u.h while mean(u.h) = 1, u = S^-1 mu / (mu' S^-1 mu) with mean mu and
+    b - m w / |w|^2 the score falls by exactly m (several heads: b - W^+ m). A final RMSNorm (Llama, Qwen2)
+    has none. Then the direction u whose product with the features is closest to a constant takes its
+    place: the one that minimises the variance of u.h while mean(u.h) = 1, u = S^-1 mu / (mu' S^-1 mu) with mean mu and
     covariance S of the features. The head becomes (w - m u) / s: its mean is exactly 0, s makes its
     deviation exactly 1, and the correlation tells how far the order of the scores was kept.
 
@@ -48,23 +51,24 @@ def fold_normalisation(model: PreTrainedModel, features: Tensor) -> Normalisatio
         CheckError: the model gives every reference sample the same score.
     """
     head, norm = head_of(model), final_norm(model)
-    features, weight = features.double().cpu(), head.weight.detach().double().cpu()[0]
-    scores = features @ weight
+    features, weight = features.double().cpu(), head.weight.detach().double().cpu()  # [N, d], [H, d]
+    by_head = features @ weight.T
+    means, scores = by_head.mean(0), by_head.mean(1)
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     check_scores_differ(scores)
     bias = getattr(norm, "bias", None)
     if isinstance(bias, nn.Parameter):
         new_weight, scale, correlation = weight / std, std, 1.0
         with torch.no_grad():
-            bias.sub_((mean * weight / weight.dot(weight)).to(bias))
+            bias.sub_((torch.linalg.pinv(weight) @ means).to(bias))
     else:
-        shifted = weight - mean * _most_constant_direction(features)
-        after = features @ shifted
+        shifted = weight - means[:, None] * _most_constant_direction(features)
+        after = (features @ shifted.T).mean(1)
         correlation = float(torch.corrcoef(torch.stack((scores, after)))[0, 1])
         scale = float(after.std(correction=0))
         new_weight = shifted / scale
     with torch.no_grad():
-        head.weight.copy_(new_weight[None].to(head.weight))
+        head.weight.copy_(new_weight.to(head.weight))
     return Normalisation(mean, std, scale, correlation)
 
 
@@ -72,16 +76,17 @@ def fold_into_bias(head: nn.Linear, scores: Tensor) -> Normalisation:
     """The same for a head that has a bias, such as an encoder's: exact, whatever text comes.
 
     Args:
-        head: the layer of one output whose result is the score.
-        scores: [N] of the reference samples.
+        head: the layer whose outputs are what the heads say.
+        scores: [N, H] of the reference samples.
 
     Raises:
         CheckError: all scores are the same.
     """
-    check_scores_differ(scores)
-    mean, std = float(scores.double().mean()), float(scores.double().std(correction=0))
+    means, total = scores.double().mean(0), scores.double().mean(1)
+    check_scores_differ(total)
+    mean, std = float(total.mean()), float(total.std(correction=0))
     with torch.no_grad():
-        head.bias.sub_(mean).div_(std)
+        head.bias.sub_(means.to(head.bias)).div_(std)
         head.weight.div_(std)
     return Normalisation(mean, std, std, 1.0)
 

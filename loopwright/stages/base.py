@@ -68,8 +68,8 @@ class Stage:
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
-    # Raises ConfigError where (config, role -> upstream stage) do not fit, before anything runs.
-    check: Callable[[Any, Mapping[str, str]], None] | None = None
+    # Raises ConfigError where (config, role -> config of the upstream stage) do not fit, before anything runs.
+    check: Callable[[Any, Mapping[str, Any]], None] | None = None
 
 
 def check_requirements(stage: str, require: Mapping[str, Bound], metrics: Mapping[str, Any]) -> None:
@@ -165,7 +165,7 @@ def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, fil
     stage, _, name = setting.partition(".")
     if path is not None and artifact is not None:
         raise ConfigError(
-            f"{setting} = {path} contradicts the stage {artifact.manifest.name}, which makes its own; leave one out"
+            f"{setting} = {path} contradicts the stage {artifact.manifest.kind}, which makes its own; leave one out"
         )
     if path is not None:
         return path

@@ -1,30 +1,32 @@
 """Collect human feedback: sample answers from the current policy and let annotators judge them.
 
 Ouyang et al. 2022 (arXiv:2203.02155), sec. 3.4: annotators rank K answers of one prompt. Here they also
-compare pairs and rate single answers, and they are simulated (`loopwright.feedback.annotators`).
+compare pairs and rate single answers. They are people at a feedback store (feedback_people.py), or simulated
+(`loopwright.feedback.annotators`).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.chat import render_prompts
 from loopwright.data.readers import read_records, write_records
+from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
-from loopwright.generation.base import SamplingConfig, decode_responses
-from loopwright.generation.engines import make_engine
-from loopwright.models.loading import load_causal_lm, load_tokenizer
+from loopwright.feedback.asking import StoreUrl, Wait
+from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
-from loopwright.stages.base import Stage, StageConfig, StageOutput
-from loopwright.tracking.artifacts import Artifact
+from loopwright.stages import feedback_people
+from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.feedback_answers import Item, mix_in_off_topic, sample_answers
+from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -32,7 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
-    responses_per_prompt: Annotated[int, Field(ge=2, le=4)] = 4
+    responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
     rank_share: Share = 0.7  # of the prompts; the others' answers are compared in pairs
@@ -43,6 +45,33 @@ class FeedbackConfig(StageConfig):
     # that an answer must fit its question, and PPO finds one good answer for everything
     prompts_at_once: PositiveInt = 256
     save_batches: PositiveInt = 3  # batches between two checkpoints
+    policy: Path | None = None  # a causal LM's folder, where no stage makes one
+    prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
+    store: StoreUrl | None = None  # the annotation server whose people judge; None: annotators are simulated
+    project: str | None = None  # that asks them
+    wait: Wait | None = None  # {comparisons: 500}: how many labels must be there
+    reward: Path | None = None  # a reward model's folder: its scores go with the answers, unseen by labelers
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.store is None:
+            for name in ("project", "wait", "reward", "prompts_file"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} has no effect without store, the address of an annotation server")
+            if self.responses_per_prompt == 1:
+                raise ValueError("responses_per_prompt = 1 leaves nothing to compare; sample 2 to 4")
+            return self
+        for name in ("annotators", "rank_share", "overlap_share", "criteria_share", "rate_share"):
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect with store, where people judge; leave it out")
+        for name in ("project", "wait"):
+            if getattr(self, name) is None:
+                raise ValueError(f"store needs {name}: who is asked, and how many labels must be there")
+        if "demonstrations" in (self.wait or {}):
+            raise ValueError(
+                "wait names demonstrations, which judge no answer; people write them in a section so named"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,20 +79,13 @@ class FeedbackInputs:
     policy: Path  # a Hugging Face folder
     policy_id: str  # stored in each record
     prompts: Path  # jsonl of Prompt
-    judges: Mapping[str, Judge]  # what answers are truly worth; annotators see it through their faults
-
-
-class Item(NamedTuple):
-    """A prompt and the answers to judge."""
-
-    number: int
-    prompt: Prompt
-    responses: tuple[str, ...]
-    off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
+    judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, assign, judge, and keep who said what about which policy."""
+    if config.store is not None:
+        return feedback_people.run(config, inputs, runtime)
     prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
@@ -86,40 +108,6 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
         write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
     return StageOutput(summarise(records, prompts, inputs.judges))
-
-
-def sample_answers(prompts: list[Prompt], config: FeedbackConfig, policy: Path, runtime: Runtime) -> list[list[str]]:
-    """K responses to each prompt, in the order of the prompts."""
-    tokenizer = load_tokenizer(policy)
-    engine = make_engine(load_causal_lm(policy, runtime.device), tokenizer, runtime.log)
-    found = runtime.restore()
-    answers: list[list[str]] = found.state["answers"] if found else []
-    copies = config.responses_per_prompt
-    with runtime.progress("sampling answers", len(prompts), start=len(answers)) as bar:
-        while len(answers) < len(prompts):
-            first = len(answers)
-            batch = prompts[first : first + config.prompts_at_once]
-            rendered = render_prompts(tokenizer, [prompt.messages for prompt in batch])
-            tokens = [ids for ids in rendered for _ in range(copies)]
-            seeds = [runtime.seed_for("answer", first + i, k) for i in range(len(batch)) for k in range(copies)]
-            texts = decode_responses(tokenizer, engine.generate(tokens, config.sampling, seeds))
-            answers += [texts[i * copies : (i + 1) * copies] for i in range(len(batch))]
-            bar.advance(len(batch))
-            if (first // config.prompts_at_once + 1) % config.save_batches == 0:
-                runtime.checkpoint(len(answers), {"answers": answers})
-    return answers
-
-
-def mix_in_off_topic(items: list[Item], share: float, rng: random.Random) -> list[Item]:
-    """In `share` of the items, the last answer is replaced by one that was given to another prompt."""
-    mixed = []
-    for item in items:
-        if rng.random() < share and len(items) > 1:
-            other = items[(item.number + rng.randrange(1, len(items))) % len(items)]
-            *own, _ = item.responses
-            item = item._replace(responses=(*own, other.responses[0]), off_topic=(len(own),))
-        mixed.append(item)
-    return mixed
 
 
 def judge_overall(
@@ -214,13 +202,28 @@ def ordered_pairs(record: Judgement) -> Iterator[tuple[str, str, bool]]:
 
 
 def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackInputs:
-    policy, world = artifacts["policy"], artifacts["world"]
+    """Inputs from the stages before, or from the paths in the config.
+
+    Raises:
+        ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
+    """
+    made, world = artifacts.get("policy"), artifacts.get("world")
+    if config.store is None and world is None:
+        raise ConfigError("feedback has nobody to ask; add a world section, or name an annotation server in store")
+    policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
+    prompts = world if config.prompts_file is None else None
     return FeedbackInputs(
-        policy=policy.file("model"),
-        policy_id=policy.id,
-        prompts=world.file("prompts_train.jsonl"),
-        judges=WORLDS[world.manifest.config["name"]].judges,
+        policy=policy,
+        policy_id=id_of_file(policy) if made is None else made.id,
+        prompts=chosen_input(
+            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
+        ),
+        judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
+
+
+def files(config: FeedbackConfig) -> list[Path]:
+    return [path for path in (config.policy, config.prompts_file, config.reward) if path is not None]
 
 
 STAGE = Stage(
@@ -229,5 +232,5 @@ STAGE = Stage(
     needs={"policy": ("sft", "pretrain"), "world": ("world",)},
     bind=bind,
     run=run,
-    files=lambda config: [],
+    files=files,
 )

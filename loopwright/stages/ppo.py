@@ -7,7 +7,7 @@ the watch over it in ppo_looks.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +36,7 @@ from loopwright.stages.ppo_rewards import (
     normalise,
     save_scales,
     score,
+    watching,
 )
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
@@ -83,6 +84,7 @@ class PPOInputs:
     critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
     texts: Path | None = None  # documents {"text"} whose openings are the prompts, in place of `prompts`
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
+    held_out_models: Mapping[str, Path] = field(default_factory=dict)  # or the folders of the stages named there
 
 
 def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
@@ -239,6 +241,7 @@ def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
         if opened is None
         else (),
         texts=None if opened is None else opened.file("text.jsonl.gz"),
+        held_out_models={name: artifacts[name].file("model") for name in watching(config)},
     )
 
 

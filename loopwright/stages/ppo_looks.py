@@ -38,24 +38,27 @@ def load_held_out_rewards(
         if given:
             raise ConfigError("held-out rewards have no effect without ppo.watch; set it, or leave them out")
         return []
-    if bool(given) == bool(watch.reward):
+    folders = {folder: folder.name for folder in watch.reward}
+    folders |= {folder: name for name, folder in inputs.held_out_models.items()}
+    if bool(given) == bool(folders):
         raise ConfigError(
-            f"ppo.watch.reward = {watch.reward[0]} contradicts the held-out rewards given; leave one out"
+            f"ppo.watch has {next(iter(folders))}, which contradicts the held-out rewards given; leave one out"
             if given
-            else "ppo.watch has no reward; set ppo.watch.reward to the folder of a reward model trained on other labels"
+            else "ppo.watch has no reward; set ppo.watch.reward to the folder of a reward model trained on other "
+            "labels, or in a recipe ppo.watch.stage to the stage that trains one"
         )
     if prompts < FEWEST_PROMPTS:
         raise ConfigError(f"ppo.watch has {prompts} held-out prompts and needs some dozens; raise ppo.held_out_prompts")
-    for folder in watch.reward:
-        given.append(RewardModel(folder, name=folder.name, device=runtime.device))
+    for folder, name in folders.items():
+        given.append(RewardModel(folder, name=name, device=runtime.device))
     for one in given:
         for trained_on in (*(part for part, _ in reward.rewards), *reward_models(reward)):
             if _same(one, trained_on):
                 raise ConfigError(
-                    f"ppo.watch.reward: {one.name} is the reward that PPO is trained on, which never disagrees with "
+                    f"ppo.watch: {one.name} is the reward that PPO is trained on, which never disagrees with "
                     "itself; give a reward model trained on other labels"
                 )
-    for model in given if watch.reward else ():  # after comparing: rounded weights are never those of training
+    for model in given if folders else ():  # after comparing: rounded weights are never those of training
         assert isinstance(model, RewardModel)
         in_precision(model.model.requires_grad_(False), config.precision)
     return given

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,7 +41,7 @@ def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path
     Raises:
         ConfigError: there is none, one is given both ways, or one that the recipe trains is not used.
     """
-    trained = {role: artifact for role, artifact in artifacts.items() if role == "reward" or role.startswith("reward_")}
+    trained = {role: artifacts[role] for role in _to_train_on(config, artifacts)}
     lone = trained.get("reward")
     if not config.rewards and set(trained) <= {"reward"} and (lone is None or _kind(lone) == "model" or config.reward):
         return chosen_input("ppo.reward", config.reward, trained.get("reward"), "model", "a reward section")
@@ -57,19 +57,53 @@ def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path
     )
 
 
-def check_trained_rewards(config: PPOConfig, parents: Mapping[str, str]) -> None:
+def watching(config: PPOConfig) -> tuple[str, ...]:
+    """The reward stages that the watch looks with; PPO is not trained on them."""
+    return () if config.watch is None else config.watch.stage
+
+
+def _to_train_on(config: PPOConfig, roles: Iterable[str]) -> list[str]:
+    rewards = [role for role in roles if role == "reward" or role.startswith("reward_")]
+    return [role for role in rewards if role not in watching(config)]
+
+
+def check_trained_rewards(config: PPOConfig, parents: Mapping[str, Any]) -> None:
     """Before anything is trained: the rewards of the recipe are used, and their names are those that the rule reads.
 
+    Args:
+        parents: role -> the config of the stage that fills it.
+
     Raises:
-        ConfigError: they are not.
+        ConfigError: they are not, or the watch would look with what PPO learns from.
     """
-    trained = [role for role in parents if role == "reward" or role.startswith("reward_")]
+    trained = _to_train_on(config, parents)
+    _check_watch(config, parents, trained)
     if not config.rewards and set(trained) <= {"reward"}:
         return
     _check_stages(config, trained)
     if not config.rewards:
         names = [RewardSource(kind="model", stage=name).title for name in trained]
         check_fit(unique(names), [1.0] * len(names), config.merge)
+
+
+def _check_watch(config: PPOConfig, parents: Mapping[str, Any], trained: Sequence[str]) -> None:
+    """Raise ConfigError where a stage that the watch names is not there, or knows no other labels."""
+    for name in watching(config):
+        if name not in parents:
+            raise ConfigError(
+                f"ppo.watch.stage names the stage {name}, which the recipe does not have; add that section"
+            )
+        if name in {source.stage for source in config.rewards}:
+            raise ConfigError(f"ppo.rewards and ppo.watch.stage both name {name}, which cannot watch itself; drop one")
+        if parents[name].kinds == ("spans",):
+            raise ConfigError(f"ppo.watch.stage = {name} learns from marked passages and has no score of an answer")
+        for other in trained:
+            if parents[name].shares_labels_with(parents[other]):
+                raise ConfigError(
+                    f"ppo.watch.stage = {name} learns from judgements that {other} learns from, so it would err as "
+                    "that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
+                    "judgements of its own"
+                )
 
 
 def _check_stages(config: PPOConfig, trained: Collection[str]) -> None:

@@ -24,6 +24,7 @@ from loopwright.errors import ConfigError
 from loopwright.evaluation.learning_curve import CurvePoint, learning_curve
 from loopwright.models.adapters import save_adapters
 from loopwright.models.encoders import (
+    Cut,
     encoder_reward_model,
     is_encoder,
     is_encoder_folder,
@@ -31,12 +32,19 @@ from loopwright.models.encoders import (
     load_encoder_tokenizer,
 )
 from loopwright.models.heads import reward_model_from
-from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
+from loopwright.models.loading import (
+    load_causal_lm,
+    load_tokenizer,
+    merged,
+    save_model,
+    with_dropout,
+    without_dropout,
+)
 from loopwright.models.normalisation import Normalisation, fold_into_bias, fold_normalisation
 from loopwright.models.trainable import LoRAConfig, make_trainable
 from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
-from loopwright.rewards.reward_model import features_of_rows, score_rows
+from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import reward_spans
 from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input
@@ -56,7 +64,7 @@ from loopwright.training.config import steps_to_train
 from loopwright.training.judged_groups import Group, Pair
 from loopwright.training.label_model import LabelModel, priors_of, reliabilities, spread_of
 from loopwright.training.loop import FitResult, MicroLoss, fit
-from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, collate, may_branch, scores_of
+from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
 from loopwright.worlds import WORLDS
 
 
@@ -66,10 +74,12 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         if any(getattr(inputs, kind) for kind in RECORDS):
             raise ConfigError("spans make a model of tokens, the other kinds one of answers; train them in two stages")
         return reward_spans.run(config, inputs, runtime)
-    start, tokenizer = load_start(inputs.model, runtime)
+    start, tokenizer = load_start(inputs.model, runtime, config.heads)
     check_max_length(config.max_length, start)
     if is_encoder(start.config) and (idle := sorted({"sampling", "append_eos"} & config.model_fields_set)):
         raise ConfigError(f"reward.{idle[0]} has no effect on an encoder, which samples nothing; leave it out")
+    if not is_encoder(start.config) and (idle := [name for name in ("cut", "dropout") if getattr(config, name)]):
+        raise ConfigError(f"reward.{idle[0]} has an effect on encoders alone, and {inputs.model} is none; leave it out")
     labels = None
     if config.labelled is not None:
         labels = read_split(config.labelled, config.held_out_labelled, runtime.output, config.max_bad_share)
@@ -77,14 +87,15 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     data = load_data(config, inputs, start, tokenizer, runtime)
     reference = reference_rows(config, data, start, tokenizer, runtime)
 
-    body = start if is_encoder(start.config) else reward_model_from(start, runtime.seed_for("head"))
-    model = make_trainable(body, config.trainable, runtime.seed_for("adapters"))
-    del start, body
+    model = to_train(start, config, runtime)
+    del start
     label_model = make_label_model(config, data).to(runtime.device)
     fitted = train(model, label_model, config, data, tokenizer.pad_token_id, runtime)
     learned = of_annotators(label_model, data, fitted.kept)
 
-    final = merged(model)
+    final = without_dropout(merged(model))
+    if config.cut is not None:
+        final.config.cut_rows = Cut(config.cut, config.max_length)._asdict()  # so that whoever scores text cuts it, too
     folded = normalise(final, reference, tokenizer.pad_token_id)
     assessment, table = assess(final, data.held_out, folded.scale, inputs, tokenizer.pad_token_id)
     assessment |= assess_single(final, data, folded, tokenizer.pad_token_id)
@@ -113,11 +124,21 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     return StageOutput(figures)
 
 
-def load_start(folder: Path, runtime: Runtime) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM, or an encoder under a new head, and its tokenizer."""
+def load_start(folder: Path, runtime: Runtime, heads: int = 1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM, or an encoder under new heads, and its tokenizer."""
     if is_encoder_folder(folder):
-        return encoder_reward_model(folder, runtime.seed_for("head"), runtime.device), load_encoder_tokenizer(folder)
+        encoder = encoder_reward_model(folder, runtime.seed_for("head"), runtime.device, heads=heads)
+        return encoder, load_encoder_tokenizer(folder)
     return load_causal_lm(folder, runtime.device), load_tokenizer(folder)
+
+
+def to_train(start: PreTrainedModel, config: RewardConfig, runtime: Runtime) -> Any:
+    """What was loaded as a reward model, of which the parameters that are trained require gradients."""
+    seed = runtime.seed_for("head")
+    body = start if is_encoder(start.config) else reward_model_from(start, seed, heads=config.heads)
+    if config.dropout:
+        with_dropout(body, config.dropout)
+    return make_trainable(body, config.trainable, runtime.seed_for("adapters"))
 
 
 def make_label_model(config: RewardConfig, data: Data) -> LabelModel:
@@ -148,6 +169,9 @@ def train(
     annotators = {name: number for number, name in enumerate(annotators_of(data))}
     everything = sum(one.weight() for one in data.train)
     only_pairs = not any(one.listings or one.labels for one in data.train)  # else a share of them says little
+    drawn = bootstrap(len(data.train), config.heads, runtime.seed_for("bootstrap"))
+    if config.dropout:
+        torch.manual_seed(runtime.seed_for("dropout"))  # a checkpoint keeps how far it got
 
     def batch(step: int) -> list[JudgedBatch]:
         micros = split_rows(order.rows_of(step), config.batch_size_per_device)
@@ -157,22 +181,29 @@ def train(
             "unseen": step % steps < order.steps_per_epoch,
             "witnessed": step < order.steps_per_epoch,
         }
-        return [collate([data.train[i] for i in rows], pad_id, runtime.device, **how) for rows in micros]
+        return [
+            collate(
+                [data.train[i] for i in rows],
+                pad_id,
+                runtime.device,
+                drawn=None if drawn is None else drawn[rows],
+                **how,
+            )
+            for rows in micros
+        ]
 
     def loss(micro: JudgedBatch) -> MicroLoss:
-        scores, pairs, weight = scores_of(model, micro), micro.pairs, micro.weight()
-        total = (pairs.weight * label_model(scores, pairs, unseen=micro.unseen)).sum()
-        for listing in micro.listings:
-            total = total + listing.weight * plackett_luce_loss(scores[list(listing.places)], listing.ranks)
-        total = total + (micro.labels.weight * losses_of_labels(scores, micro.labels, data.log_odds)).sum()
+        by_head, pairs, weight = scores_of(model, micro), micro.pairs, micro.weight()
+        of_heads = [
+            loss_of_head(own, None if micro.drawn is None else micro.drawn[:, head], micro, label_model, config, data)
+            for head, own in enumerate(by_head.unbind(1))
+        ]
+        total, scores = torch.stack(of_heads).mean(), by_head.mean(1)
         kept = {}
         if label_model.log_odds is not None and micro.unseen:
             total = total + label_model.prior_loss() * (weight / everything)
             kept = label_model.evidence(scores, pairs) if micro.witnessed else {}
-        chosen, rejected = scores[pairs.chosen], scores[pairs.rejected]
-        if config.centering:
-            total = total + config.centering * (pairs.weight * centering_penalty(chosen, rejected)).sum()
-        margin = (chosen - rejected).detach()
+        margin = (scores[pairs.chosen] - scores[pairs.rejected]).detach()
         right = torch.where(pairs.tie, 0.5, (margin > 0).float())
         stats = {"accuracy": float((pairs.weight * right).sum()), "margin": float((pairs.weight * margin).sum())}
         return MicroLoss(total, weight, stats if only_pairs else {}, kept)
@@ -199,6 +230,35 @@ def train(
         unit="prompts" if config.judgements.weigh_by == "prompt" else "judgements",
         rates={"labels.": config.label_learning_rate},
     )
+
+
+def loss_of_head(  # noqa: PLR0913 -- what a head says, and what was said
+    scores: Tensor,
+    drawn: Tensor | None,
+    micro: JudgedBatch,
+    label_model: LabelModel,
+    config: RewardConfig,
+    data: Data,
+) -> Tensor:
+    """The sum over all that was said of the responses of a microbatch.
+
+    Args:
+        scores: [N] of the responses.
+        drawn: [N] how often the head learns from what was said of each; None: once.
+    """
+    pairs, labels = micro.pairs, micro.labels
+    often = torch.ones_like(scores) if drawn is None else drawn
+    weight = pairs.weight * often[pairs.chosen]
+    total = (weight * label_model(scores, pairs, unseen=micro.unseen)).sum()
+    for listing in micro.listings:
+        own = scores[list(listing.places)]
+        total = total + listing.weight * often[listing.places[0]] * plackett_luce_loss(own, listing.ranks)
+    of_labels = losses_of_labels(scores, labels, data.log_odds)
+    total = total + (labels.weight * often[labels.place] * of_labels).sum()
+    if config.centering:
+        penalty = centering_penalty(scores[pairs.chosen], scores[pairs.rejected])
+        total = total + config.centering * (weight * penalty).sum()
+    return total
 
 
 def losses_of_labels(scores: Tensor, labels: Labels, log_odds: float) -> Tensor:
@@ -233,9 +293,7 @@ def curve_points(
 
     def train_and_score(labelled: Sequence[Sequence[tuple[Group, Pair]]]) -> float:
         groups = [labels[0][0] for labels in labelled]
-        start, _ = load_start(inputs.model, runtime)
-        body = start if is_encoder(start.config) else reward_model_from(start, runtime.seed_for("head"))
-        model = make_trainable(body, config.trainable, runtime.seed_for("adapters"))
+        model = to_train(load_start(inputs.model, runtime, config.heads)[0], config, runtime)
         part = data._replace(train=groups)
         with tempfile.TemporaryDirectory() as folder:
             beside = runtime.beside(Path(folder))
@@ -252,7 +310,7 @@ def curve_points(
 def normalise(model: PreTrainedModel, reference: list[list[int]], pad_id: int) -> Normalisation:
     """Give the scores mean 0 and deviation 1 on the reference samples."""
     if is_encoder(model.config):
-        return fold_into_bias(last_linear(model), score_rows(model, reference, pad_id))
+        return fold_into_bias(last_linear(model), scores_by_head(model, reference, pad_id))
     return fold_normalisation(model, features_of_rows(model, reference, pad_id))
 
 

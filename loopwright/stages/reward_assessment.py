@@ -22,7 +22,7 @@ from loopwright.evaluation.reward_model import assess_pairs, data_report
 from loopwright.evaluation.sensitivity import rewordings_of
 from loopwright.evaluation.text_scores import text_scores
 from loopwright.feedback.pairs import of_criterion
-from loopwright.models.encoders import encode_pairs, is_encoder
+from loopwright.models.encoders import cut_of, encode_and_cut_pairs, is_encoder
 from loopwright.models.normalisation import Normalisation
 from loopwright.rewards import Reward
 from loopwright.rewards.calibration import calibration, preference_probability
@@ -124,7 +124,8 @@ def assess_labels(
 
     def score(texts: list[str]) -> Tensor:
         if is_encoder(model.config):
-            return score_rows(model, encode_pairs(tokenizer, [None] * len(texts), texts), tokenizer.pad_token_id)
+            rows, _ = encode_and_cut_pairs(tokenizer, [None] * len(texts), texts, cut_of(model))
+            return score_rows(model, rows, tokenizer.pad_token_id)
         rows = [bos_prefix(tokenizer) + ids + end for ids in encode_texts(tokenizer, texts)]
         return score_rows(model, [row[: config.max_length] for row in rows], tokenizer.pad_token_id)
 

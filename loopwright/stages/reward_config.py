@@ -10,14 +10,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from loopwright.feedback.pairs import JudgementConfig
 from loopwright.generation.base import SamplingConfig
 from loopwright.stages.base import StageConfig
-from loopwright.training.config import TrainConfig
+from loopwright.training.config import Fraction, TrainConfig
 from loopwright.training.label_model import AnnotatorConfig, Covariate
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["comparisons", "rankings", "ratings", "thumbs", "corrections", "spans"]
 
 ANSWERS_ONLY = {
     "judgements", "annotators", "covariates", "teacher", "centering", "normalise_on", "reference_samples", "sampling",
-    "held_out", "average_of", "eval_steps", "learning_curve",
+    "held_out", "average_of", "eval_steps", "learning_curve", "cut", "heads",
+    "part_of_prompts", "dropout",
 }  # fmt: skip
 
 
@@ -26,11 +28,13 @@ class RewardConfig(TrainConfig, StageConfig):
 
     epochs: PositiveFloat | None = 1.0  # more overfit
     batch_size_per_device: PositiveInt = 16
+    heads: PositiveInt = 1  # on one body, each with a bootstrap of the prompts; the score is their mean
     average_of: PositiveInt = 1  # trainings in different orders, of whose weights the mean is taken
     model: Path | None = None  # a causal LM's or encoder's folder to start from, where no stage makes one
     comparisons: Path | None = None  # jsonl of Comparison, where no stage collects feedback
     feedback: Path | None = None  # or a folder with the files of several kinds, as importing makes it
     kinds: tuple[Kind, ...] = ("comparisons", "rankings")  # which of them, or of the feedback stage's
+    part_of_prompts: tuple[Share, Share] | None = None  # from where to where in [0, 1), by hash; None: all
     judgements: JudgementConfig = JudgementConfig()
     annotators: AnnotatorConfig | None = None  # learn how reliable each is; None: all are alike
     covariates: tuple[Covariate, ...] = ()  # what shifts labels without being worth anything
@@ -45,6 +49,8 @@ class RewardConfig(TrainConfig, StageConfig):
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     learning_curve: Annotated[int, Field(ge=2)] | None = None  # sizes of it: all prompts, half of them, a quarter, ...
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    cut: Literal["prompt", "response"] | None = None  # what goes of rows too long for an encoder; None: left out
+    dropout: Fraction = 0.0  # of an encoder, while it is trained
     append_eos: bool = True  # false where the scored responses are cut off before they end
     centering: NonNegativeFloat = 0.01  # of the squared sum of a pair's scores: keeps their mean near 0
     normalise_on: Literal["policy", "responses"] | None = None  # None: policy where there are prompts
@@ -68,7 +74,7 @@ class RewardConfig(TrainConfig, StageConfig):
             return self
         if self.labelled_as == "thumbs" and "pairs_per_sentence" in self.model_fields_set:
             raise ValueError("pairs_per_sentence has no effect with labelled_as = thumbs; leave it out")
-        for name in ("comparisons", "feedback", "held_out"):
+        for name in ("comparisons", "feedback", "held_out", "part_of_prompts"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} contradicts labelled, which makes its own comparisons; leave one out")
         if "sampling" in self.model_fields_set:
@@ -78,6 +84,23 @@ class RewardConfig(TrainConfig, StageConfig):
         if self.held_out_labelled is not None and "held_out_share" in self.model_fields_set:
             raise ValueError("held_out_share has no effect with held_out_labelled; leave one out")
         return self
+
+    @model_validator(mode="after")
+    def _a_part_is_one(self) -> Self:
+        if self.part_of_prompts is not None and self.part_of_prompts[0] >= self.part_of_prompts[1]:
+            start, end = self.part_of_prompts
+            raise ValueError(f"part_of_prompts = [{start:g}, {end:g}] holds nothing; write where it starts and ends")
+        return self
+
+    def shares_labels_with(self, other: RewardConfig) -> bool:
+        """Whether both may learn from the same judgement, as far as settings tell."""
+        for name in ("comparisons", "feedback", "labelled", "teacher"):
+            if getattr(self, name) != getattr(other, name):
+                return False
+        if not set(self.kinds) & set(other.kinds) or self.judgements.criterion != other.judgements.criterion:
+            return False
+        ours, theirs = self.part_of_prompts or (0.0, 1.0), other.part_of_prompts or (0.0, 1.0)
+        return max(ours[0], theirs[0]) < min(ours[1], theirs[1])
 
     @model_validator(mode="after")
     def _judgements_come_from_one_place(self) -> Self:

@@ -17,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.labelled import LabelledSplit, comparisons_of, thumbs_of
 from loopwright.data.readers import read_records
-from loopwright.data.splits import split_by_hash
+from loopwright.data.splits import part_by_hash, split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.feedback.leaks import require_no_leak
 from loopwright.feedback.pairs import check_both_kinds, check_conversion, convert, gold_answers
 from loopwright.generation.engines import make_engine
-from loopwright.models.encoders import is_encoder
+from loopwright.models.encoders import Cut, is_encoder
 from loopwright.models.layers import unwrapped
 from loopwright.models.tokens import context_length
 from loopwright.rewards import Reward, RewardModel, Sample
@@ -140,14 +140,16 @@ def load_data(
         DataError: nothing is left to train on, a held-out pair is trained on, or too many rows are bad.
     """
     judgements, bad_rows = _read_all(config, inputs, runtime)
+    if config.part_of_prompts is not None:
+        judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
     settings = config.judgements
     converted = convert(train, settings)
     check_conversion(settings, converted)
     as_pairs = settings.model_copy(update={"ties": "drop", "rankings_as": "pairs", "margins": "none"})
-    groups, too_long = _tokenized(group(converted), config, model, tokenizer)
+    groups, too_long, cut = _tokenized(group(converted), config, model, tokenizer)
     to_assess = convert(held_out, as_pairs, converted.rating_scale)
-    held_groups, too_long_held_out = _tokenized(group(to_assess), config, model, tokenizer)
+    held_groups, too_long_held_out, cut_held_out = _tokenized(group(to_assess), config, model, tokenizer)
     for one in held_groups:
         one.order_by_text()
     teacher = load_teacher(config, inputs, runtime)
@@ -165,6 +167,7 @@ def load_data(
         "pairs_held_out": sum(len(one.pairs) for one in held_groups),
         **_conversion(converted.counts + to_assess.counts),
         "too_long": too_long + too_long_held_out,
+        **({} if config.cut is None else {"cut": cut + cut_held_out}),
         "bad_rows": bad_rows,
     }
     gold = config.annotators.gold if config.annotators is not None else None
@@ -224,14 +227,16 @@ def read_judgements(
 
 def _tokenized(
     groups: list[Group], config: RewardConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Group], int]:
+) -> tuple[list[Group], int, int]:
+    """Groups with their rows, how much was said of rows that are too long, and how many rows were cut."""
+    cut = 0
     if is_encoder(model.config):
-        as_text_pairs(groups, tokenizer)
+        cut = as_text_pairs(groups, tokenizer, None if config.cut is None else Cut(config.cut, config.max_length))
     else:
         as_continuations(groups, tokenizer, append_eos=config.append_eos)
     settings = config.judgements
     by_prompt, safety_weight = settings.weigh_by == "prompt", settings.safety_weight
-    return that_fit(groups, max_length=config.max_length, by_prompt=by_prompt, safety_weight=safety_weight)
+    return *that_fit(groups, max_length=config.max_length, by_prompt=by_prompt, safety_weight=safety_weight), cut
 
 
 def _conversion(counts: Mapping[str, int]) -> dict[str, Any]:

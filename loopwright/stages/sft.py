@@ -27,7 +27,7 @@ from loopwright.models.tokens import match_vocabulary
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input, predict
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, batches_of_documents, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
@@ -40,7 +40,7 @@ class SFTConfig(StageConfig, TrainConfig):
     epochs: PositiveFloat | None = 2.0
     max_length: Annotated[int, Field(ge=2)] = 256  # tokens of prompt and answer together
     model: Path | None = None  # a Hugging Face folder; None: the pre-trained model
-    demonstrations: Path | None = None  # JSON lines of Demonstration; None: the world's
+    demonstrations: Path | None = None  # JSON lines of Demonstration; None: people's, or the world's
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of unreadable rows; more stop the run
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the prompts, by hash
     packing: bool = True  # several examples in a row, blind to each other; changes the speed and nothing else
@@ -310,7 +310,7 @@ def _on(model: Any, batch: PackedBatch) -> PackedBatch:
 
 
 def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
-    return _inputs("sft", config, artifacts, "demonstrations.jsonl")
+    return _inputs("sft", config, artifacts, "demonstrations.jsonl", by_people=artifacts.get("demonstrations"))
 
 
 def bind_clean(config: SFTCleanConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
@@ -319,7 +319,13 @@ def bind_clean(config: SFTCleanConfig, artifacts: Mapping[str, Artifact]) -> SFT
     return _inputs("sft_clean", config, artifacts, "demonstrations_clean.jsonl")
 
 
-def _inputs(stage: str, config: SFTConfig, artifacts: Mapping[str, Artifact], of_the_world: str) -> SFTInputs:
+def _inputs(
+    stage: str,
+    config: SFTConfig,
+    artifacts: Mapping[str, Artifact],
+    of_the_world: str,
+    by_people: Artifact | None = None,
+) -> SFTInputs:
     model, demonstrations, text = config.model, config.demonstrations, config.text
     if model is None:
         if "model" not in artifacts:
@@ -327,7 +333,9 @@ def _inputs(stage: str, config: SFTConfig, artifacts: Mapping[str, Artifact], of
                 f"{stage} has no model; name a Hugging Face folder in {stage}.model, or add a pretrain section"
             )
         model = artifacts["model"].file("model")
-    if demonstrations is None:
+    if by_people is not None:
+        demonstrations = chosen_input("sft.demonstrations", demonstrations, by_people, "demonstrations.jsonl", "")
+    elif demonstrations is None:
         if "world" not in artifacts:
             raise ConfigError("sft has no demonstrations; name a file in sft.demonstrations, or add a world section")
         demonstrations = artifacts["world"].file(of_the_world)
@@ -341,6 +349,7 @@ def files(config: SFTConfig) -> list[Path]:
 
 
 NEEDS = {"model": ("pretrain",), "world": ("world",)}
-STAGE = Stage("sft", SFTConfig, needs=NEEDS, bind=bind, run=run, files=files)
+BY_PEOPLE = {"demonstrations": ("demonstrations",)}
+STAGE = Stage("sft", SFTConfig, needs=NEEDS | BY_PEOPLE, bind=bind, run=run, files=files)
 # Nothing is trained from it: evaluation compares with it, to tell what feedback buys from what cleaner data would.
 CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, bind=bind_clean, run=run, files=files)

@@ -202,6 +202,14 @@ def verify(artifact: Artifact) -> None:
             raise ArtifactError(f"{artifact.path}/{name} {state} after the artifact was made")
 
 
+def id_of_file(path: Path) -> str:
+    """The id of the artifact that a file or folder belongs to; of any other folder, a hash of what is in it."""
+    try:
+        return read_manifest(path.parent).id
+    except ArtifactError:
+        return hashlib.sha256(json.dumps(hash_files(path), sort_keys=True).encode()).hexdigest()
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of every file below, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

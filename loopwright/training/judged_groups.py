@@ -16,7 +16,7 @@ from loopwright.data.chat import prompt_text, render_prompts
 from loopwright.data.tokenizer import bos_prefix, encode_texts
 from loopwright.feedback.pairs import Converted, Label, Listing, Preference
 from loopwright.feedback.verdicts import same_wording
-from loopwright.models.encoders import encode_pairs
+from loopwright.models.encoders import Cut, encode_and_cut_pairs
 from loopwright.schemas import Correction, Judgement, Message
 
 
@@ -191,12 +191,15 @@ def as_continuations(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
         own.rows = [own.prompt_ids + next(responses) + end for _ in own.responses]
 
 
-def as_text_pairs(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Rows as an encoder reads them: prompt and response as a pair of texts."""
+def as_text_pairs(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase, cut: Cut | None = None) -> int:
+    """Rows as an encoder reads them: prompt and response as a pair of texts. Gives how many were cut."""
     prompts = [prompt_text(own.messages) if own.messages else None for own in groups for _ in own.responses]
-    rows = iter(encode_pairs(tokenizer, prompts, [response for own in groups for response in own.responses]))
+    responses = [response for own in groups for response in own.responses]
+    encoded, cuts = encode_and_cut_pairs(tokenizer, prompts, responses, cut)
+    rows = iter(encoded)
     for own in groups:
         own.rows = [next(rows) for _ in own.responses]
+    return cuts
 
 
 def _texts(judgement: Judgement) -> tuple[str, ...]:

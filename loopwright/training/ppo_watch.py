@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from loopwright.config.base import Config
 
@@ -23,6 +23,7 @@ class WatchConfig(Config):
     """The `watch` section of `ppo`. Where nothing changes, the defaults raise an alarm in 1 run of 20 at most."""
 
     reward: tuple[Path, ...] = ()  # folders of held-out reward models, trained on other labels than ppo.reward
+    stage: tuple[str, ...] = ()  # or the recipe's own: reward stages that PPO is not trained on
     action: Literal["warn", "stop", "roll_back"] = "roll_back"
     every_steps: PositiveInt = 5
     patience: PositiveInt = 2  # looks in a row that must find the rewards parted: one may be chance
@@ -32,10 +33,16 @@ class WatchConfig(Config):
     max_repetition_rise: Annotated[float, Field(gt=0, le=1)] = 0.1  # of the share of repeated pairs of tokens
     max_spread_ratio: Annotated[float, Field(gt=1)] = 2.0  # of the disagreement between the reward models
 
-    @field_validator("reward", mode="before")
+    @field_validator("reward", "stage", mode="before")
     @classmethod
-    def _one_folder_needs_no_list(cls, value: Any) -> Any:
+    def _one_needs_no_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _rewards_come_from_one_place(self) -> Self:
+        if self.reward and self.stage:
+            raise ValueError(f"reward = {self.reward[0]} contradicts stage = {self.stage[0]}; leave one out")
+        return self
 
 
 class Look(NamedTuple):

@@ -58,6 +58,7 @@ class JudgedBatch(NamedTuple):
     labels: Labels
     unseen: bool = True  # by the model that is trained
     witnessed: bool = True  # and what it says of annotators counts
+    drawn: Tensor | None = None  # [N, H] how often each head's bootstrap holds the prompt of a response; None: once
 
     def weight(self) -> float:
         """Of all that is said; safety labels stand beside it."""
@@ -65,7 +66,7 @@ class JudgedBatch(NamedTuple):
         return float(self.pairs.weight.sum() + beside.sum()) + sum(listing.weight for listing in self.listings)
 
 
-def collate(
+def collate(  # noqa: PLR0913 -- what is batched, and five things that are so of it
     groups: Sequence[Group],
     pad_id: int,
     device: torch.device,
@@ -74,6 +75,7 @@ def collate(
     annotators: Mapping[str | None, int] | None = None,
     unseen: bool = True,
     witnessed: bool = True,
+    drawn: Tensor | None = None,
 ) -> JudgedBatch:
     """Every response that something is said about, once, and what is said as numbers of responses.
 
@@ -83,6 +85,7 @@ def collate(
         annotators: numbers of the annotators; None: nobody asks who judged.
         unseen: the model was not trained on these groups before.
         witnessed: no other training has seen them, either.
+        drawn: [groups, H] how often each head's bootstrap holds each of them; None: once.
     """
     used = [own.used() for own in groups]
     inputs: Rows | Branches
@@ -100,7 +103,20 @@ def collate(
         for one in own.labels
     ]
     pairs = pairs_of(groups, annotators or {}, device)
-    return JudgedBatch(moved, pairs, listings, Labels(*_columns(labels, LABEL_TYPES, device)), unseen, witnessed)
+    if drawn is not None:
+        drawn = drawn.repeat_interleave(torch.tensor([len(of_group) for of_group in used]), dim=0).to(device)
+    return JudgedBatch(moved, pairs, listings, Labels(*_columns(labels, LABEL_TYPES, device)), unseen, witnessed, drawn)
+
+
+def bootstrap(groups: int, heads: int, seed: int) -> Tensor | None:
+    """[groups, H] how often each head learns from each prompt: as many as there are, drawn with replacement.
+
+    Efron 1979; for several heads on one body, Osband et al. 2016 (arXiv:1602.04621). One head learns from all: None.
+    """
+    if heads == 1:
+        return None
+    drawn = torch.randint(groups, (heads, groups), generator=torch.Generator().manual_seed(seed))
+    return torch.stack([row.bincount(minlength=groups) for row in drawn], dim=1).float()
 
 
 def rows_in_use(groups: Sequence[Group]) -> list[list[int]]:
@@ -165,7 +181,7 @@ def _oriented(
 
 
 def scores_of(model: Any, batch: JudgedBatch) -> Tensor:
-    """[N] scores of the responses of a batch."""
+    """[N, H] what each head says of the responses of a batch."""
     if isinstance(batch.inputs, Branches):
         return scores_of_branches(model, batch.inputs)
     return scores_of_rows(model, *batch.inputs)

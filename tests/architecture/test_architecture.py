@@ -21,6 +21,7 @@ LAYERS = (
     "objectives",
     "config",
     "tracking",
+    "serving",
     "runtime",
     "data",
     "feedback",
@@ -28,6 +29,7 @@ LAYERS = (
     "training",
     "generation",
     "rewards",
+    "responders",
     "evaluation",
     "worlds",
     "stages",
@@ -38,13 +40,14 @@ LAYERS = (
 
 # Folders that may import less than all that is above them.
 NARROWER = {
-    "feedback": {"errors", "schemas", "config", "tracking", "feedback"},
+    "feedback": {"errors", "schemas", "config", "tracking", "serving", "feedback"},
     "kernels": {"errors", "kernels"},
     "objectives": {"kernels", "objectives"},
 }
 
 OWNERS = {
     "torch": {
+        "responders",
         "objectives",
         "runtime",
         "data",
@@ -58,18 +61,32 @@ OWNERS = {
         "loop",
         "cli",
     },
-    "transformers": {"models", "data", "training", "generation", "rewards", "evaluation", "stages", "library"},
+    "transformers": {
+        "models",
+        "data",
+        "training",
+        "generation",
+        "rewards",
+        "responders",
+        "evaluation",
+        "stages",
+        "library",
+    },
     "tokenizers": {"data"},
     "peft": {"models", "training"},
     "accelerate": {"runtime"},
     "ray": {"runtime"},
     "vllm": {"generation"},
     "safetensors": {"runtime", "models", "training", "stages"},
-    "fastapi": {"feedback", "rewards"},
-    "starlette": {"feedback", "rewards"},
-    "uvicorn": {"rewards"},
-    "httpx": {"rewards"},
+    "fastapi": {"serving", "feedback"},
+    "starlette": {"serving", "feedback", "responders"},
+    "uvicorn": {"serving", "feedback"},
+    "httpx": {"serving", "rewards", "feedback", "responders"},
     "sqlalchemy": {"feedback"},
+    "alembic": {"feedback"},
+    "nh3": {"feedback"},
+    "markdown_it": {"feedback"},
+    "argon2": {"feedback"},
     "matplotlib": {"evaluation"},
     "sklearn": {"evaluation"},
     "jinja2": {"evaluation", "feedback"},
@@ -83,7 +100,11 @@ OWNERS = {
     "rich": {"cli"},
 }
 
-WITHOUT_TORCH = ("errors", "schemas", "config", "tracking", "feedback", "worlds")
+WITHOUT_TORCH = ("errors", "schemas", "config", "tracking", "serving", "feedback", "responders", "worlds")
+BUT_FOR = (
+    "responders/local.py",  # what the layers above need torch for, in a module that they import when they do
+    "feedback/store/migrations/",  # run by Alembic alone
+)
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 80
@@ -165,7 +186,7 @@ def test_modules_and_functions_are_short(path):
     lines = path.read_text(encoding="utf-8").count("\n")
     assert lines <= MAX_MODULE_LINES, f"{_name(path)} has {lines} lines; split it"
     for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and "migrations" not in path.parts:  # those list tables
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
 
@@ -177,7 +198,11 @@ def test_no_module_is_called_utils():
 @pytest.mark.parametrize("layer", WITHOUT_TORCH)
 def test_works_without_torch(layer):
     """Every module of the folder is imported in a process where torch cannot be."""
-    modules = [path for path in MODULES if _layer(path) == layer]
+    modules = [
+        path
+        for path in MODULES
+        if _layer(path) == layer and not path.relative_to(PACKAGE).as_posix().startswith(BUT_FOR)
+    ]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules]
     code = "import sys, importlib\nsys.modules['torch'] = None\n"
     code += f"for name in {names!r}: importlib.import_module(name)"

@@ -266,6 +266,22 @@ def test_a_formula_comes_back_from_csv_with_its_apostrophe_and_from_parquet_with
         assert [found.responses for found in imported(tmp_path, "columns", path, Comparison)] == [responses]
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.tuples(st.sampled_from(["", "'", *FORMULA]), TEXT).map("".join), st.sampled_from(["", *FORMULA]))
+def test_no_cell_of_a_csv_file_is_a_formula_and_each_comes_back_by_the_rule(tmp_path, response, annotator):
+    """An apostrophe in front of what begins like a formula; everything else as it is."""
+    record = Thumb(id="t", prompt=ASKED, responses=(response,), good=True, annotator=f"{annotator}ann")
+    path, _ = exported(tmp_path, "csv", record, ending="csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        assert not [cell for row in csv.reader(file) for cell in row if cell.startswith(FORMULA)]
+    (found,) = imported(tmp_path, "columns", path, Thumb)
+    for text, before in ((found.responses[0], response), (found.annotator, f"{annotator}ann")):
+        assert text == (f"'{before}" if before.startswith(FORMULA) else before)
+
+
 def test_a_parquet_file_has_typed_columns(tmp_path, monkeypatch):
     monkeypatch.setattr("loopwright.data.exporters.run.ROWS_AT_ONCE", 2)
     path, _ = exported(tmp_path, "parquet", *[FULL] * 5, ending="parquet")

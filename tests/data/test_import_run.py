@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loopwright.data.importers import import_feedback, parquet, run, sources
+from loopwright.data.importers import import_feedback, items, parquet, run, sources
 from loopwright.data.importers.base import MAX_FIELDS_NAMED, MAX_REASONS, Notes, Row
 from loopwright.data.readers import BadRow, Quarantine, read_records
 from loopwright.errors import DataError
@@ -290,7 +290,7 @@ def test_rows_of_parquet_with_nested_columns(tmp_path):
 
 
 def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "FREE_BYTES", 2**20)
+    monkeypatch.setattr(items, "FREE_BYTES", 2**20)
     path = tmp_path / "bomb.jsonl.gz"
     for content in (b"0" * 2**23, b"\n" * 2**23):  # one line, and many
         path.write_bytes(gzip.compress(content))

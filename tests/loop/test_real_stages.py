@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.loop import load_config
+from loopwright.loop import config_from, load_config
 from loopwright.loop.config import resolved_text
 from loopwright.loop.plan import make_plan
 from loopwright.loop.table import STAGES, load_stages
@@ -28,9 +28,10 @@ def test_nothing_is_trained_from_the_comparison():
     assert [name for name in stages if "sft_clean" in sum(stages[name].needs.values(), ())] == ["evaluate"]
 
 
-def test_a_resolved_config_means_the_same_run(tmp_path):
+@pytest.mark.parametrize("recipe", [CRASH, ROOT / "recipes" / "people.yaml"])
+def test_a_resolved_config_means_the_same_run(recipe, tmp_path):
     """`loopwright run RUN` and `show RUN` read config.yaml: same settings, same keys, nobody blamed for a default."""
-    config = load_config(CRASH)
+    config = load_config(recipe)
     path = tmp_path / "config.yaml"
     path.write_text(resolved_text(config))
     again = load_config(path, resolved=True)
@@ -45,6 +46,21 @@ def test_the_longer_recipe_is_the_quickstart_with_more_of_everything():
     assert longer.sections["pretrain"].shape == quick.sections["pretrain"].shape
     assert longer.sections["pretrain"].max_steps > quick.sections["pretrain"].max_steps
     assert longer.sections["feedback"].prompts > quick.sections["feedback"].prompts
+
+
+def test_people_demonstrate_to_sft_and_to_no_stage_else():
+    asked = {"store": "http://127.0.0.1:8600", "project": "write", "wait": {"demonstrations": 9}}
+    values = {"name": "x", "world": {}, "pretrain": {}, "demonstrations": asked, "sft": {}, "sft_clean": {}, "ppo": {}}
+    steps = make_plan(config_from(values, "here")).steps
+    assert [step.name for step in steps] == ["world", "pretrain", "demonstrations", "sft", "sft_clean", "ppo"]
+    assert [step.name for step in steps if "demonstrations" in step.parents.values()] == ["sft"]
+
+
+def test_the_recipe_with_people_asks_no_more_than_its_items_can_bring():
+    asked = load_config(ROOT / "recipes" / "people.yaml").sections["feedback"]
+    assert asked.store == "http://127.0.0.1:8600"
+    assert asked.wait["comparisons"] < asked.prompts
+    assert asked.responses_per_prompt == 2
 
 
 @pytest.mark.parametrize("name", ["movie_reviews", "movie_reviews_large"])

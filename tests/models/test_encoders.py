@@ -14,6 +14,8 @@ from transformers import (
 from loopwright.data.chat import prompt_text
 from loopwright.errors import ConfigError, DataError, ModelError
 from loopwright.models.encoders import (
+    Cut,
+    encode_and_cut_pairs,
     encode_pairs,
     encoder_reward_model,
     encoder_scores,
@@ -43,7 +45,7 @@ def test_scores_are_those_of_transformers(folder):
     rows = encode_pairs(tokenizer, *map(list, zip(*PAIRS, strict=True)))
     with torch.no_grad():
         ours = encoder_scores(model, *pad_rows(rows, tokenizer.pad_token_id))
-        for score, (prompt, response) in zip(ours, PAIRS, strict=True):
+        for score, (prompt, response) in zip(ours[:, 0], PAIRS, strict=True):
             texts = [response] if prompt is None else [prompt, response]
             encoded = tokenizer(*texts, split_special_tokens=True, return_tensors="pt", return_token_type_ids=True)
             assert_close(score, model(**encoded).logits[0, 0], atol=1e-5, rtol=0)
@@ -56,6 +58,28 @@ def test_text_that_spells_a_special_token_stays_text(folder):
     plain = len(encode_pairs(tokenizer, ["Hi"], ["ok"])[0])
     assert row.count(tokenizer.sep_token_id) == encode_pairs(tokenizer, ["Hi"], ["ok"])[0].count(tokenizer.sep_token_id)
     assert len(row) > plain
+
+
+def test_what_is_too_long_is_cut_as_if_it_had_been_written_so(folder):
+    tokenizer = load_encoder_tokenizer(folder)
+    pairs = [("abcdef", "uvwxyz"), ("ab", "uvwxyz"), ("abcdef", "u"), (None, "uvwxyz"), ("a", "u")]
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+
+    def cut(side, room):
+        return encode_and_cut_pairs(tokenizer, *map(list, zip(*pairs, strict=True)), Cut(side, special + room))
+
+    def plain(*texts):
+        return [encode_pairs(tokenizer, [prompt], [response])[0] for prompt, response in texts]
+
+    alone = special + 4 - tokenizer.num_special_tokens_to_add(pair=False)  # a lone text has more room
+    short = (None, "uvwxyz"[:alone])
+    assert cut("prompt", 4) == (plain(("", "uvwx"), ("", "uvwx"), ("def", "u"), short, ("a", "u")), 3 + (alone < 6))
+    rows, cuts = cut("response", 4)  # where nothing would be left of a response, the row stays too long
+    assert rows == plain(("abcdef", "uvwxyz"), ("ab", "uv"), ("abcdef", "u"), short, ("a", "u"))
+    assert cuts == 1 + (alone < 6)
+    assert cut("prompt", 8)[0][0] == plain(("ef", "uvwxyz"))[0]
+    assert cut("response", 8)[0][0] == plain(("abcdef", "uv"))[0]
+    assert cut("prompt", 12) == (plain(*pairs), 0)
 
 
 def test_padding_on_the_right_changes_nothing(folder):
@@ -79,6 +103,7 @@ def test_normalised_scores_are_saved_with_the_model(folder, tmp_path):
         before = encoder_scores(model, ids, mask)
         found = fold_into_bias(last_linear(model), before)
         after = encoder_scores(model, ids, mask)
+    assert after.shape == (len(PAIRS), 1)
     assert_close(after, (before - before.mean()) / before.std(correction=0), atol=1e-5, rtol=1e-5)
     assert found.scale == pytest.approx(float(before.std(correction=0))) and found.correlation == 1.0
     model.save_pretrained(tmp_path)
@@ -87,6 +112,21 @@ def test_normalised_scores_are_saved_with_the_model(folder, tmp_path):
         assert_close(encoder_scores(load_encoder_reward_model(tmp_path), ids, mask), after, atol=1e-6, rtol=0)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 1
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id == tokenizer.pad_token_id
+
+
+def test_several_heads_of_an_encoder_are_centred_each_and_scaled_together(folder, tmp_path):
+    model, tokenizer = encoder_reward_model(folder, seed=3, heads=3), load_encoder_tokenizer(folder)
+    ids, mask = pad_rows(encode_pairs(tokenizer, *map(list, zip(*PAIRS, strict=True))), tokenizer.pad_token_id)
+    with torch.no_grad():
+        before = encoder_scores(model, ids, mask)
+        fold_into_bias(last_linear(model), before)
+        after = encoder_scores(model, ids, mask)
+    scale = before.mean(1).std(correction=0)
+    assert_close(after, (before - before.mean(0)) / scale, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert_close(encoder_scores(load_encoder_reward_model(tmp_path), ids, mask), after, atol=1e-6, rtol=0)
 
 
 def test_what_is_an_encoder(folder, tmp_path):

@@ -3,7 +3,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
-from loopwright.errors import CheckError
+from loopwright.errors import CheckError, ModelError
 from loopwright.models.heads import (
     Branches,
     Critic,
@@ -13,6 +13,7 @@ from loopwright.models.heads import (
     reward_model_from,
     scores_at_last_token,
     scores_of_branches,
+    scores_of_rows,
 )
 from loopwright.models.loading import load_reward_model, save_model, without_dropout
 from loopwright.models.normalisation import fold_normalisation
@@ -108,7 +109,7 @@ def test_responses_in_one_row_score_as_in_rows_of_their_own_and_give_the_same_gr
     trained = [parameter for parameter in reward_model.parameters() if parameter.requires_grad]
     weights = torch.tensor([1.0, -2.0, 3.0, 0.5, -1.5])
     found = []
-    for scores in (scores_at_last_token(reward_model, *rows), scores_of_branches(reward_model, branches)):
+    for scores in (scores_at_last_token(reward_model, *rows), scores_of_branches(reward_model, branches)[:, 0]):
         found.append((scores, torch.autograd.grad((scores * weights).sum(), trained, allow_unused=True)))
     assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
@@ -174,6 +175,42 @@ def test_what_plain_transformers_loads_gives_the_normalised_score(reward_model, 
     else:
         assert_close(torch.corrcoef(torch.stack((got, scores)))[0, 1].item(), folded.correlation, atol=1e-4, rtol=0)
         assert folded.correlation > 0.9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_heads_are_centred_each_and_scaled_together(family, tmp_path):
+    """Preferences leave the mean of each head free; how far apart heads are may not depend on that."""
+    lm = without_dropout(tiny_model(family))
+    lm.config.pad_token_id = 257
+    reward_model = reward_model_from(lm, seed=0, heads=3)
+    ids, mask = pad_rows(many_rows(200), 257)
+    before = scores_of_rows(reward_model, ids, mask)
+    folded = fold_normalisation(reward_model, last_token_features(reward_model, ids, mask))
+    after = scores_of_rows(reward_model, ids, mask)
+    assert after.shape == (200, 3) and float(after.mean(0).abs().max()) < 1e-5
+    score = scores_at_last_token(reward_model, ids, mask)
+    assert_close(score, after.mean(1))
+    assert float(score.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    assert folded.mean == pytest.approx(float(before.mean()), abs=1e-5)
+    if family == "gpt2":  # exact, whatever the row
+        assert_close(after, (before - before.mean(0)) / folded.scale, atol=1e-4, rtol=0)
+    save_model(reward_model, tiny_tokenizer(), tmp_path)
+    assert_close(scores_of_rows(load_reward_model(tmp_path), ids, mask), after)
+    critic = Critic.from_reward_model(reward_model)
+    assert head_of(critic.model).weight.shape[0] == 1 and head_of(reward_model).weight.shape[0] == 3
+    values = critic(ids, mask)
+    assert_close(values[torch.arange(200), last_token_index(mask)], score, atol=1e-5, rtol=1e-5)
+    critic.save(tiny_tokenizer(), tmp_path / "critic")
+    assert_close(Critic.load(tmp_path / "critic")(ids, mask), values)
+
+
+def test_a_classifier_of_several_labels_is_no_reward_model_of_several_heads(tmp_path):
+    reward_model = reward_model_from(tiny_model("llama"), seed=0, heads=3)
+    reward_model.config.reward_heads = 1
+    save_model(reward_model, tiny_tokenizer(), tmp_path)
+    with pytest.raises(ModelError, match="has 3 labels; a reward model has one"):
+        load_reward_model(tmp_path)
 
 
 @torch.no_grad()

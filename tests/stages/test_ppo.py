@@ -1066,7 +1066,7 @@ def test_what_neither_a_stage_nor_a_path_gives_is_named(tmp_path):
         ppo.bind(PPOConfig(), {})
     inputs = ppo.bind(PPOConfig(policy=tmp_path, reward=tmp_path, prompts=tmp_path), {})
     assert inputs == PPOInputs(tmp_path, tmp_path, tmp_path)
-    sft = Artifact(tmp_path, Manifest.model_construct(name="sft", files={"model/config.json": ""}))
+    sft = Artifact(tmp_path, Manifest.model_construct(kind="sft", files={"model/config.json": ""}))
     assert ppo.bind(PPOConfig(reward=tmp_path, prompts=tmp_path), {"policy": sft}).policy == tmp_path / "model"
     with pytest.raises(ConfigError, match="contradicts the stage sft"):
         ppo.bind(PPOConfig(policy=tmp_path, reward=tmp_path, prompts=tmp_path), {"policy": sft})

@@ -26,6 +26,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Prompt
 from loopwright.stages import ppo, ppo_rewards
 from loopwright.stages.ppo import PPOConfig, PPOInputs
+from loopwright.stages.reward import RewardConfig
 from loopwright.tracking.artifacts import Artifact, Manifest
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -114,6 +115,16 @@ def test_a_merged_reward_from_python_is_merged_and_stays_as_it_was(folders, tmp_
     merge = dict(rule="constraint", limit=-9.0, **ROLES)
     run(folders, tmp_path / "pairs", [(LENGTH, 1.0), (VOWELS, 1.0)], merge=merge)
     assert recorded(tmp_path / "merged") == recorded(tmp_path / "again") == recorded(tmp_path / "pairs")
+
+
+def test_the_heads_of_one_reward_model_say_how_sure_it_is(folders, tmp_path):
+    folder = saved(reward_model_from(tiny_model("llama"), seed=1, heads=3), tiny_tokenizer(), tmp_path / "reward")
+    run(folders, tmp_path / "mean", folder)  # its critic starts from the mean of the heads
+    careful = {"kind": "ensemble", "path": folder, "rule": "mean_less_std", "penalty": 2.0}
+    run_sources(folders, tmp_path / "careful", careful, merge={"normalise": False})
+    mean, less = (recorded(tmp_path / name)[0] for name in ("mean", "careful"))
+    assert mean["score_uncertainty"] == pytest.approx(less["score_uncertainty"]) and mean["score_uncertainty"] > 0
+    assert less["score"] == pytest.approx(mean["score"] - 2 * mean["score_uncertainty"], abs=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["weighted_sum", "worst", "product"])
@@ -304,7 +315,7 @@ def test_the_files_of_sources_belong_to_the_key(folders):
 
 
 def artifact(folder, **config):
-    return Artifact(folder, Manifest.model_construct(name="reward", files={"model": ""}, config=config))
+    return Artifact(folder, Manifest.model_construct(kind="reward", name="recipe", files={"model": ""}, config=config))
 
 
 def test_rewards_that_the_recipe_trains_are_merged(tmp_path):
@@ -410,6 +421,66 @@ def test_a_reward_that_no_stage_makes_is_found_before_anything_is_trained(tmp_pa
         make_plan(load_config(recipe))
 
 
+WATCHED = """
+name: watched
+reward:
+  {model: MODELS/policy, comparisons: COMPARISONS, part_of_prompts: [0, 0.6], TRAINING}
+reward_other:
+  {model: MODELS/policy, comparisons: COMPARISONS, part_of_prompts: [0.6, 1], TRAINING}
+ppo:
+  policy: MODELS/policy
+  prompts: PROMPTS
+  watch: {stage: reward_other, every_steps: 1, patience: 1, stall_looks: null}
+  held_out_prompts: 2
+  steps: 2
+  rollouts_per_step: 4
+  minibatch_size: 4
+  epochs_per_batch: 1
+  max_new_tokens: 4
+"""
+
+
+def test_a_recipe_trains_the_model_that_watches(folders, tmp_path):
+    write_records(tmp_path / "comparisons.jsonl", comparisons())
+    write_records(tmp_path / "prompts.jsonl", PROMPTS)
+    text = WATCHED.replace("TRAINING", TRAINING).replace("MODELS", str(folders[0].parent))
+    for name in ("comparisons", "prompts"):
+        text = text.replace(name.upper(), str(tmp_path / f"{name}.jsonl"))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    summary = run_loop(load_config(recipe), tmp_path / "run")["stages"]
+    assert summary["reward"]["prompts"] + summary["reward_other"]["prompts"] == len(comparisons())
+    assert summary["ppo"]["watch"]["saved"]["watch_held_out"] is not None
+    assert "score_other" not in summary["ppo"]  # it watches, and teaches nothing
+    for old, new, message in (
+        ("[0.6, 1]", "[0.5, 1]", "reward_other learns from judgements that reward learns from"),
+        ("stage: reward_other", "stage: reward_othr", "names the stage reward_othr, which the recipe does not have"),
+        ("  prompts", "  rewards: [{kind: model, stage: reward_other}]\n  prompts", "which cannot watch itself"),
+        ("stage: reward_other, ", "", "ppo.watch has no reward"),
+    ):
+        recipe.write_text(text.replace(old, new, 1))
+        with pytest.raises(ConfigError, match=message):
+            run_loop(load_config(recipe), tmp_path / "refused")
+
+
+@pytest.mark.parametrize(
+    ("other", "shares"),
+    [
+        ({}, True),
+        ({"part_of_prompts": (0.3, 1)}, True),
+        ({"part_of_prompts": (0.4, 1)}, False),
+        ({"part_of_prompts": (0.4, 1), "heads": 2}, False),
+        ({"comparisons": "b"}, False),
+        ({"judgements": {"criterion": "safe"}}, False),
+        ({"average_of": 2, "learning_rate": 0.1}, True),
+    ],
+)
+def test_what_two_reward_stages_share(other, shares):
+    one = RewardConfig(comparisons="a", part_of_prompts=(0, 0.4))
+    two = RewardConfig(**{"comparisons": "a"} | other)
+    assert one.shares_labels_with(two) == two.shares_labels_with(one) == shares
+
+
 def test_named_stages_are_named_after_one_that_may_be():
     assert list(load_stages(["ppo", "reward_safe", "reward", "reward_a_b", "sft_safe", "reward_", "rewards"])) == [
         "reward", "reward_safe", "reward_a_b", "ppo",
@@ -455,7 +526,7 @@ def test_a_stage_that_learned_from_marked_passages_gives_a_reward_of_tokens(tmp_
     assert (alone.kind, alone.path) == ("spans", tmp_path / "spans" / "model")
     both = ppo.chosen_rewards(PPOConfig(), {"reward": artifact(tmp_path), "reward_marked": spans})
     assert [one.kind for one in both] == ["model", "spans"]
-    with pytest.raises(ConfigError, match="ppo.reward = x contradicts the stage"):
+    with pytest.raises(ConfigError, match="ppo.reward = x contradicts the stage reward"):
         ppo.chosen_rewards(PPOConfig(reward="x"), {"reward": spans})
 
 

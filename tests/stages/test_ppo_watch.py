@@ -258,6 +258,7 @@ def test_what_the_watch_looks_with_is_given_one_way(folder, tmp_path):
         ),
         (dict(held_out_prompts=8), "held_out_prompts has no effect without eval_steps or watch"),
         (dict(watch={"evry_steps": 10}), "evry_steps"),
+        (dict(watch={"reward": "a", "stage": "reward_b"}), "reward = a contradicts stage = reward_b"),
     ],
 )
 def test_settings_that_contradict_or_do_nothing_are_errors(settings, message):

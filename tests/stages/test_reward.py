@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from loopwright.data.readers import write_records
 from loopwright.errors import CheckError, ConfigError, DataError
 from loopwright.models.adapters import over_base
-from loopwright.models.heads import last_token_features, scores_at_last_token
+from loopwright.models.heads import head_of, last_token_features, scores_at_last_token
 from loopwright.models.loading import LlamaShape, load_causal_lm, load_reward_model, new_llama
 from loopwright.rewards import RewardModel, Sample
-from loopwright.rewards.reward_model import score_rows
+from loopwright.rewards.reward_model import score_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Correction, Message, Prompt, Ranking, Rating, SpanFeedback, Thumb
 from loopwright.stages import reward
@@ -428,6 +428,120 @@ def test_an_encoder_becomes_a_reward_model(tmp_path):
         train(tmp_path / "b", RewardInputs(encoder, comparisons(40)), normalise_on="policy")
 
 
+def test_long_rows_of_an_encoder_are_cut_where_that_is_asked_for(tmp_path):
+    encoder = saved_encoder("bert", tmp_path / "encoder")
+    said = [
+        one.model_copy(update={"prompt": (Message(role="user", content="n" * 60 + one.prompt[0].content),)})
+        for one in comparisons(600)
+    ]
+    settings = dict(learning_rate=1e-2, epochs=3)
+    with pytest.raises(DataError, match="no judgement is left"):
+        train(tmp_path / "a", RewardInputs(encoder, said), **settings)
+    with pytest.raises(DataError, match="no judgement is left"):  # no response would be left either
+        train(tmp_path / "b", RewardInputs(encoder, said), cut="response", **settings)
+    metrics, output = train(tmp_path / "c", RewardInputs(encoder, said), cut="prompt", **settings)
+    untied = sum(one.choice is not None for one in said)
+    assert metrics["cut"] == 2 * untied and metrics["too_long"] == 0 and metrics["accuracy"] > 0.75
+    scorer, whole, short = (
+        RewardModel(output / "model"),
+        Sample(Prompt.user("p", "x" * 200 + "n" * 40), "yyyyyy", [], [], finished=True, tokenizer=None),
+        Sample(Prompt.user("p", "n" * 31), "yyyyyy", [], [], finished=True, tokenizer=None),  # 40 - 6 - 3 special ones
+    )
+    with pytest.warns(UserWarning, match="reads at most 40 tokens: 1 of 2 rows are cut, the prompt first"):
+        scores = scorer.score([whole, short]).total
+    assert scores[0] == pytest.approx(float(scores[1]), abs=1e-5) and scorer.cut == 1
+
+
+def test_heads_that_see_the_same_are_the_plain_model(policy, tmp_path, monkeypatch):
+    plain, output = train(tmp_path / "plain", RewardInputs(policy, comparisons(200)), max_grad_norm=None)
+    drawn = reward.reward_model_from
+
+    def alike(lm, seed, *, heads):
+        model, one = drawn(lm, seed, heads=heads), drawn(lm, seed)
+        head_of(model).weight.data.copy_(head_of(one).weight.expand(heads, -1))
+        return model
+
+    monkeypatch.setattr(reward, "reward_model_from", alike)
+    monkeypatch.setattr(reward, "bootstrap", lambda groups, heads, seed: torch.ones(groups, heads))
+    several, of_heads = train(tmp_path / "b", RewardInputs(policy, comparisons(200)), heads=3, max_grad_norm=None)
+    assert several["loss"] == pytest.approx(plain["loss"], rel=1e-3)
+    rows = [[70, 1, 2], [9, 8, 7, 6]]
+    one, other = (load_reward_model(folder / "model") for folder in (output, of_heads))
+    assert_close(score_rows(other, rows, 257), score_rows(one, rows, 257), atol=1e-3, rtol=0)
+    assert float(scores_by_head(other, rows, 257).std(1).max()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_heads_differ_most_where_nobody_said_anything(policy, tmp_path, kind):
+    settings = dict(learning_rate=1e-2, epochs=3) if kind == "encoder" else {}
+    start = saved_encoder("bert", tmp_path / "encoder") if kind == "encoder" else policy
+    metrics, output = train(tmp_path / "a", RewardInputs(start, comparisons(900)), heads=5, **settings)
+    assert metrics["accuracy"] > 0.75
+    scorer = RewardModel(output / "model")
+    known = [text for one in comparisons(100, seed=5) for text in one.responses]
+    strange = ["".join(random.Random(i).choice("ABCDEFXYZ0123456789!?") for _ in range(6)) for i in range(200)]
+
+    def spread(texts):
+        samples = [Sample(Prompt.user("p", "Q1"), text, [], [], finished=True, tokenizer=None) for text in texts]
+        return float(scorer.score(samples).std.mean())
+
+    assert spread(strange) > 1.2 * spread(known) > 0
+
+
+def test_heads_do_not_mark_passages():
+    with pytest.raises(ValidationError, match="heads has no effect on marked passages"):
+        RewardConfig(kinds=("spans",), heads=2)
+
+
+def test_parts_of_the_prompts_never_meet(policy, tmp_path):
+    said = comparisons(200)
+    sides = []
+    for seed, part in ((1, (0, 0.7)), (2, (0.7, 1))):
+        runtime = Runtime.temporary(tmp_path / str(seed), stage=f"reward_{seed}", seed=seed)
+        start, tokenizer = reward.load_start(policy, runtime)
+        config = RewardConfig(**SETTINGS, part_of_prompts=part)
+        data = reward.load_data(config, RewardInputs(policy, said), start, tokenizer, runtime)
+        assert data.held_out  # of its own part
+        sides.append({one.key for one in data.train + data.held_out})
+    untied = sum(one.choice is not None for one in said)
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == untied
+    assert 0.6 < len(sides[0]) / untied < 0.8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"part_of_prompts": (0.5, 0.5)}, "holds nothing"),
+        ({"part_of_prompts": (0, 0.5), "labelled": "a"}, "part_of_prompts contradicts labelled"),
+        ({"part_of_prompts": (0, 0.5), "kinds": ("spans",)}, "part_of_prompts has no effect on marked passages"),
+    ],
+)
+def test_parts_that_are_none(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        RewardConfig(**settings)
+
+
+def test_what_is_of_encoders_alone(policy, tmp_path):
+    for settings in ({"cut": "prompt"}, {"dropout": 0.1}):
+        with pytest.raises(ConfigError, match=rf"reward.{next(iter(settings))} has an effect on encoders alone"):
+            train(tmp_path, RewardInputs(policy, comparisons(40)), **settings)
+
+
+def test_dropout_is_of_training_alone_and_from_the_seed(tmp_path):
+    encoder = saved_encoder("bert", tmp_path / "encoder")
+    said, weights = comparisons(100), []
+    for name, share in (("a", 0.2), ("b", 0.2), ("c", 0.0)):
+        torch.manual_seed(len(weights))  # what ran before does not matter
+        _, output = train(tmp_path / name, RewardInputs(encoder, said), dropout=share)
+        weights.append(load_file(output / "model" / "model.safetensors"))
+    same, other = ([torch.equal(weights[0][name], one[name]) for name in one] for one in weights[1:])
+    assert all(same) and not all(other)
+    scorer = RewardModel(tmp_path / "a" / "output" / "model")
+    sample = Sample(Prompt.user("p", "Q1"), "yyn", [], [], finished=True, tokenizer=None)
+    assert torch.equal(*(scorer.score([sample]).total for _ in range(2)))
+    assert AutoConfig.from_pretrained(tmp_path / "a" / "output" / "model").hidden_dropout_prob == 0.1  # as it was
+
+
 def test_labelled_sentences_one_by_one(tmp_path):
     encoder = saved_encoder("roberta", tmp_path / "encoder")
     write_labelled(tmp_path / "train.tsv", 800, seed=8)
@@ -482,10 +596,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [{}, {"annotators": {}, "judgements": {"ties": "davidson"}}], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"annotators": {}, "judgements": {"ties": "davidson"}, "heads": 2}, {"dropout": 0.2}],
+    ids=["plain", "all", "dropout"],
+)
 def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, monkeypatch, settings):
     said = [one.model_copy(update={"annotator": f"ann{i % 3}"}) for i, one in enumerate(comparisons(200))]
-    inputs = RewardInputs(policy, said)
+    inputs = RewardInputs(saved_encoder("bert", tmp_path / "encoder") if "dropout" in settings else policy, said)
     expected, whole = train(tmp_path / "whole", inputs, **settings)
     collate, calls = reward.collate, []
 

@@ -10,7 +10,7 @@ from loopwright.objectives.preference import bradley_terry_loss, ranking_loss
 from loopwright.schemas import Comparison, Correction, Message, Ranking, Thumb
 from loopwright.training import preference_pairs
 from loopwright.training.judged_groups import as_continuations, group, keys_of, that_fit
-from loopwright.training.preference_pairs import collate, may_branch, pairs_of, rows_in_use
+from loopwright.training.preference_pairs import bootstrap, collate, may_branch, pairs_of, rows_in_use
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ASK = (Message(role="user", content="Hi"),)
@@ -174,3 +174,15 @@ def test_rows_branch_only_where_it_changes_no_score(monkeypatch):
     # A model that does not heed the mask, as those that make their own do.
     monkeypatch.setattr(preference_pairs, "scores_of_branches", lambda model, branches: torch.ones(len(branches.rows)))
     assert not may_branch(model, prompted, 257, cpu)
+
+
+def test_each_head_learns_from_a_bootstrap_of_its_own():
+    drawn = bootstrap(200, 3, seed=7)
+    assert drawn.shape == (200, 3) and drawn.sum(0).tolist() == [200.0] * 3
+    assert torch.equal(drawn, bootstrap(200, 3, seed=7)) and not torch.equal(drawn[:, 0], drawn[:, 1])
+    assert 0.25 < float((drawn == 0).float().mean()) < 0.5  # e^-1 of the prompts are not in it
+    assert bootstrap(200, 1, seed=7) is None
+    said = [compare(ASK, "a", "b", 0), compare(OTHER, "a", "c", 1), compare(ASK, "c", "a", 1)]
+    kept, _ = tokenized(grouped(said))
+    batch = collate(kept, 257, torch.device("cpu"), drawn=torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
+    assert batch.drawn.tolist() == [[1.0, 2.0]] * 3 + [[0.0, 3.0]] * 2  # for each response

@@ -14,6 +14,19 @@ MAX_EXPANSION = 200  # of a .gz or Parquet file; dialogues shrink to a third or 
 FREE_BYTES = 64 * 2**20  # a small file may expand to this, whatever its ratio
 
 
+class Limits(NamedTuple):
+    """How much of a file is taken, beyond what holds for every file; None: all of it."""
+
+    file_bytes: int | None = None
+    unpacked_bytes: int | None = None  # of a .gz file's content, or of all rows of a Parquet file
+    rows: int | None = None
+    records_bytes: int | None = None  # of all files of an import together, as our records
+
+
+# Of what people send through a browser.
+UPLOADED = Limits(file_bytes=64 * 2**20, unpacked_bytes=512 * 2**20, rows=200_000, records_bytes=2**30)
+
+
 class Item(NamedTuple):
     """One row, or why it is none."""
 
@@ -60,3 +73,37 @@ def too_large_when_unpacked(path: Path, size: int) -> DataError:
         f"{path}: expands to more than {MAX_EXPANSION} times its {size:,} bytes, as no text does; "
         "if you trust it, unpack it yourself (Parquet: write it as JSON lines) and import that"
     )
+
+
+def within(path: Path, limits: Limits, items: Iterator[Item]) -> Iterator[Item]:
+    """
+    Raises:
+        DataError: there are more rows than may be.
+    """
+    for count, item in enumerate(items, start=1):
+        if limits.rows is not None and count > limits.rows:
+            raise DataError(f"{path}:{item.number}: more than {limits.rows:,} rows; split the file")
+        yield item
+
+
+def check_expansion(path: Path, size: int, unpacked: int, limits: Limits) -> None:
+    """
+    Args:
+        size: of the file, in bytes.
+        unpacked: bytes that came out of it so far.
+
+    Raises:
+        DataError: that is more than the file could honestly hold, or than the limits allow.
+    """
+    if unpacked > max(FREE_BYTES, MAX_EXPANSION * size):
+        raise too_large_when_unpacked(path, size)
+    check_unpacked(path, unpacked, limits)
+
+
+def check_unpacked(path: Path, unpacked: int, limits: Limits) -> None:
+    """
+    Raises:
+        DataError: so many bytes are more than the limits allow.
+    """
+    if limits.unpacked_bytes is not None and unpacked > limits.unpacked_bytes:
+        raise DataError(f"{path}: unpacks to more than {limits.unpacked_bytes:,} bytes; split the file")

@@ -13,14 +13,14 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from loopwright.data.importers.items import (
-    FREE_BYTES,
-    MAX_EXPANSION,
     MAX_ROW_BYTES,
     Item,
+    Limits,
     Source,
+    check_expansion,
+    check_unpacked,
     item_of,
     shown,
-    too_large_when_unpacked,
 )
 from loopwright.data.readers import damage_named
 from loopwright.errors import DataError
@@ -31,7 +31,7 @@ BYTES_AT_ONCE = 2**24  # more than this is unfolded row by row
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[Source]:
+def open_parquet(path: Path, limits: Limits) -> Iterator[Source]:
     """
     Raises:
         DataError: it is no Parquet file, a row group is too large, it is damaged, or it expands too far;
@@ -50,11 +50,12 @@ def open_parquet(path: Path) -> Iterator[Source]:
         largest = max((_bytes_of_group(group) for group in groups), default=0)
         if largest > MAX_ROW_GROUP_BYTES:
             raise DataError(f"{path}: a row group of {largest:,} bytes; write it again with smaller row groups")
+        check_unpacked(path, largest, limits)  # it is in memory before its rows are measured
         done = [0]
 
         def items() -> Iterator[Item]:
             try:
-                for values, bytes_ in _rows(path, file, schema):
+                for values, bytes_ in _rows(path, file, schema, limits):
                     done[0] += 1
                     if values is None:
                         yield Item(done[0], None, str, f"a row of {bytes_:,} bytes, more than {MAX_ROW_BYTES:,}")
@@ -73,19 +74,18 @@ def _bytes_of_group(group: Any) -> int:
 
 
 def _rows(
-    path: Path, file: pyarrow.parquet.ParquetFile, schema: pyarrow.Schema
+    path: Path, file: pyarrow.parquet.ParquetFile, schema: pyarrow.Schema, limits: Limits
 ) -> Iterator[tuple[dict[str, Any] | None, int]]:
     """(row, its bytes); None for one of too many bytes.
 
     Raises:
-        DataError: all rows together are larger than the file could honestly be.
+        DataError: all rows together are larger than the file could honestly be, or than the limits allow.
     """
     size, given = path.stat().st_size, 0
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
         sizes = sum((_sizes(column) for column in batch.columns), np.zeros(len(batch), dtype=np.int64))
         given += int(sizes.sum())
-        if given > max(FREE_BYTES, MAX_EXPANSION * size):
-            raise too_large_when_unpacked(path, size)
+        check_expansion(path, size, given, limits)
         step = len(batch) if sizes.sum() <= BYTES_AT_ONCE else 1
         for start in range(0, len(batch), step):
             part = sizes[start : start + step]

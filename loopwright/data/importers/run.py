@@ -17,8 +17,9 @@ from pydantic_core import PydanticSerializationError
 
 from loopwright.data.importers.alpaca_eval import references
 from loopwright.data.importers.base import Importer, Notes, Row, Settings, Unreadable
+from loopwright.data.importers.items import MAX_ROW_BYTES, Item, Limits, Source
 from loopwright.data.importers.own import reason_of
-from loopwright.data.importers.sources import Item, open_source, require_file
+from loopwright.data.importers.sources import open_source, require_file
 from loopwright.data.importers.table import IMPORTERS
 from loopwright.data.readers import BadRow, Quarantine
 from loopwright.errors import ConfigError, DataError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # its package loads torch, which no import of feedback needs
 
 FILES = {record: f"{kind}.jsonl" for kind, record in KINDS.items()}
 TRIED = 1000  # rows that are all bad at the start of an import: this is another format
+MAX_RECORDS_BYTES = 4 * MAX_ROW_BYTES  # that a row's records may have: each repeats the prompt
 SHOWN_EVERY = 256  # rows between two moves of the progress bar
 
 
@@ -59,6 +61,7 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
     reference: Path | None = None,
     where: Mapping[str, str] | None = None,
     max_bad_share: float = 0.05,
+    limits: Limits = Limits(),
     display: Display | None = None,
 ) -> ImportReport:
     """Read feedback in one of IMPORTERS' formats; write comparisons.jsonl, rankings.jsonl, … and import.json.
@@ -73,14 +76,15 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
         reference: of "alpaca-eval": the answers that the rows were compared with.
         where: only rows with these values of top-level fields are imported, such as {"split": "train"}.
         max_bad_share: more than this share of bad rows is an error.
+        limits: of each file; `UPLOADED` is for those of people who are not known.
 
     Raises:
         ConfigError: an unknown format, or a setting that the format does not have.
-        DataError: a file is missing, damaged or hostile, too many rows are bad, or nothing is in it;
+        DataError: a file is missing, damaged, hostile or beyond the limits, too many rows are bad, or nothing is in it;
             `out` exists and is not empty.
     """
     importer = _importer(format)
-    settings = _settings(format, importer, columns or {}, reference)
+    settings = _settings(format, importer, columns or {}, reference, limits)
     if not paths:
         raise ConfigError("no file to import; name one or more")
     bad_file = _bad_rows_file(out, [*paths, *([reference] if reference else [])])
@@ -89,10 +93,11 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
     notes = Notes()
     with _written_whole(out) as folder:
         with ExitStack() as files, disk_full_is_an_error(out):
-            writer = _Writer(folder, files)
+            writer = _Writer(folder, files, limits.records_bytes)
             for path, name in zip(paths, _names(paths), strict=True):
                 read = _File(importer, settings, report.where, notes, quarantine)
-                rows = read.into(writer, path, name, display)
+                with open_source(path, limits) as source, progress(display, f"import {path.name}", source.total) as bar:
+                    rows = read.into(writer, path, name, source, bar)
                 size = path.stat().st_size
                 report.sources.append({"path": str(path), "sha256": sha256_file(path), "bytes": size, "rows": rows})
         quarantine.check()
@@ -122,28 +127,27 @@ class _File:
         self._importer, self._settings, self._where = importer, settings, where
         self._notes, self._quarantine = notes, quarantine
 
-    def into(self, writer: _Writer, path: Path, name: str, display: Display | None) -> int:
+    def into(self, writer: _Writer, path: Path, name: str, source: Source, advance: Callable[..., None]) -> int:
         """Returns the number of rows, bad ones included."""
         quarantine = self._quarantine
         before, shown = quarantine.rows, 0
-        with open_source(path) as source, progress(display, f"import {path.name}", source.total) as advance:
-            for item in source.items:
-                try:
-                    writer.write(self._lines(item, path, name))
-                    quarantine.good()
-                except Unreadable as error:
-                    quarantine.set_aside(BadRow(str(path), item.number, str(error)), item.raw())
-                if quarantine.rows == quarantine.count == TRIED and quarantine.max_bad_share < 1:
-                    first = quarantine.bad[0]
-                    raise DataError(
-                        f"{first.where}: {first.reason}; the first {TRIED} rows are all bad: another format? "
-                        f"(this one reads {self._importer.reads}); all are listed in {quarantine.path}"
-                    )
-                if quarantine.rows % SHOWN_EVERY == 0:
-                    position = source.position()
-                    advance(position - shown, rows=quarantine.rows - before, bad=quarantine.count)
-                    shown = position
-            advance(max(0, source.total - shown), rows=quarantine.rows - before, bad=quarantine.count)
+        for item in source.items:
+            try:
+                writer.write(self._lines(item, path, name), f"{path}:{item.number}")
+                quarantine.good()
+            except Unreadable as error:
+                quarantine.set_aside(BadRow(str(path), item.number, str(error)), item.raw())
+            if quarantine.rows == quarantine.count == TRIED and quarantine.max_bad_share < 1:
+                first = quarantine.bad[0]
+                raise DataError(
+                    f"{first.where}: {first.reason}; the first {TRIED} rows are all bad: another format? "
+                    f"(this one reads {self._importer.reads}); all are listed in {quarantine.path}"
+                )
+            if quarantine.rows % SHOWN_EVERY == 0:
+                position = source.position()
+                advance(position - shown, rows=quarantine.rows - before, bad=quarantine.count)
+                shown = position
+        advance(max(0, source.total - shown), rows=quarantine.rows - before, bad=quarantine.count)
         return quarantine.rows - before
 
     def _lines(self, item: Item, path: Path, name: str) -> list[tuple[type[Record], str]]:
@@ -161,8 +165,12 @@ class _File:
                 self._notes.skip(f"{key} is not {wanted}")
                 return []
         try:
-            records = list(self._importer.convert(row, self._notes, self._settings))
-            lines = [(type(record), _line(record)) for record in records]
+            lines, length = [], 0
+            for record in self._importer.convert(row, self._notes, self._settings):
+                lines.append((type(record), _line(record)))
+                length += len(lines[-1][1])
+                if length > MAX_RECORDS_BYTES:
+                    raise Unreadable(f"records of more than {MAX_RECORDS_BYTES:,} bytes, for each repeats the prompt")
         except ValidationError as error:
             raise Unreadable(reason_of(error)) from None
         if lines:
@@ -203,16 +211,28 @@ def progress(display: Display | None, description: str, total: int) -> Iterator[
 class _Writer:
     """A file of each kind of record, opened when the first one comes."""
 
-    def __init__(self, folder: Path, files: ExitStack) -> None:
+    def __init__(self, folder: Path, files: ExitStack, max_bytes: int | None) -> None:
         self._folder, self._files = folder, files
+        self._left = max_bytes
         self._open: dict[type[Record], BinaryIO] = {}
         self.counts: dict[str, int] = {}
 
-    def write(self, lines: Sequence[tuple[type[Record], str]]) -> None:
+    def write(self, lines: Sequence[tuple[type[Record], str]], where: str) -> None:
+        """
+        Raises:
+            DataError: all records together would have more bytes than they may.
+        """
         for kind, line in lines:
             if kind not in self._open:
                 self._open[kind] = self._files.enter_context((self._folder / FILES[kind]).open("wb"))
-            self._open[kind].write(line.encode() + b"\n")
+            content = line.encode() + b"\n"
+            if self._left is not None:
+                self._left -= len(content)
+                if self._left < 0:
+                    raise DataError(
+                        f"{where}: the records have too many bytes; import the files one by one, or split them"
+                    )
+            self._open[kind].write(content)
             self.counts[FILES[kind]] = self.counts.get(FILES[kind], 0) + 1
 
 
@@ -255,7 +275,9 @@ def _importer(format: str) -> Importer:
     return IMPORTERS[format]
 
 
-def _settings(format: str, importer: Importer, columns: Mapping[str, str], reference: Path | None) -> Settings:
+def _settings(
+    format: str, importer: Importer, columns: Mapping[str, str], reference: Path | None, limits: Limits
+) -> Settings:
     for role in columns:
         if role not in importer.columns:
             known = f"it has {', '.join(importer.columns)}" if importer.columns else "its names are fixed"
@@ -264,7 +286,7 @@ def _settings(format: str, importer: Importer, columns: Mapping[str, str], refer
         return Settings(dict(importer.columns) | dict(columns))
     if not importer.takes_references:
         raise ConfigError(f"--reference {reference}: {format} rows carry both answers; leave it out")
-    with open_source(reference) as source:
+    with open_source(reference, limits) as source:
         return Settings(dict(importer.columns) | dict(columns), references(_whole_rows(reference, source.items)))
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from loopwright.data.importers.items import (
-    FREE_BYTES,
-    MAX_EXPANSION,
     MAX_ROW_BYTES,
     Item,
+    Limits,
     Source,
+    check_expansion,
     item_of,
     shown,
-    too_large_when_unpacked,
+    within,
 )
 from loopwright.data.readers import damage_named
 from loopwright.errors import DataError
@@ -31,7 +31,8 @@ from loopwright.errors import DataError
 if TYPE_CHECKING:
     from _csv import Reader as _CsvReader  # what csv.reader returns; the name is known to type checkers alone
 
-MAX_DEPTH = 500  # of an array's items; a conversation of 100 turns as a tree has 200 levels
+MAX_DEPTH = 500  # of a row; a conversation of 100 turns as a tree has 200 levels
+MAX_COLUMNS = 1000
 
 
 def require_file(path: Path) -> None:
@@ -44,28 +45,32 @@ def require_file(path: Path) -> None:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
+def open_source(path: Path, limits: Limits = Limits()) -> Iterator[Source]:
     """Rows of a file, by the ending of its name.
 
     Raises:
         DataError: there is no such file, its format is unknown, it is damaged, it expands to more than
-            MAX_EXPANSION times its size; while reading, too.
+            MAX_EXPANSION times its size, it goes beyond the limits; while reading, too.
     """
     require_file(path)
+    size = path.stat().st_size
+    if limits.file_bytes is not None and size > limits.file_bytes:
+        raise DataError(f"{path}: {size:,} bytes, more than {limits.file_bytes:,}; split the file")
     ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     if path.suffix.lower() == ".parquet":
         from loopwright.data.importers.parquet import open_parquet  # its libraries are heavy, and few files need them
 
-        with open_parquet(path) as source:
-            yield source
+        with open_parquet(path, limits) as source:
+            yield Source(source.total, source.position, within(path, limits, source.items))
         return
     if ending not in _READERS:
         known = ", ".join([*_READERS, ".parquet"])
         raise DataError(f"{path}: unknown format; give {known} (or their .gz, but for .parquet)")
     with damage_named(path):
-        content = _Bytes(path)
+        content = _Bytes(path, limits)
     try:
-        yield Source(content.size, content.position, _guarded(path, content, _READERS[ending]))
+        items = within(path, limits, _guarded(path, content, _READERS[ending]))
+        yield Source(content.size, content.position, items)
     finally:
         content.close()
 
@@ -78,12 +83,12 @@ def _guarded(path: Path, content: _Bytes, reader: _Reader) -> Iterator[Item]:
 class _Bytes:
     """The content of a plain or gzipped file, with a limit on how far it expands."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
         self.size = path.stat().st_size
+        self._limits = limits
         self._raw = path.open("rb")
         self._file: BinaryIO = gzip.GzipFile(fileobj=self._raw) if path.suffix == ".gz" else self._raw  # type: ignore[assignment]
-        self._limit = max(FREE_BYTES, MAX_EXPANSION * self.size)
         self._given = 0
 
     def read(self, size: int) -> bytes:
@@ -121,8 +126,8 @@ class _Bytes:
 
     def _counted(self, data: bytes) -> bytes:
         self._given += len(data)
-        if self._given > self._limit and self._file is not self._raw:
-            raise too_large_when_unpacked(self.path, self.size)
+        if self._file is not self._raw:
+            check_expansion(self.path, self.size, self._given, self._limits)
         return data
 
 
@@ -145,7 +150,21 @@ def _json_lines(content: _Bytes) -> Iterator[Item]:
             problem = "nested too deeply"
         except ValueError as error:
             problem = f"not JSON ({error})"[:200]
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _is_too_deep(values):
+            problem = "nested too deeply"
         yield item_of(number, values, _decoded(line), problem)
+
+
+def _is_too_deep(values: Any) -> bool:
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inside
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inside in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def _array(path: Path, content: _Bytes) -> Iterator[Item]:
@@ -300,6 +319,8 @@ def _table(path: Path, content: _Bytes, reader: _CsvReader) -> Iterator[Item]:
 def _header(path: Path, names: list[str]) -> list[str]:
     if not names:
         raise DataError(f"{path}: no header; the first row of a table names its columns")
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{path}: {len(names):,} columns, more than {MAX_COLUMNS:,}; is this a table?")
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f'{path}: two columns are named "{min(twice)[:60]}"; rename one')
     return names

@@ -1,0 +1,110 @@
+"""The feedback stage with people: answers go to a feedback store, and what people said of them comes back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopwright.data.readers import read_records, write_records
+from loopwright.feedback.agreement import agreement_report
+from loopwright.feedback.asking import SOURCE, ask, items_to_judge, project_for, source_of
+from loopwright.feedback.client import FeedbackClient, Line
+from loopwright.feedback.items import Item, Score
+from loopwright.feedback.kinds import FORMS
+from loopwright.rewards import RewardModel, Sample
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Judgement, Prompt, Record
+from loopwright.stages.base import StageOutput
+from loopwright.stages.feedback_answers import Item as Asked
+from loopwright.stages.feedback_answers import mix_in_off_topic, sample_answers
+from loopwright.tracking.artifacts import id_of_file
+
+if TYPE_CHECKING:
+    from loopwright.stages.feedback import FeedbackConfig, FeedbackInputs
+
+ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people were asked for something else
+SCORED_AT_ONCE = 256  # items
+
+
+def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
+    """Sample, publish, wait while people work, write down what they said and which labels it was."""
+    assert config.store is not None and config.project is not None and config.wait is not None
+    with FeedbackClient(config.store) as client:
+        project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
+        prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+        answers = sample_answers(prompts, config, inputs.policy, runtime)
+        runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
+        asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
+        asked = mix_in_off_topic(asked, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+        items = [item for one in asked for item in items_about(one, project.kind, inputs)]
+        if config.reward is not None:
+            items = with_scores(items, config.reward, runtime)
+        (wanted,) = config.wait.values()
+        lines = ask(client, project, items, batch=inputs.policy_id, wanted=wanted, watch=runtime)
+        source = source_of(client, project, inputs.policy_id, lines)
+    write(lines, FORMS[project.kind].makes, runtime.output)
+    (runtime.output / SOURCE).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return StageOutput(summarise(lines, prompts))
+
+
+def items_about(one: Asked, kind: str, inputs: FeedbackInputs) -> list[Item]:
+    """What people are asked about the answers to one prompt."""
+    tags = {"prompt": one.prompt.id}
+    found = items_to_judge(
+        kind, one.prompt.messages, one.responses, policy=inputs.policy_id, tags=tags, off_topic=one.off_topic
+    )
+    return list(found)
+
+
+def with_scores(items: Sequence[Item], reward: Path, runtime: Runtime) -> list[Item]:
+    """The items with what a reward model thinks of each answer: what to ask next can be chosen by it."""
+    model, id = RewardModel(reward, device=runtime.device), id_of_file(reward)
+    scored = []
+    for start in range(0, len(items), SCORED_AT_ONCE):
+        portion = items[start : start + SCORED_AT_ONCE]
+        prompts = [Prompt(id=item.key, messages=item.prompt) for item in portion]
+        samples = [
+            Sample(prompt, response, [], [], finished=True, tokenizer=None)
+            for item, prompt in zip(portion, prompts, strict=True)
+            for response in item.responses
+        ]
+        found = model.score(samples)
+        means = found.total.tolist()
+        deviations = [None] * len(means) if found.std is None else found.std.tolist()  # a model with several heads
+        given = iter([Score(mean=mean, std=std) for mean, std in zip(means, deviations, strict=True)])
+        for item in portion:
+            scores = tuple(next(given) for _ in item.responses)
+            scored.append(item.model_copy(update={"scores": scores, "reward_model": id}))
+    return scored
+
+
+def write(lines: Sequence[Line], makes: Sequence[str], folder: Path) -> None:
+    """A file of each kind, as simulated feedback has them."""
+    by_kind: dict[str, list[Record]] = {kind: [] for kind in (*ALWAYS_WRITTEN, *makes)}
+    for line in lines:
+        by_kind.setdefault(line.kind, []).append(line.record)
+    for kind, records in by_kind.items():
+        write_records(folder / f"{kind}.jsonl", records)
+
+
+def summarise(lines: Sequence[Line], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """How much was said, by whom, and how far two people agree on the same pair."""
+    judgements = [line.record for line in lines if isinstance(line.record, Judgement)]
+    kinds = dict.fromkeys(line.kind for line in lines)
+    by_annotator: dict[str, int] = {}
+    for line in {line.label: line for line in lines}.values():
+        name = getattr(line.record, "annotator", None) or "?"
+        by_annotator[name] = by_annotator.get(name, 0) + 1
+    agreement = agreement_report(judgements)
+    return {
+        "prompts": len(prompts),
+        "labels": sum(by_annotator.values()),
+        **{kind: sum(line.kind == kind for line in lines) for kind in kinds},
+        "pairs": agreement["pairs"],
+        "agreement": agreement["percent"]["value"],
+        "alpha": agreement["alpha_nominal"]["value"],
+        "annotators": {name: {"labels": count} for name, count in sorted(by_annotator.items())},
+        "hours": sum(judgement.seconds or 0.0 for judgement in judgements) / 3600,
+    }
