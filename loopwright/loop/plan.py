@@ -1,6 +1,6 @@
 """Which stages run, in which order, from what: and what decides whether one must run again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +79,10 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
     """
     sections = config.sections
     stages = load_stages(sections) if stages is None else stages
+    order = list(sections)
     steps = [
-        Step(stages[name], section, {role: parent for role, parent in _parents(stages[name], sections)})
-        for name, section in sections.items()
+        Step(stages[name], section, dict(_parents(stages[name], order[:place])))
+        for place, (name, section) in enumerate(sections.items())
     ]
     for step in steps:
         if step.stage.check is not None:
@@ -109,11 +110,12 @@ def differences(old: Origin, new: Origin) -> list[str]:
     return lines
 
 
-def _parents(stage: "Stage", sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _parents(stage: "Stage", before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(role, stage that fills it) among those that run before: the nearest one that can."""
     for role, candidates in stage.needs.items():
         if role.endswith("*"):
-            yield from ((name, name) for name in sections if name.startswith(role[:-1]))
-        elif (parent := next((name for name in candidates if name in sections), None)) is not None:
+            yield from ((name, name) for name in before if name.startswith(role[:-1]))
+        elif (parent := next((name for name in reversed(before) if name in candidates), None)) is not None:
             yield role, parent
 
 

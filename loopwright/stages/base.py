@@ -57,13 +57,17 @@ class StageConfig(Config):
     require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
 
 
+# Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
+POLICIES = ("ppo", "sft", "pretrain")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One line of the table of stages: how the loop finds out what to run, and whether it is stale."""
 
     name: str
     config: type[Any]  # a StageConfig
-    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, first configured wins; absent ones are left out.
+    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, the nearest one wins; absent ones are left out.
     # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name.
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]

@@ -24,7 +24,7 @@ from loopwright.rewards.combine import check_fit, reward_models, unique
 from loopwright.rewards.sources import RewardSource
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.stages.ppo_looks import Watcher, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
 from loopwright.stages.ppo_prompts import Task, hold_out, load_prompts, tasks_of_step
@@ -256,7 +256,7 @@ STAGE = Stage(
     name="ppo",
     config=PPOConfig,
     needs={
-        "policy": ("sft", "pretrain"),
+        "policy": POLICIES,
         "reward": ("reward",),
         "reward_*": (),
         "world": ("world",),

@@ -15,11 +15,11 @@ CRASH = ROOT / "benchmarks" / "crash.yaml"
 
 
 def test_the_table_is_in_the_order_of_the_loop():
-    """Whatever a stage needs stands above it."""
+    """Of whatever a stage needs, something stands above it."""
     done = set()
     for name, stage in load_stages(STAGES).items():
         assert stage.name == name
-        assert {parent for candidates in stage.needs.values() for parent in candidates} <= done
+        assert all(done.intersection(candidates) for candidates in stage.needs.values() if candidates)
         done.add(name)
 
 
