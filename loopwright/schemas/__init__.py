@@ -1,5 +1,6 @@
 """Frozen records that cross a file, a process or a network."""
 
+from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
 from loopwright.schemas.constitution import Constitution, Principle
 from loopwright.schemas.feedback import (
@@ -38,6 +39,7 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "ScoredAnswer",
     "Span",
     "SpanFeedback",
     "Strength",
