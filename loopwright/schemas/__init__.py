@@ -2,7 +2,7 @@
 
 from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
-from loopwright.schemas.constitution import Constitution, Principle
+from loopwright.schemas.constitution import Constitution, Principle, RevisedAnswer, Revision
 from loopwright.schemas.feedback import (
     Attack,
     Comparison,
@@ -39,6 +39,8 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "RevisedAnswer",
+    "Revision",
     "ScoredAnswer",
     "Span",
     "SpanFeedback",

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.readers import read_records, write_records
+from loopwright.data.prompts import read_prompts
+from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.feedback.asking import StoreUrl, Wait
@@ -24,7 +25,7 @@ from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.stages import feedback_people
-from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.stages.feedback_answers import Item, mix_in_off_topic, sample_answers
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
@@ -34,6 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
+    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
@@ -86,7 +88,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     """Sample, assign, judge, and keep who said what about which policy."""
     if config.store is not None:
         return feedback_people.run(config, inputs, runtime)
-    prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+    prompts = read_prompts(inputs.prompts, config.prompts, config.tasks)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
@@ -229,7 +231,7 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": ("sft", "pretrain"), "world": ("world",)},
+    needs={"policy": POLICIES, "world": ("world",)},
     bind=bind,
     run=run,
     files=files,
