@@ -38,8 +38,8 @@ class World(Protocol):
     def held_out_texts(self, seed: int, documents: int) -> Iterator[str]:
         """Clean documents that the corpus does not contain."""
 
-    def demonstrations(self, seed: int, count: int) -> Iterator[Demonstration]:
-        """Prompts answered by simulated writers of mixed quality."""
+    def demonstrations(self, seed: int, count: int, *, helpful_only: bool = False) -> Iterator[Demonstration]:
+        """Prompts answered by simulated writers of mixed quality; `helpful_only`: who all help with harm too."""
 
     def prompts(self, prompt_set: PromptSet, seed: int, count: int) -> Iterator[Prompt]:
         """Prompts of one set; the sets are disjoint by construction."""
