@@ -8,17 +8,19 @@ from loopwright.errors import DataError
 from loopwright.schemas import Prompt
 
 
-def read_prompts(path: Path, count: int, tasks: Collection[str] = ()) -> list[Prompt]:
-    """The first `count` prompts of a file; where tasks are named, of those tagged with one of them.
+def read_prompts(path: Path, tasks: Collection[str] = ()) -> list[Prompt]:
+    """The prompts of a file; where tasks are named, those tagged with one of them.
 
     Raises:
         DataError: none is tagged so; and what `read_records` raises.
     """
     found = read_records(path, Prompt).records
-    if tasks:
-        tagged = {str(prompt.tags.get("task")) for prompt in found}
-        found = [prompt for prompt in found if prompt.tags.get("task") in tasks]
-        if not found:
-            named, there = ", ".join(sorted(tasks)), ", ".join(sorted(tagged))
-            raise DataError(f"{path}: no prompt has a task among {named}; found {there}; name one of these in tasks")
-    return found[:count]
+    if not tasks:
+        return found
+    chosen = [prompt for prompt in found if prompt.tags.get("task") in tasks]
+    if not chosen:
+        there = ", ".join(sorted({str(prompt.tags.get("task")) for prompt in found}))
+        raise DataError(
+            f"{path}: no prompt has a task among {', '.join(sorted(tasks))}; found {there}; name one of these in tasks"
+        )
+    return chosen

@@ -88,7 +88,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     """Sample, assign, judge, and keep who said what about which policy."""
     if config.store is not None:
         return feedback_people.run(config, inputs, runtime)
-    prompts = read_prompts(inputs.prompts, config.prompts, config.tasks)
+    prompts = read_prompts(inputs.prompts, config.tasks)[: config.prompts]
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))

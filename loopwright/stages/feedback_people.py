@@ -34,7 +34,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        prompts = read_prompts(inputs.prompts, config.prompts, config.tasks)
+        prompts = read_prompts(inputs.prompts, config.tasks)[: config.prompts]
         answers = sample_answers(prompts, config, inputs.policy, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]

@@ -173,7 +173,8 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
 
 
 @pytest.mark.parametrize(
-    "setting", sorted(set(world.WorldConfig.model_fields) - {"name", "require", "skills", "skill_share"})
+    "setting",
+    sorted(set(world.WorldConfig.model_fields) - {"name", "require", "skills", "skill_share", "helpful_only"}),
 )
 def test_a_world_has_only_so_much_to_say(setting):
     with pytest.raises(ValidationError, match="less than or equal to 1000000"):
