@@ -113,7 +113,9 @@ def differences(old: Origin, new: Origin) -> list[str]:
 def _parents(stage: "Stage", before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(role, stage that fills it) among those that run before: the nearest one that can."""
     for role, candidates in stage.needs.items():
-        if role.endswith("*"):
+        if role.endswith("*") and candidates:
+            yield from ((name, name) for name in before if name in candidates)
+        elif role.endswith("*"):
             yield from ((name, name) for name in before if name.startswith(role[:-1]))
         elif (parent := next((name for name in reversed(before) if name in candidates), None)) is not None:
             yield role, parent

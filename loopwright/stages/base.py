@@ -68,7 +68,8 @@ class Stage:
     name: str
     config: type[Any]  # a StageConfig
     needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, the nearest one wins; absent ones are left out.
-    # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name.
+    # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name;
+    # with candidates, as in "version_*": POLICIES, for every one of those that is configured.
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
