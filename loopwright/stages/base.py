@@ -6,7 +6,7 @@ stand beside it and bear its name (ppo_prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -28,6 +28,7 @@ from loopwright.objectives.language_modelling import summed_cross_entropy
 from loopwright.objectives.logprobs import head_chunks, head_logits
 from loopwright.runtime.runtime import Runtime
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.judgement_files import files_in
 
 
 class StageOutput(NamedTuple):
@@ -58,7 +59,7 @@ class StageConfig(Config):
 
 
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "sft", "pretrain")
+POLICIES = ("ppo", "kto", "dpo", "sft", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,26 @@ def _right(head: Head, targets: Tensor) -> int:
 def finds_spans(trained: Artifact) -> bool:
     """Whether a reward stage learned from marked passages, so that its model scores tokens and no responses."""
     return bool(trained.manifest.config.get("kinds") == ["spans"])
+
+
+def judgement_files(
+    stage: str, folder: Path | None, collected: Artifact | None, kinds: Sequence[str]
+) -> dict[str, Path]:
+    """The file of each kind of judgement that a stage trains on: the user's folder, or what was collected.
+
+    Raises:
+        ConfigError: there is neither, or both, or no file of a kind.
+    """
+    if collected is None:
+        if folder is None:
+            raise ConfigError(f"{stage} has no feedback; add a feedback section, or set {stage}.feedback to a folder")
+        return files_in(folder, kinds, f"{stage}.kinds")
+    if folder is not None:
+        raise ConfigError(
+            f"{stage}.feedback = {folder} contradicts the stage {collected.manifest.kind}, which collects its own; "
+            "leave one out"
+        )
+    return files_in(collected.path, kinds, f"{stage}.kinds")
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

@@ -47,7 +47,7 @@ from loopwright.objectives.preference import centering_penalty, plackett_luce_lo
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import reward_spans
-from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input
+from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input, judgement_files
 from loopwright.stages.reward_assessment import (
     agreement,
     assess,
@@ -57,11 +57,12 @@ from loopwright.stages.reward_assessment import (
     whole_assessment,
 )
 from loopwright.stages.reward_config import RewardConfig
-from loopwright.stages.reward_data import RECORDS, Data, RewardInputs, as_judgements, load_data, reference_rows
+from loopwright.stages.reward_data import Data, RewardInputs, as_judgements, load_data, reference_rows
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
 from loopwright.training.judged_groups import Group, Pair
+from loopwright.training.judgement_files import RECORDS
 from loopwright.training.label_model import LabelModel, priors_of, reliabilities, spread_of
 from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
@@ -337,22 +338,10 @@ def _judgements(config: RewardConfig, feedback: Artifact | None) -> dict[str, Pa
     """The file of each kind of judgement that is trained on."""
     if config.labelled is not None:
         return {}
-    if config.feedback is not None and feedback is None:
-        return _files_in(config.feedback, config.kinds)
-    given = config.comparisons or config.feedback
-    chosen_input("reward.comparisons", given, feedback, "comparisons.jsonl", "a feedback section")
     if config.comparisons is not None:
+        chosen_input("reward.comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section")
         return {"comparisons": config.comparisons}
-    assert feedback is not None
-    return {kind: feedback.file(f"{kind}.jsonl") for kind in config.kinds}
-
-
-def _files_in(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if (folder / f"{kind}.jsonl").is_file()}
-    if missing := [kind for kind in kinds if kind not in found]:
-        there = ", ".join(found) or "nothing of the kind"
-        raise ConfigError(f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in reward.kinds")
-    return {kind: found[kind] for kind in kinds}
+    return judgement_files("reward", config.feedback, feedback, config.kinds)
 
 
 def files(config: RewardConfig) -> list[Path]:
