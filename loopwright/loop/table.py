@@ -18,6 +18,8 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "rejection": "loopwright.stages.rejection:STAGE",
+    "rest": "loopwright.stages.rest:STAGE",
     "dpo": "loopwright.stages.dpo:STAGE",
     "kto": "loopwright.stages.kto:STAGE",
     "rloo": "loopwright.stages.ppo:RLOO",

@@ -53,7 +53,7 @@ class StageConfig(Config):
 
 FEEDBACK = ("feedback",)  # stages that leave judgements behind
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "reinforce_plus_plus", "grpo", "rloo", "kto", "dpo", "sft", "pretrain")
+POLICIES = ("ppo", "reinforce_plus_plus", "grpo", "rloo", "kto", "dpo", "rest", "rejection", "sft", "pretrain")
 
 
 @dataclass(frozen=True)
