@@ -20,6 +20,9 @@ STAGES = {
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",
     "rest": "loopwright.stages.rest:STAGE",
+    "rloo": "loopwright.stages.ppo:RLOO",
+    "grpo": "loopwright.stages.ppo:GRPO",
+    "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }

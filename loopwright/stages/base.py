@@ -18,6 +18,8 @@ from loopwright.errors import ConfigError, RequirementError
 from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.next_tokens import NextTokens as NextTokens
+from loopwright.training.next_tokens import predict as predict
 
 
 class StageOutput(NamedTuple):
@@ -48,7 +50,7 @@ class StageConfig(Config):
 
 
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "rest", "rejection", "sft", "pretrain")
+POLICIES = ("ppo", "reinforce_plus_plus", "grpo", "rloo", "rest", "rejection", "sft", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,12 @@ class Stage:
 
     name: str
     config: type[Any]  # a StageConfig
-    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, the nearest one wins; absent ones are left out.
-    # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name.
+    # Role -> upstream stages; the nearest one before it fills the role, absent ones are left out. Three have a star:
+    # "reward_*" stands for every stage of such a name, in a round for those of the nearest round that has some;
+    # "judged.*" for all of its candidates so far, each in the role of its own name (feedback, v1.feedback);
+    # "version_*" for every policy so far, of a round the last, each in the role of its version (sft, v1); a stage of a
+    # round gets the last two of them.
+    needs: Mapping[str, tuple[str, ...]]
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
