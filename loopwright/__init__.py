@@ -6,7 +6,9 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [  # noqa: F822 -- found by __getattr__
     "best_of",
+    "dpo",
     "grpo",
+    "kto",
     "ppo",
     "reinforce_plus_plus",
     "rejection",
