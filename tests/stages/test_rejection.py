@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from loopwright.data.chat import Example
 from loopwright.data.readers import read_records, write_records
-from loopwright.errors import ConfigError, DataError, RewardError
+from loopwright.errors import CheckError, ConfigError, DataError, RewardError
 from loopwright.evaluation.best_of import best_of_distribution, exact_best_of_kl
 from loopwright.loop import config_from
 from loopwright.loop.plan import make_plan
@@ -309,6 +309,16 @@ def test_prompts_that_do_not_fit_are_an_error_before_anything_is_sampled(start, 
         run(start, tmp_path / "a", max_length=5)
     with pytest.raises(ConfigError, match=r"rejection.held_out_prompts = 64, but only 64 prompts differ"):
         run(start, tmp_path / "b", held_out_prompts=64)
+
+
+def test_a_reward_that_says_the_same_of_everything_is_caught(start, tmp_path):
+    with pytest.raises(CheckError, match="the reward gives the same score, 1, to all 192 responses"):
+        run(
+            start,
+            tmp_path,
+            CallableReward(lambda prompts, responses: [1.0] * len(responses), "blind"),
+            missing_eos_penalty=0.0,
+        )
 
 
 def artifact(kind: str) -> SimpleNamespace:
