@@ -253,6 +253,7 @@ def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     """
     name = config.section
     world, text = artifacts.get("world"), artifacts.get("text")
+    mixed = text if config.ptx_coef and config.ptx_text is None else None
     opened = text if world is None and config.prompts is None else None  # it learns on text that was trained on
     return PPOInputs(
         policy=chosen_input(f"{name}.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
@@ -263,7 +264,7 @@ def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
         if opened is None
         else (),
         texts=None if opened is None else opened.file("text.jsonl.gz"),
-        ptx_text=config.ptx_text if text is None or config.ptx_text else text.file("text.jsonl.gz"),
+        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
         held_out_models={stage: artifacts[stage].file("model") for stage in watching(config)},
     )
 
