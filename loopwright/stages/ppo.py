@@ -235,10 +235,10 @@ def summarise(
 
 def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     """Inputs from the stages before, or from the paths in the config."""
-    text = artifacts.get("text")
+    mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
         **vars(sampled.bind(config, artifacts)),
-        ptx_text=config.ptx_text if text is None or config.ptx_text else text.file("text.jsonl.gz"),
+        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
         held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
 
