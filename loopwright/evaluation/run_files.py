@@ -10,16 +10,10 @@ from loopwright.errors import ArtifactError
 from loopwright.tracking.metrics import read_metrics
 
 STAGES = (
-    "world",
-    "pretrain",
-    "demonstrations",
-    "sft",
-    "sft_clean",
-    "feedback",
-    "reward",
-    "ppo",
-    "evaluate",
-)  # in the order they run
+    "world", "pretrain", "demonstrations", "sft", "sft_clean", "constitutional", "feedback", "ai_feedback", "reward",
+    "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo", "reinforce_plus_plus", "ppo",
+    "red_team", "evaluate",
+)  # in the order they run  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,10 +117,17 @@ def _stages(folder: Path, summary: dict[str, Any]) -> dict[str, StageFiles]:
         known = found.get(stage.name)
         if path.parent.name in current if current is not None else known is None or known.created < stage.created:
             found[stage.name] = stage
-    return {name: found[name] for name in sorted(found, key=lambda name: (_place(name), name))}
+    order = list(told) if isinstance(told, dict) else []
+    return {name: found[name] for name in sorted(found, key=lambda name: (_place(name, order), name))}
 
 
-def _place(stage: str) -> int:
-    """Where a stage stands in the order they run: reward_helpful beside reward, unknown ones at the end."""
-    kind = "reward" if stage.startswith("reward_") else stage
-    return STAGES.index(kind) if kind in STAGES else len(STAGES)
+def kind_of(stage: str) -> str:
+    """v2.reward -> reward: the stage that a step of a round is."""
+    return stage.rpartition(".")[2]
+
+
+def _place(stage: str, order: list[str]) -> tuple[int, int]:
+    """Where a stage stands: as in the summary; else as stages run, reward_helpful beside reward, unknown ones last."""
+    kind = "reward" if kind_of(stage).startswith("reward_") else kind_of(stage)
+    usual = STAGES.index(kind) if kind in STAGES else len(STAGES)
+    return order.index(stage) if stage in order else len(order), usual
