@@ -18,6 +18,9 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "rloo": "loopwright.stages.ppo:RLOO",
+    "grpo": "loopwright.stages.ppo:GRPO",
+    "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }

@@ -46,6 +46,7 @@ from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import round_of, stage_of
 from loopwright.stages import reward_spans
 from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input
 from loopwright.stages.reward_assessment import (
@@ -320,31 +321,36 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    model, feedback, world = (artifacts.get(role) for role in ("model", "feedback", "world"))
-    if config.labelled is not None and feedback is not None:
+    judged = [(role, one) for role, one in artifacts.items() if stage_of(role) == "feedback"]
+    world = artifacts.get("world")
+    if config.labelled is not None and judged:
         raise ConfigError(
             f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
         )
+    if config.earlier_rounds_weight != 1 and len(judged) < 2 and not any(round_of(role) for role, _ in judged):
+        raise ConfigError("reward.earlier_rounds_weight has no effect without rounds; leave it out")
+    newest = max((round_of(role) for role, _ in judged), default=0)
     return RewardInputs(
-        model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
-        **_judgements(config, feedback),  # type: ignore[arg-type]
+        model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
+        **_judgements(config, [one for _, one in judged]),  # type: ignore[arg-type]
+        ages=tuple(newest - round_of(role) for role, _ in judged),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
 
-def _judgements(config: RewardConfig, feedback: Artifact | None) -> dict[str, Path]:
-    """The file of each kind of judgement that is trained on."""
+def _judgements(config: RewardConfig, judged: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that is trained on, one of each artifact."""
     if config.labelled is not None:
         return {}
-    if config.feedback is not None and feedback is None:
-        return _files_in(config.feedback, config.kinds)
+    if config.feedback is not None and not judged:
+        return {kind: (path,) for kind, path in _files_in(config.feedback, config.kinds).items()}
     given = config.comparisons or config.feedback
-    chosen_input("reward.comparisons", given, feedback, "comparisons.jsonl", "a feedback section")
+    newest = judged[-1] if judged else None
+    chosen_input("reward.comparisons", given, newest, "comparisons.jsonl", "a feedback section")
     if config.comparisons is not None:
-        return {"comparisons": config.comparisons}
-    assert feedback is not None
-    return {kind: feedback.file(f"{kind}.jsonl") for kind in config.kinds}
+        return {"comparisons": (config.comparisons,)}
+    return {kind: tuple(one.file(f"{kind}.jsonl") for one in judged) for kind in config.kinds}
 
 
 def _files_in(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
@@ -365,7 +371,7 @@ def files(config: RewardConfig) -> list[Path]:
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
-    needs={"model": ("sft", "pretrain"), "feedback": ("feedback",), "world": ("world",)},
+    needs={"model": ("sft", "pretrain"), "judged.*": ("feedback",), "world": ("world",)},
     bind=bind,
     run=run,
     files=files,
