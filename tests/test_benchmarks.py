@@ -35,6 +35,7 @@ def test_overhead_wraps_what_exists(overhead):
     assert not [(owner, name) for owner, name in wrapped if not hasattr(owner, name)]
 
 
+CRASH = BENCHMARKS / "crash.yaml"
 QUICKSTART = BENCHMARKS.parent / "recipes" / "quickstart.yaml"
 
 
@@ -84,7 +85,7 @@ def test_methods_over_seeds_by_hand(methods, tmp_path):
     curve = methods.best_of_curve(curves)
     assert [(p["n"], p["kl"], p["gold"]) for p in curve] == [(1, 0.5, pytest.approx(0.6)), (2, 1.0, pytest.approx(0.7))]
     methods.draw({"ppo": row, "dpo": {"missing": ["dpo"]}}, curve, tmp_path / "x.svg")
-    labels = [element.text for element in ET.parse(tmp_path / "x.svg").iter() if element.get("class") == "label start"]
+    labels = [element.text for element in ET.parse(tmp_path / "x.svg").iter() if "label" in element.get("class", "")]
     assert labels == ["PPO"]
 
 
@@ -100,3 +101,20 @@ def test_what_is_compared_comes_from_the_summary(methods):
     assert (got["gold"], got["gain"], got["gain_is_sure"], got["seconds"]) == (0.8, 0.2, True, 70.0)
     assert (got["kl"], got["length"], got["harmless"]) == (1.5, 12.0, 0.9)
     json.dumps(got)
+
+
+@pytest.mark.slow
+def test_a_second_method_finds_what_the_first_one_made(methods, monkeypatch, tmp_path):
+    """And a cell that is done is not made again: its artifacts stay as they are."""
+    small = {"evaluate": {"best_of": 2}}
+    climb = {"steps": 2, "rollouts_per_step": 16, "minibatch_size": 8, "max_new_tokens": 16}
+    monkeypatch.setattr(methods, "START", {"sft_clean": False, "ppo": False})
+    monkeypatch.setattr(methods, "METHODS", {"sft": small, "ppo": {"ppo": climb}})
+    cells = {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS}
+    folder = tmp_path / "seed-0" / "artifacts"
+    made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    kinds = [name.rpartition("-")[0] for name in made]
+    assert sorted(kinds) == ["evaluate", "evaluate", "feedback", "ppo", "pretrain", "reward", "sft", "world"]
+    assert {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS} == cells
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == made
+    assert cells["ppo"]["seconds"] > 0 == cells["sft"]["seconds"] and cells["sft"]["best_of"]["n"] == 2

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loopwright.schemas.steps import stage_of
+
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360.0, 190.0  # of a line chart, in its own units
@@ -175,7 +177,7 @@ def lineage(parents: Mapping[str, Sequence[str]], ids: Mapping[str, str], titles
         top = above + 2 + (tallest - len(names) * (NODE_HEIGHT + GAP_Y) + GAP_Y) / 2
         for row, name in enumerate(names):
             x, y = 1 + at * (NODE_WIDTH + GAP_X), top + row * (NODE_HEIGHT + GAP_Y)
-            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{name.rpartition('.')[2]}", x, y)
+            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{stage_of(name)}", x, y)
     edges = [
         _edge(nodes[before], nodes[name], column[before], column[name]) for name in parents for before in parents[name]
     ]

@@ -1,13 +1,11 @@
 """How the report writes numbers and names."""
 
-import re
 from typing import Any
 
-from loopwright.evaluation.results import STARTS
+from loopwright.evaluation.results import IS_ROUND, STARTS
 from loopwright.evaluation.run_files import is_number
 
 ABSENT = "–"
-ROUND = re.compile(r"v\d+")
 LABELS = {"base": "Base", "sft": "SFT", "sft_clean": "SFT, clean writers only", "ppo": "PPO"} | {
     "constitutional": "Constitutional AI", "rejection": "Rejection sampling", "rest": "ReST", "hindsight": "HIR",
     "conditioned": "Reward-conditioned", "dpo": "DPO", "kto": "KTO", "rloo": "RLOO", "grpo": "GRPO",
@@ -17,7 +15,7 @@ LABELS = {"base": "Base", "sft": "SFT", "sft_clean": "SFT, clean writers only", 
 
 def label_of(version: str) -> str:
     """What a version is called; that of a round by its number."""
-    return LABELS.get(version, version.upper() if ROUND.fullmatch(version) else version)
+    return LABELS.get(version, version.upper() if IS_ROUND.fullmatch(version) else version)
 
 
 def style_of(version: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.errors import ArtifactError
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.metrics import read_metrics
 
 STAGES = (
@@ -121,13 +122,8 @@ def _stages(folder: Path, summary: dict[str, Any]) -> dict[str, StageFiles]:
     return {name: found[name] for name in sorted(found, key=lambda name: (_place(name, order), name))}
 
 
-def kind_of(stage: str) -> str:
-    """v2.reward -> reward: the stage that a step of a round is."""
-    return stage.rpartition(".")[2]
-
-
 def _place(stage: str, order: list[str]) -> tuple[int, int]:
     """Where a stage stands: as in the summary; else as stages run, reward_helpful beside reward, unknown ones last."""
-    kind = "reward" if kind_of(stage).startswith("reward_") else kind_of(stage)
+    kind = "reward" if stage_of(stage).startswith("reward_") else stage_of(stage)
     usual = STAGES.index(kind) if kind in STAGES else len(STAGES)
     return order.index(stage) if stage in order else len(order), usual

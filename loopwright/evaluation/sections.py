@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from loopwright.evaluation import charts, reward_parts
 from loopwright.evaluation.figures import change, duration, figure, label_of, percent, style_of
 from loopwright.evaluation.results import COMPARISON
-from loopwright.evaluation.run_files import RunFiles, is_number, kind_of
+from loopwright.evaluation.run_files import RunFiles, is_number
+from loopwright.schemas.steps import round_of, stage_of, version_of
 
 MOST_ON_A_LINE = 4  # versions, where their dots lie on each other
 
@@ -18,9 +19,8 @@ STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "
 
 def stage_title(stage: str) -> str:
     """What a person calls a stage; reward_helpful -> Reward, helpful; v2.reward -> V2 · Reward model."""
-    version, dot, own = stage.partition(".")
-    if dot:
-        return f"{label_of(version)} · {stage_title(own)}"
+    if round_of(stage):
+        return f"{label_of(version_of(stage))} · {stage_title(stage_of(stage))}"
     if stage.startswith("reward_"):
         return f"Reward, {stage.removeprefix('reward_').replace('_', ' ')}"
     return STAGE_TITLES.get(stage, label_of(stage))
@@ -208,7 +208,7 @@ def pipeline(run: RunFiles) -> list[dict[str, Any]]:
         share = 100 * stage.seconds / total
         key = _key_figure(name, stage.metrics)
         cards.append(
-            {"style": kind_of(name), "title": stage_title(name), "seconds": stage.seconds, "key": key}
+            {"style": stage_of(name), "title": stage_title(name), "seconds": stage.seconds, "key": key}
             | {"id": str(stage.manifest.get("id") or "")[:12], "start": round(start, 3), "share": round(share, 3)}
         )
         start += share
@@ -216,11 +216,11 @@ def pipeline(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _key_figure(stage: str, metrics: dict[str, Any]) -> tuple[str, str] | None:
-    if stage.endswith("evaluate"):
+    if stage_of(stage) == "evaluate":
         measured = {name: look_up(found, "gold") for name, found in (look_up(metrics, "versions") or {}).items()}
         golds = [(name, gold) for name, gold in measured.items() if is_number(gold) and name != COMPARISON]
         return (figure(golds[-1][1]), f"gold of {label_of(golds[-1][0])}") if golds else None
-    kind = kind_of(stage)
+    kind = stage_of(stage)
     for key in KEY_FIGURES.get("reward" if kind.startswith("reward_") else kind, ()):
         value = look_up(metrics, *key.metric.split("."))
         if is_number(value):
@@ -316,7 +316,7 @@ def lineage(run: RunFiles) -> charts.Graph | None:
         for name, stage in run.stages.items()
     }
     ids = {name: str(stage.manifest.get("id") or "") for name, stage in run.stages.items()}
-    titles = {name: name if "." in name else stage_title(name) for name in parents}  # a box is narrow
+    titles = {name: name if round_of(name) else stage_title(name) for name in parents}  # a box is narrow
     return charts.lineage(parents, ids, titles)
 
 
