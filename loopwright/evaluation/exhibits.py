@@ -22,7 +22,7 @@ def samples(run: RunFiles) -> list[dict[str, Any]]:
 
     Chosen by a rule and never by hand: the first prompts by the SHA-256 of their id.
     """
-    stage = run.stages.get("evaluate")
+    stage = run.newest_files("evaluate")
     by_prompt: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in stage.json_lines("samples.jsonl") if stage else ():
         by_prompt.setdefault((str(row.get("set")), str(row.get("prompt_id"))), {})[str(row.get("version"))] = row
@@ -111,7 +111,7 @@ def _example(example: Any) -> dict[str, str | None]:
 
 def annotators(run: RunFiles) -> dict[str, Any] | None:
     """Who judged how much, and which habits show: the first position, the longer answer."""
-    stage = run.stages.get("feedback")
+    stage = run.newest_files("feedback")
     if stage is None:
         return None
     by_annotator: dict[str, list[dict[str, Any]]] = {}
@@ -160,7 +160,7 @@ def _habits(judged: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def calibration(run: RunFiles) -> dict[str, Any] | None:
     """Predicted against observed preference, a point a bin; its area follows the number of pairs."""
-    stage = run.stages.get("reward")
+    stage = run.newest_files("reward")
     report = stage.json("calibration.json") if stage else None
     if not isinstance(report, dict) or not isinstance(report.get("bins"), list):
         return None

@@ -50,6 +50,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "versions": version_section.versions(run),
         "table": sections.evaluation_table(run),
         "tasks": sections.by_task(run),
+        "climbed": sections.stage_title(run.climbed),
         "ppo_curves": sections.ppo_curves(run),
         "reward_parts": reward_parts.table(run),
         "loss_curves": sections.loss_curves(run),

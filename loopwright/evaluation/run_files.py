@@ -17,6 +17,9 @@ STAGES = (
 )  # in the order they run  # fmt: skip
 
 
+POLICY_GRADIENTS = ("rloo", "grpo", "reinforce_plus_plus", "ppo")  # they record the same figures
+
+
 @dataclass(frozen=True)
 class StageFiles:
     """One stage's artifact, as found on disk."""
@@ -65,6 +68,20 @@ class RunFiles:
     summary: dict[str, Any]
     metrics: dict[str, list[dict[str, Any]]]  # stage -> its lines of metrics.jsonl
     stages: dict[str, StageFiles]  # in the order they run
+
+    def newest(self, *kinds: str) -> str | None:
+        """The last stage of these kinds, such as v5.reward, begun or finished; None when none has begun."""
+        begun = [*self.stages, *(name for name in self.metrics if name not in self.stages)]
+        return next((name for name in reversed(begun) if stage_of(name) in kinds), None)
+
+    @property
+    def climbed(self) -> str:
+        """The stage whose training against a reward is shown step by step: the newest policy gradient."""
+        return self.newest(*POLICY_GRADIENTS) or "ppo"
+
+    def newest_files(self, *kinds: str) -> StageFiles | None:
+        """The files of the last stage of these kinds that has finished."""
+        return next((self.stages[name] for name in reversed(self.stages) if stage_of(name) in kinds), None)
 
     def curve(self, stage: str, metric: str) -> list[tuple[float, float]]:
         """The (step, value) points of a metric."""

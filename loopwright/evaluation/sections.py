@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from loopwright.evaluation import charts, reward_parts
 from loopwright.evaluation.figures import change, duration, figure, label_of, percent, style_of
 from loopwright.evaluation.results import COMPARISON
-from loopwright.evaluation.run_files import RunFiles, is_number
+from loopwright.evaluation.run_files import POLICY_GRADIENTS, RunFiles, is_number
 from loopwright.schemas.steps import round_of, stage_of, version_of
 
 MOST_ON_A_LINE = 4  # versions, where their dots lie on each other
@@ -269,10 +269,10 @@ def by_task(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def ppo_curves(run: RunFiles) -> list[charts.LineChart]:
-    """The panels of PPO training that its metrics allow."""
+    """The panels of training against a reward that its metrics allow: of PPO, or the newest relative of it."""
     panels = [_watched(run)]
     for title, metrics, note in PPO_CURVES:
-        found = {metric.replace("_", " "): run.curve("ppo", metric) for metric in metrics}
+        found = {metric.replace("_", " "): run.curve(run.climbed, metric) for metric in metrics}
         panels.append(charts.line_chart(title, found, note, from_zero=title in FROM_ZERO))
     panels += reward_parts.curves(run)
     return [panel for panel in panels if panel is not None]
@@ -280,12 +280,12 @@ def ppo_curves(run: RunFiles) -> list[charts.LineChart]:
 
 def _watched(run: RunFiles) -> charts.LineChart | None:
     """The reward of training beside the held-out one, over KL, with the look where the watch acted."""
-    kl = dict(run.curve("ppo", "watch_kl"))
+    kl = dict(run.curve(run.climbed, "watch_kl"))
     series = {
-        label: [(kl[step], value) for step, value in run.curve("ppo", metric) if step in kl]
+        label: [(kl[step], value) for step, value in run.curve(run.climbed, metric) if step in kl]
         for label, metric in (("reward", "watch_proxy"), ("held-out reward", "watch_held_out"))
     }
-    ended = look_up(run.stages["ppo"].metrics, "watch") if "ppo" in run.stages else None
+    ended = look_up(run.stages[run.climbed].metrics, "watch") if run.climbed in run.stages else None
     marks = [
         (kl[step], f"{label} {step}")
         for name, label in (("stopped_at", "stopped at step"), ("rolled_back_to", "back to step"))
@@ -299,7 +299,7 @@ def loss_curves(run: RunFiles) -> list[charts.LineChart]:
     """A panel for each other stage that recorded losses."""
     panels = []
     for stage in run.metrics:
-        if stage != "ppo":
+        if stage_of(stage) not in POLICY_GRADIENTS:
             names = {name for row in run.metrics[stage] for name in row if name == "loss" or name.endswith("_loss")}
             found = {
                 name.replace("_", " "): run.curve(stage, name) for name in sorted(names, key=lambda n: (n != "loss", n))
@@ -337,6 +337,6 @@ def look_up(values: Any, *path: str) -> Any:
 
 
 def _evaluation(run: RunFiles) -> dict[str, Any]:
-    stage = run.stages.get("evaluate")
+    stage = run.newest_files("evaluate")
     found = stage.json("evaluation.json") if stage else None
     return found if isinstance(found, dict) else {}

@@ -7,17 +7,17 @@ from loopwright.evaluation import plots
 from loopwright.evaluation.exhibits import answers_of, cut
 from loopwright.evaluation.figures import figure, label_of, percent, style_of
 from loopwright.evaluation.results import COMPARISON
-from loopwright.evaluation.run_files import RunFiles, is_number
+from loopwright.evaluation.run_files import RunFiles, StageFiles, is_number
 
 SHOWN_FALLS = 30
 
 
 def versions(run: RunFiles) -> dict[str, Any] | None:
     """Everything the section shows; None unless several improved versions, or rounds, were compared."""
-    stage = run.stages.get("evaluate")
+    stage = run.newest_files("evaluate")
     results = stage.json("evaluation.json") if stage else None
     comparison = results.get("comparison") if isinstance(results, dict) else None
-    if not isinstance(results, dict) or not isinstance(comparison, dict):
+    if stage is None or not isinstance(results, dict) or not isinstance(comparison, dict):
         return None
     detail = {name: found for name, found in results["versions"].items() if name != COMPARISON}
     falls = [fall | {"step": step} for step in comparison["steps"] for fall in step["worse"]]
@@ -29,7 +29,7 @@ def versions(run: RunFiles) -> dict[str, Any] | None:
         "matrix": _matrix(comparison["win_rates"]),
         "falls": [_fall(fall) for fall in falls[:SHOWN_FALLS]],
         "falls_left_out": max(0, len(falls) - SHOWN_FALLS),
-        "examples": _examples(run, comparison["steps"]),
+        "examples": _examples(stage, comparison["steps"]),
     }
 
 
@@ -166,7 +166,7 @@ def _fall(fall: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _examples(run: RunFiles, steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _examples(stage: StageFiles, steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each step the prompts whose gold fell furthest, with both answers."""
     wanted = {
         (str(found["set"]), str(found["prompt_id"]), version)
@@ -175,7 +175,7 @@ def _examples(run: RunFiles, steps: Sequence[Mapping[str, Any]]) -> list[dict[st
         for version in (step["after"], step["version"])
     }
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in run.stages["evaluate"].json_lines("samples.jsonl"):
+    for row in stage.json_lines("samples.jsonl"):
         key = (str(row.get("set")), str(row.get("prompt_id")), str(row.get("version")))
         if key in wanted:
             rows[key] = row

@@ -128,5 +128,12 @@ def test_stages_of_rounds_stand_as_they_ran(tmp_path):
     assert list(read_run(folder).stages) == names
     page = render(folder).read_text()
     assert page.count('<li class="stage-feedback">') == 2 and "gold of V1" in page
+    with (folder / "metrics.jsonl").open("w") as file:
+        for name, score in (("v1.ppo", 1.0), ("v2.ppo", 2.0)):
+            for step in (1, 2, 3):
+                file.write(json.dumps({"stage": name, "step": step, "score": score * step}) + "\n")
+    page = render(folder).read_text()
+    assert "V2 · PPO, step by step" in page and read_run(folder).climbed == "v2.ppo"
+    assert "<b>6</b>" in page.split("step by step")[1]  # the last score of the newest
     (folder / "summary.json").unlink()
     assert set(read_run(folder).stages) == set(names)
