@@ -18,6 +18,8 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "dpo": "loopwright.stages.dpo:STAGE",
+    "kto": "loopwright.stages.kto:STAGE",
     "rloo": "loopwright.stages.ppo:RLOO",
     "grpo": "loopwright.stages.ppo:GRPO",
     "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
