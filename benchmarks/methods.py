@@ -57,10 +57,7 @@ ADAPTIVE: dict[str, Any] = {"kl_controller": "adaptive", "kl_target": 0.8, "kl_h
 PPO: dict[str, Any] = CLIMB | ADAPTIVE | {"critic_learning_rate": 8e-4}
 GROUPS: dict[str, Any] = CLIMB | {"samples_per_prompt": 4}
 SAMPLED: dict[str, Any] = {"max_prompts": SAMPLES // 8, "samples_per_prompt": 8, "max_new_tokens": 40} | LEARN
-LOOPS: dict[str, Any] = {
-    "loops": 3, "prompts_per_loop": SAMPLES // 12, "answers_per_prompt": 4, "max_new_tokens": 40,
-    "optimizer": "muon", "muon_learning_rate": 0.005, "learning_rate": 5e-4, "batch_size_per_device": 16,
-}  # fmt: skip
+LOOPS: dict[str, Any] = SAMPLED | {"loops": 3, "max_prompts": SAMPLES // 12, "samples_per_prompt": 4}
 DIRECT: dict[str, Any] = {"learning_rate": 1e-4, "batch_size_per_device": 16, "kinds": ["comparisons", "rankings"]}
 
 # The methods, each with the sections that its recipe has beside START. "sft" is the start itself.
