@@ -19,6 +19,7 @@ STAGES = {
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
     "ppo": "loopwright.stages.ppo:STAGE",
+    "red_team": "loopwright.stages.red_team:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }
 
