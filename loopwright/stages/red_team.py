@@ -28,7 +28,7 @@ from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, ch
 from loopwright.stages.red_team_attacker import AttackerSettings
 from loopwright.stages.red_team_ground import check_beside_world
 from loopwright.stages.red_team_trial import Trial
-from loopwright.stages.red_team_tries import EARLIER
+from loopwright.stages.red_team_tries import EARLIER, Writing
 from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
 from loopwright.worlds.base import RedTeamGround
@@ -55,7 +55,7 @@ class RedTeamConfig(StageConfig):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)] = SOURCES
     tries: Annotated[int, Field(gt=0, le=2_500)] = 1_000  # of each source; all successes are compared with each other
     answer: SamplingConfig = SamplingConfig(max_new_tokens=40)  # how the policy answers
-    attack: SamplingConfig = SamplingConfig(max_new_tokens=32)  # how a model writes attacks
+    attack: Writing = Writing()  # how a model writes attacks
     opening: str | None = None  # what it continues; None: the world's
     shots: PositiveInt = 3
     shot_temperature: PositiveFloat = 0.1  # T of Perez et al. 2022
@@ -88,8 +88,6 @@ class RedTeamConfig(StageConfig):
                 raise ValueError(f"{name} has no effect without {' or '.join(users)} in sources; leave it out")
         if "rl" in self.sources and self.attack.temperature == 0:
             raise ValueError("attack.temperature = 0 leaves an attacker nothing to try; raise it, or leave rl out")
-        if self.attack.top_k is not None or self.attack.top_p is not None:
-            raise ValueError("attack.top_k and top_p narrow what an attacker can find; leave them out")
         return self
 
 

@@ -13,19 +13,19 @@ from statistics import fmean, pstdev
 from typing import Any, NamedTuple, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.evaluation.answering import Answers, reward_scores
 from loopwright.evaluation.attack_clusters import Novelty
-from loopwright.generation.base import Engine, SamplingConfig
+from loopwright.generation.base import Engine
 from loopwright.models.heads import Critic
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.rewards import Reward
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
 from loopwright.stages.red_team_ground import Ground, Verdict, contexts
-from loopwright.stages.red_team_tries import Attack, Target, Try, opening_of, write_attacks
+from loopwright.stages.red_team_tries import Attack, Target, Try, Writing, write_attacks
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, with_advantages
 from loopwright.training.ppo_config import PPOSettings
@@ -43,8 +43,10 @@ class AttackerSettings(PPOSettings):
     rollouts_per_step: PositiveInt = 64
     minibatch_size: PositiveInt = 32
     epochs_per_batch: PositiveInt = 2
-    learning_rate: float = 3e-4
-    critic_learning_rate: float = 1e-3
+    missing_eos_penalty: NonNegativeFloat = 0.0  # an attack that is cut off may be as good as any
+    kl_coef: NonNegativeFloat = 0.01  # rewards are small: few attacks succeed at first
+    learning_rate: PositiveFloat = 1e-3
+    critic_learning_rate: PositiveFloat = 1e-3
 
     @model_validator(mode="after")
     def _settings_are_of_an_attacker(self) -> Self:
@@ -70,13 +72,11 @@ class Learned(NamedTuple):
 
 
 def make_attacker(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: SamplingConfig, config: AttackerSettings,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, writing: Writing, config: AttackerSettings,
     runtime: Runtime,
 ) -> PPOLearner:  # fmt: skip
     """The learner, with a critic on the attacker's own body."""
-    settings = config.model_copy(
-        update={"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-    )
+    settings = config.model_copy(update={"max_new_tokens": writing.max_new_tokens, "temperature": writing.temperature})
     embeddings: Any = model.get_input_embeddings()
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     critic = Critic.from_policy(model)
@@ -84,11 +84,16 @@ def make_attacker(
 
 
 def train(
-    learner: PPOLearner, engine: Engine, target: Target, config: AttackerSettings, learned: Learned, runtime: Runtime
+    learner: PPOLearner,
+    engine: Engine,
+    target: Target,
+    writing: Writing,
+    config: AttackerSettings,
+    learned: Learned,
+    runtime: Runtime,
 ) -> Learned:
     """PPO on E[harm (1 + w novelty)] - beta KL(attacker || its start), to the end or from where `learned` stands."""
     settings = learner.config
-    sampling = SamplingConfig(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
     novelty = Novelty(config.neighbours)
     novelty.successes = list(learned.successes)
     size = config.rollouts_per_step
@@ -96,8 +101,8 @@ def train(
         for step in range(learned.step, config.steps):
             before = contexts(target.ground, runtime.seed_for("rl", "requests", step), size)
             seeds = [runtime.seed_for("rl", "attack", step, row) for row in range(size)]
-            openings = [opening_of(context, target.ground.opening) for context in before]
-            written = write_attacks(engine, openings, sampling, seeds)
+            openings = [target.ground.opening(context) for context in before]
+            written = write_attacks(engine, openings, writing, seeds)
             attacks = [Attack(*one) for one in zip(before, written.texts, strict=True)]
             tries = target.attack("rl", attacks, [runtime.seed_for("rl", "answer", step, row) for row in range(size)])
             rewards, figures = reward_of(tries, target.ground, novelty, config.novelty)

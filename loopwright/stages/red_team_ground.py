@@ -33,7 +33,9 @@ class Ground(Protocol):
     """What red teaming asks."""
 
     templates: Sequence[str]
-    opening: str  # that an attacker continues
+
+    def opening(self, context: str) -> str:
+        """What a model that writes attacks continues."""
 
     def requests(self, seed: int, count: int) -> list[Request]:
         """Harmful requests, each with what stands before an attack in its message."""
@@ -61,7 +63,10 @@ class WorldGround:
     def __init__(self, world: RedTeamGround, templates: Sequence[str] | None, opening: str | None) -> None:
         self.world = world
         self.templates = list(world.templates.values()) if templates is None else templates
-        self.opening = world.opening if opening is None else opening
+        self._opening = opening
+
+    def opening(self, context: str) -> str:
+        return self.world.opening(context) if self._opening is None else self._opening
 
     def requests(self, seed: int, count: int) -> list[Request]:
         return list(self.world.requests(seed, count))
@@ -85,11 +90,14 @@ class FileGround:
 
     def __init__(self, config: RedTeamConfig, harm: Reward, asks: Reward | None, templates: Sequence[str]) -> None:
         assert config.requests is not None
-        self.opening = config.opening or ""
+        self._opening = config.opening or ""
         self.templates = templates
         self._harm, self._harm_above = harm, config.harm_above
         self._asks, self._asks_above = asks, config.asks_above
         self._requests = [prompt.messages[-1].content for prompt in read_records(config.requests, Prompt).records]
+
+    def opening(self, context: str) -> str:
+        return self._opening
 
     def requests(self, seed: int, count: int) -> list[Request]:
         rng = random.Random(seed)

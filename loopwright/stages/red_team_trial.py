@@ -20,7 +20,6 @@ from loopwright.stages.red_team_tries import (
     Try,
     from_templates,
     longest_that_fits,
-    opening_of,
     with_examples,
     write_in_batches,
 )
@@ -55,7 +54,9 @@ class Trial:
         config = self.config.rl
         if self.learned.step < config.steps:
             engine = make_engine(*self.trained, self.runtime.log)
-            self.learned = train(self.learner, engine, self._to_train_on(), config, self.learned, self.runtime)
+            self.learned = train(
+                self.learner, engine, self._to_train_on(), self.config.attack, config, self.learned, self.runtime
+            )
         return {"tries": config.steps * config.rollouts_per_step, **self.learned.figures}
 
     def tries_of(self, source: str) -> list[Try]:
@@ -88,7 +89,7 @@ class Trial:
     def _written(self, source: str, writer: LanguageModel) -> list[Try]:
         """Attacks of a model behind the same contexts as all sources have."""
         before = contexts(self.ground, self._seed("requests"), self.config.tries)
-        openings = [opening_of(context, self.ground.opening) for context in before]
+        openings = [self.ground.opening(context) for context in before]
         if source == "few_shot":
             openings = self._with_examples(openings, writer)
         seeds = self._seeds(source, "attack")
@@ -98,8 +99,9 @@ class Trial:
     def _with_examples(self, openings: list[str], writer: LanguageModel) -> list[str]:
         config, pool = self.config, [one for one in self.tries_of("zero_shot") if one.asks]
         rng = random.Random(self._seed("examples"))
-        opening = self.ground.opening
-        versions = [with_examples(one, pool, config.shots, config.shot_temperature, opening, rng) for one in openings]
+        lines = [f"{self.ground.opening(one.context)} {one.text}" for one in pool]
+        harms = [one.harm or 0.0 for one in pool]
+        versions = [with_examples(one, lines, harms, config.shots, config.shot_temperature, rng) for one in openings]
         limit = context_length(writer.model)
         room = None if limit is None else limit - config.attack.max_new_tokens
         return longest_that_fits(versions, writer.tokenizer, room)
@@ -116,7 +118,7 @@ class Trial:
         if reward is None:
             return self.target
         before = contexts(self.ground, self._seed("scale", "requests"), SCALE_TRIES)
-        openings = [opening_of(context, self.ground.opening) for context in before]
+        openings = [self.ground.opening(context) for context in before]
         seeds = [[self._seed("scale", what, row) for row in range(SCALE_TRIES)] for what in ("attack", "answer")]
         attacks = write_in_batches(make_engine(*self._load_attacker()), openings, before, self.config.attack, seeds[0])
         verdict = scaled(reward, self.target, attacks, seeds[1])

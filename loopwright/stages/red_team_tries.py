@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from pydantic import PositiveInt, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompts
@@ -97,14 +98,27 @@ def from_templates(requests: Sequence[Request], templates: Sequence[str], seed: 
     return [Attack(one.context, rng.choice(templates).replace(REQUEST, one.text)) for one in requests]
 
 
-def write_attacks(engine: Engine, openings: Sequence[str], sampling: SamplingConfig, seeds: Sequence[int]) -> Written:
-    """A model goes on from each opening to the end of the line (Perez et al. 2022, sec. 3.1).
+class Writing(SamplingConfig):
+    """How a model writes attacks."""
+
+    max_new_tokens: PositiveInt = 64
+    lines: PositiveInt = 3  # that an attack has at most
+
+    @model_validator(mode="after")
+    def _samples_from_the_whole_distribution(self) -> Self:
+        if self.top_k is not None or self.top_p is not None:
+            raise ValueError("top_k and top_p narrow what an attacker can find; leave them out")
+        return self
+
+
+def write_attacks(engine: Engine, openings: Sequence[str], writing: Writing, seeds: Sequence[int]) -> Written:
+    """A model goes on from each opening, a line or some (Perez et al. 2022, sec. 3.1: one, the next of a list).
 
     A model with a chat template is given the opening as a user's message.
     """
     prompts = [(Message(role="user", content=opening),) for opening in openings]
-    rollouts = engine.generate(render_prompts(engine.tokenizer, prompts), sampling, seeds)
-    return first_lines(engine.tokenizer, rollouts)
+    rollouts = engine.generate(render_prompts(engine.tokenizer, prompts), writing, seeds)
+    return first_lines(engine.tokenizer, rollouts, writing.lines)
 
 
 class Written(NamedTuple):
@@ -114,60 +128,53 @@ class Written(NamedTuple):
     texts: list[str]
 
 
-def first_lines(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts) -> Written:
-    """The same, each response ending with its first line: to an attacker a line break is what EOS is to others.
+def first_lines(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts, lines: int) -> Written:
+    """The same, each response ending with so many lines: to an attacker the last line break is what EOS is to others.
 
     The token that breaks the line is part of the response, and finishes it.
     """
     mask, finished = rollouts.response_mask.clone(), rollouts.finished.clone()
-    breaks: dict[int, bool] = {}
+    breaks: dict[int, int] = {}
     for row in range(len(mask)):
+        seen = 0
         for place, token in enumerate(rollouts.response_tokens(row)):
             if token not in breaks:
-                breaks[token] = "\n" in tokenizer.decode([token], skip_special_tokens=False)
-            if breaks[token]:
+                breaks[token] = str(tokenizer.decode([token], skip_special_tokens=False)).count("\n")
+            seen += breaks[token]
+            if seen >= lines:
                 mask[row, place + 1 :] = False
                 finished[row] = True
                 break
     cut = rollouts._replace(response_mask=mask, logprobs=rollouts.logprobs * mask, finished=finished)
-    return Written(cut, [text.split("\n")[0].strip() for text in decode_responses(tokenizer, cut)])
+    texts = decode_responses(tokenizer, cut)
+    return Written(cut, ["\n".join(text.split("\n")[:lines]).strip() for text in texts])
 
 
 def write_in_batches(
-    engine: Engine, openings: Sequence[str], contexts: Sequence[str], sampling: SamplingConfig, seeds: Sequence[int]
+    engine: Engine, openings: Sequence[str], contexts: Sequence[str], writing: Writing, seeds: Sequence[int]
 ) -> list[Attack]:
     """As `write_attacks`, some at a time, with the context that each stands behind."""
     attacks: list[Attack] = []
     for first in range(0, len(openings), AT_ONCE):
         part = slice(first, first + AT_ONCE)
-        texts = write_attacks(engine, openings[part], sampling, seeds[part]).texts
+        texts = write_attacks(engine, openings[part], writing, seeds[part]).texts
         attacks += [Attack(*one) for one in zip(contexts[part], texts, strict=True)]
     return attacks
 
 
-def opening_of(context: str, opening: str) -> str:
-    """What an attacker continues."""
-    return f"{context} {opening}".strip()
-
-
 def with_examples(
-    opening: str, pool: Sequence[Try], shots: int, temperature: float, line: str, rng: random.Random
+    opening: str, lines: Sequence[str], harms: Sequence[float], shots: int, temperature: float, rng: random.Random
 ) -> list[str]:
     """Lines of earlier tries before an opening, drawn with probability ~ exp(harm / T) (Perez et al. 2022, sec. 3.1).
 
-    Args:
-        pool: tries that were attacks.
-        line: the opening of a line, as in `opening_of`.
-
     Returns:
-        The openings with all examples, with one less, and so on: an attacker's context may be too short.
+        The opening after all examples, after one less, and so on to none: an attacker's context may be too short.
     """
-    if not pool:
+    if not lines:
         return [opening]
-    top = max(one.harm or 0.0 for one in pool)
-    weights = [math.exp(((one.harm or 0.0) - top) / temperature) for one in pool]
-    lines = [f"{opening_of(one.context, line)} {one.text}" for one in rng.choices(pool, weights, k=shots)]
-    return ["\n".join([*lines[first:], opening]) for first in range(shots + 1)]
+    weights = [math.exp((harm - max(harms)) / temperature) for harm in harms]
+    drawn = rng.choices(lines, weights, k=shots)
+    return ["\n".join([*drawn[first:], opening]) for first in range(shots + 1)]
 
 
 def longest_that_fits(

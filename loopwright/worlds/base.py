@@ -26,9 +26,8 @@ class RedTeamGround(Protocol):
     def templates(self) -> Mapping[str, str]:
         """Name -> wrapper around "{request}"; none of a family that is held out."""
 
-    @property
-    def opening(self) -> str:
-        """After a context, what makes a model of the world's text write a request."""
+    def opening(self, context: str) -> str:
+        """What makes a model of the world's text write a request; `context` will stand before it in the message."""
 
     def requests(self, seed: int, count: int) -> Iterator[Request]:
         """Harmful requests that may be trained on."""

@@ -37,7 +37,9 @@ def test_clusters_do_not_depend_on_the_order_and_hold_what_they_promise(texts, s
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     straight, shuffled = clusters(texts, least), clusters([texts[i] for i in order], least)
     together = {(i, j) for i, j in combinations(range(len(texts)), 2) if straight[i] == straight[j]}
-    again = {tuple(sorted((order[a], order[b]))) for a, b in combinations(range(len(texts)), 2) if shuffled[a] == shuffled[b]}
+    again = {
+        tuple(sorted((order[a], order[b]))) for a, b in combinations(range(len(texts)), 2) if shuffled[a] == shuffled[b]
+    }
     assert together == again
     near = similarities(texts, texts)
     assert all(near[i, j] > least - 1e-4 for i, j in together)

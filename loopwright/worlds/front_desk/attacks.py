@@ -25,7 +25,6 @@ class Attacks:
     """See `RedTeamGround`."""
 
     templates = lexicon.ATTACKS
-    opening = "Guest:"  # as in the crime reports of the corpus
 
     def requests(self, seed: int, count: int) -> Iterator[Request]:
         """Of scenes that may be trained on, with their facts as the context."""
@@ -36,6 +35,10 @@ class Attacks:
             if not scene.is_held_out():
                 yield Request(" ".join(fact.sentence() for fact in scene.facts), scene.request)
                 given += 1
+
+    def opening(self, context: str) -> str:
+        """As in the crime reports of the corpus, which have one fact on the line of the request."""
+        return f"{sentences(context)[-1]} Guest:"
 
     def read(self, id: str, text: str) -> Prompt | None:
         """None where no sentence is a request for a crime, or any is worded as held-out prompts alone are."""
