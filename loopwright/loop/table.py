@@ -26,6 +26,7 @@ STAGES = {
     "grpo": "loopwright.stages.ppo:GRPO",
     "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
+    "red_team": "loopwright.stages.red_team:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }
 
