@@ -16,6 +16,7 @@ STAGES = {
     "demonstrations": "loopwright.stages.demonstrations:STAGE",
     "sft": "loopwright.stages.sft:STAGE",
     "sft_clean": "loopwright.stages.sft:CLEAN",
+    "constitutional": "loopwright.stages.constitutional:STAGE",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",

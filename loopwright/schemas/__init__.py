@@ -2,6 +2,7 @@
 
 from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
+from loopwright.schemas.constitution import Constitution, Principle, RevisedAnswer, Revision
 from loopwright.schemas.feedback import (
     Attack,
     Comparison,
@@ -23,12 +24,14 @@ __all__ = [
     "KINDS",
     "Attack",
     "Comparison",
+    "Constitution",
     "Correction",
     "Demonstration",
     "Judge",
     "Judgement",
     "Message",
     "Pieces",
+    "Principle",
     "Prompt",
     "Ranking",
     "Rating",
@@ -36,6 +39,8 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "RevisedAnswer",
+    "Revision",
     "ScoredAnswer",
     "Span",
     "SpanFeedback",
