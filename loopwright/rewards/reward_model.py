@@ -31,7 +31,7 @@ from loopwright.models.loading import load_reward_model, load_tokenizer
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
-from loopwright.rewards.batching import in_batches
+from loopwright.models.batching import in_batches
 
 
 class _Fit(NamedTuple):

@@ -2,6 +2,7 @@
 
 from loopwright.schemas.base import Record
 from loopwright.schemas.feedback import (
+    AI,
     Attack,
     Comparison,
     Correction,
@@ -12,15 +13,18 @@ from loopwright.schemas.feedback import (
     SpanFeedback,
     Strength,
     Thumb,
+    is_ai,
 )
 from loopwright.schemas.judges import Judge
 from loopwright.schemas.kinds import KINDS
 from loopwright.schemas.prompts import Demonstration, Message, Prompt
-from loopwright.schemas.responders import Pieces, Reply, ReplySettings, Responder, whole
+from loopwright.schemas.responders import Chooser, Pieces, Reply, ReplySettings, Responder, whole
 
 __all__ = [
+    "AI",
     "KINDS",
     "Attack",
+    "Chooser",
     "Comparison",
     "Correction",
     "Demonstration",
@@ -39,5 +43,6 @@ __all__ = [
     "SpanFeedback",
     "Strength",
     "Thumb",
+    "is_ai",
     "whole",
 ]

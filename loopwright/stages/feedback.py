@@ -25,7 +25,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.stages import feedback_people
 from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.feedback_answers import Item, mix_in_off_topic, sample_answers
+from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 

@@ -17,8 +17,8 @@ from loopwright.rewards import RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
 from loopwright.stages.base import StageOutput
-from loopwright.stages.feedback_answers import Item as Asked
-from loopwright.stages.feedback_answers import mix_in_off_topic, sample_answers
+from loopwright.generation.answers import Item as Asked
+from loopwright.generation.answers import mix_in_off_topic, sample_answers
 from loopwright.tracking.artifacts import id_of_file
 
 if TYPE_CHECKING:
