@@ -1,6 +1,7 @@
 """Frozen records that cross a file, a process or a network."""
 
 from loopwright.schemas.base import Record
+from loopwright.schemas.constitution import Constitution, Principle
 from loopwright.schemas.feedback import (
     AI,
     Attack,
@@ -26,12 +27,14 @@ __all__ = [
     "Attack",
     "Chooser",
     "Comparison",
+    "Constitution",
     "Correction",
     "Demonstration",
     "Judge",
     "Judgement",
     "Message",
     "Pieces",
+    "Principle",
     "Prompt",
     "Ranking",
     "Rating",

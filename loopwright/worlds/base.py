@@ -5,11 +5,21 @@ adding it to the table in `loopwright/worlds/__init__.py`; docs/worlds.md walks 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from loopwright.schemas import Demonstration, Judge, Prompt
+from loopwright.schemas import Constitution, Demonstration, Judge, Prompt
 
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
+SkillName = Literal["critique"]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Text that teaches a model more than to answer; both take (seed, count), and hold nothing that tests ask."""
+
+    documents: Callable[[int, int], Iterator[str]]  # clean raw text, for pre-training
+    demonstrations: Callable[[int, int], Iterator[Demonstration]]  # the same as conversations, for fine-tuning
 
 
 class World(Protocol):
@@ -19,6 +29,8 @@ class World(Protocol):
     judges: Mapping[str, Judge]
     baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
     clean_writers: frozenset[str]  # annotators whose demonstrations have no bad habit
+    skills: Mapping[SkillName, Skill]
+    constitution: Constitution  # whose wordings the skills teach
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from loopwright.schemas import Judge, Prompt
-from loopwright.worlds.front_desk import lexicon
+from loopwright.worlds.base import Skill, SkillName
+from loopwright.worlds.front_desk import critique, lexicon
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
+from loopwright.worlds.front_desk.principles import CONSTITUTION
 from loopwright.worlds.front_desk.prompts import prompts
 from loopwright.worlds.front_desk.writers import CLEAN_WRITERS, demonstrations
 
@@ -51,6 +53,8 @@ class FrontDesk:
     clean_writers = CLEAN_WRITERS
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
+    skills: Mapping[SkillName, Skill] = {"critique": Skill(critique.documents, critique.demonstrations)}
+    constitution = CONSTITUTION
 
     @staticmethod
     def is_nonsense(response: str) -> bool:
