@@ -40,9 +40,7 @@ class Item(NamedTuple):
     off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
 
 
-def sample_answers(
-    prompts: Sequence[Prompt], config: Sampled, policy: Path, runtime: Runtime
-) -> list[list[str]]:
+def sample_answers(prompts: Sequence[Prompt], config: Sampled, policy: Path, runtime: Runtime) -> list[list[str]]:
     """K responses to each prompt, in the order of the prompts."""
     found = runtime.restore()
     answers: list[list[str]] = found.state["answers"] if found else []

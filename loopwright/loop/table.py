@@ -17,6 +17,7 @@ STAGES = {
     "sft": "loopwright.stages.sft:STAGE",
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
+    "ai_feedback": "loopwright.stages.ai_feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",

@@ -15,13 +15,14 @@ AT_ONCE = 8  # requests
 SHORT = ReplySettings(temperature=0, max_new_tokens=8)  # a verdict alone; what goes on is none
 UNSAID = -30.0  # nats: of what a reply in words might have been instead
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class AskedChooser:
     """See `Chooser`. Which version of the model answers, the server decides; its name is all that is known."""
 
-    policy = None
+    policy: str | None = None
 
     def __init__(self, responder: Responder, *, logprobs: bool = True) -> None:
         """`logprobs`: whether to ask an OpenAI-compatible server for them; other responders only speak."""

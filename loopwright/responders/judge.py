@@ -1,6 +1,7 @@
 """A model as a judge: which of two answers is better, or how good one is, from the probabilities of what it would say.
 
-Lee et al. 2023 (arXiv:2309.00267), sec. 2.1 and 3.2.2; reasons first and clamping as Bai et al. 2022 (arXiv:2212.08073), sec. 4.1.
+Lee et al. 2023 (arXiv:2309.00267), sec. 3.1 and 3.2.2; reasons first and clamping as Bai et al. 2022
+(arXiv:2212.08073), sec. 4.1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from loopwright.schemas import Chooser, Message, ReplySettings
 from loopwright.schemas.responders import Temperature
 from loopwright.serving.client import checked_url
 
-GRAIN = 2.0**-20  # probabilities are whole numbers of it, so that 1 - p is exact; float32 log-probabilities are no finer
+GRAIN = (
+    2.0**-20
+)  # probabilities are whole numbers of it, so that 1 - p is exact; float32 log-probabilities are no finer
 
 Half = Annotated[float, Field(ge=0, le=0.5)]
 

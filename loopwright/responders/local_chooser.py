@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import render_prompts
 from loopwright.data.tokenizer import encode_text
-from loopwright.errors import DataError
 from loopwright.generation.base import Engine, SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models import lm_head
@@ -59,36 +58,36 @@ class LocalChooser:
         """
         return cls(load_causal_lm(folder, device), load_tokenizer(folder), *identity(folder))
 
-    def choose(self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]) -> list[list[float]]:
-        """See `Chooser.choose`: nats. A choice counts with and without a space before it.
+    def choose(
+        self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]
+    ) -> list[Sequence[float] | None]:
+        """See `Chooser.choose`: nats; None where a conversation does not fit the model's context.
 
-        A choice that begins another ("1", "10") has the probability of not going on as that one.
-
-        Raises:
-            DataError: a conversation does not fit the model's context.
+        A choice counts with and without a space before it. One that begins another ("1", "10") has the probability of
+        not going on as that one.
         """
         spelled = {spelling: place for place, choice in enumerate(choices) for spelling in self._spellings(choice)}
         beginnings = sorted({spelling[:end] for spelling in spelled for end in range(len(spelling))})
-        rows = render_prompts(self.tokenizer, conversations)
-        asked = [_Asked(n, start, row + list(start)) for n, row in enumerate(rows) for start in beginnings]
-        self._check_length(one.row for one in asked)
         wanted = sorted({token for spelling in spelled for token in spelling})
-        found = iter(self._next_logprobs([one.row for one in asked], wanted).tolist())
+        rows = render_prompts(self.tokenizer, conversations)
+        fits = [self._fits(row, max(map(len, beginnings))) for row in rows]
+        asked = [_Asked(n, start, rows[n] + list(start)) for n, fit in enumerate(fits) if fit for start in beginnings]
         by_conversation: list[dict[Spelling, dict[int, float]]] = [{} for _ in rows]
-        for one in asked:
-            by_conversation[one.conversation][one.beginning] = dict(zip(wanted, next(found), strict=True))
-        return [_of_choices(spelled, after, len(choices)) for after in by_conversation]
+        if asked:
+            found = self._next_logprobs([one.row for one in asked], wanted).tolist()
+            for one, logprobs in zip(asked, found, strict=True):
+                by_conversation[one.conversation][one.beginning] = dict(zip(wanted, logprobs, strict=True))
+        return [_of_choices(spelled, after, len(choices)) if after else None for after in by_conversation]
 
     def write(self, conversations: Sequence[Sequence[Message]], settings: Sequence[ReplySettings]) -> list[str]:
-        """See `Chooser.write`.
-
-        Raises:
-            DataError: a conversation and its reply do not fit the model's context.
-        """
+        """See `Chooser.write`; empty where a conversation and its reply do not fit the model's context."""
         rows = render_prompts(self.tokenizer, conversations)
         texts = [""] * len(rows)
         for way in sorted({(one.max_new_tokens, one.temperature) for one in settings}):
-            places = [i for i, one in enumerate(settings) if (one.max_new_tokens, one.temperature) == way]
+            alike = [i for i, one in enumerate(settings) if (one.max_new_tokens, one.temperature) == way]
+            places = [i for i in alike if self._fits(rows[i], way[0])]
+            if not places:
+                continue
             sampling = SamplingConfig(max_new_tokens=way[0], temperature=way[1])
             seeds = [settings[i].seed or 0 for i in places]
             rollouts = self._engine.generate([rows[i] for i in places], sampling, seeds)
@@ -103,13 +102,9 @@ class LocalChooser:
     def _spellings(self, choice: str) -> set[Spelling]:
         return {tuple(encode_text(self.tokenizer, text)) for text in (choice, f" {choice}")}
 
-    def _check_length(self, rows: Iterable[Sequence[int]]) -> None:
-        limit, longest = context_length(self.model), max(map(len, rows), default=0)
-        if limit is not None and longest > limit:
-            raise DataError(
-                f"the judge {self.name} is asked with {longest} tokens and reads {limit}; judge shorter answers, or "
-                "take a judge of a longer context"
-            )
+    def _fits(self, row: Sequence[int], more: int) -> bool:
+        limit = context_length(self.model)
+        return limit is None or len(row) + more <= limit
 
     def _next_logprobs(self, rows: Sequence[Sequence[int]], wanted: Sequence[int]) -> Tensor:
         """[N, W] float32 on the CPU: log-probabilities of the wanted tokens after each row."""
@@ -138,9 +133,7 @@ def _of_choices(spelled: dict[Spelling, int], after: dict[Spelling, dict[int, fl
         spelled: spelling -> its choice.
         after: beginning of a spelling -> log-probabilities of the tokens that may follow it.
     """
-    whole = {
-        spelling: sum(after[spelling[:i]][token] for i, token in enumerate(spelling)) for spelling in spelled
-    }
+    whole = {spelling: sum(after[spelling[:i]][token] for i, token in enumerate(spelling)) for spelling in spelled}
     masses: list[list[float]] = [[] for _ in range(count)]
     for spelling, place in spelled.items():
         longer = [other for other in spelled if _begins(spelling, other)]

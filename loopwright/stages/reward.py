@@ -67,6 +67,8 @@ from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
 from loopwright.worlds import WORLDS
 
+FEEDBACK = ("feedback", "ai_feedback")  # stages whose judgements it learns from, those of both together
+
 
 def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOutput:
     """Judgements, a scalar head, one epoch, normalisation, assessment."""
@@ -320,10 +322,12 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    model, feedback, world = (artifacts.get(role) for role in ("model", "feedback", "world"))
-    if config.labelled is not None and feedback is not None:
+    model, world = artifacts.get("model"), artifacts.get("world")
+    feedback = [artifacts[role] for role in FEEDBACK if role in artifacts]
+    if config.labelled is not None and feedback:
         raise ConfigError(
-            f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
+            f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
+            "leave one out"
         )
     return RewardInputs(
         model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
@@ -333,18 +337,28 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     )
 
 
-def _judgements(config: RewardConfig, feedback: Artifact | None) -> dict[str, Path]:
-    """The file of each kind of judgement that is trained on."""
+def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, Path | list[Path]]:
+    """The file of each kind of judgement that is trained on, or those of several stages."""
     if config.labelled is not None:
         return {}
-    if config.feedback is not None and feedback is None:
-        return _files_in(config.feedback, config.kinds)
+    if config.feedback is not None and not feedback:
+        return dict(_files_in(config.feedback, config.kinds))
     given = config.comparisons or config.feedback
-    chosen_input("reward.comparisons", given, feedback, "comparisons.jsonl", "a feedback section")
+    chosen_input(
+        "reward.comparisons", given, feedback[0] if feedback else None, "comparisons.jsonl", "a feedback section"
+    )
     if config.comparisons is not None:
         return {"comparisons": config.comparisons}
-    assert feedback is not None
-    return {kind: feedback.file(f"{kind}.jsonl") for kind in config.kinds}
+    found: dict[str, Path | list[Path]] = {}
+    for kind in config.kinds:
+        makers = [one for one in feedback if one.manifest.kind != "ai_feedback" or kind == "comparisons"]
+        if not makers:
+            if "kinds" in config.model_fields_set:
+                raise ConfigError(f"reward.kinds names {kind}, which ai_feedback does not make; leave it out")
+            continue
+        files = [one.file(f"{kind}.jsonl") for one in makers]
+        found[kind] = files[0] if len(files) == 1 else files
+    return found
 
 
 def _files_in(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
@@ -365,7 +379,7 @@ def files(config: RewardConfig) -> list[Path]:
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
-    needs={"model": ("sft", "pretrain"), "feedback": ("feedback",), "world": ("world",)},
+    needs={"model": ("sft", "pretrain"), **{name: (name,) for name in FEEDBACK}, "world": ("world",)},
     bind=bind,
     run=run,
     files=files,

@@ -38,6 +38,7 @@ from loopwright.schemas import (
     Rating,
     SpanFeedback,
     Thumb,
+    is_ai,
 )
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
@@ -48,7 +49,7 @@ RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", 
 @dataclass(frozen=True)
 class RewardInputs:
     model: Path  # where the body comes from: a causal LM, whose samples normalise the scores, or an encoder
-    comparisons: Path | Sequence[Comparison] = ()
+    comparisons: Path | Sequence[Comparison | Path] = ()
     rankings: Path | Sequence[Ranking] = ()
     ratings: Path | Sequence[Rating] = ()
     thumbs: Path | Sequence[Thumb] = ()
@@ -165,6 +166,7 @@ def load_data(
         "prompts": len(groups),
         "pairs": sum(len(one.pairs) for one in groups),
         "pairs_held_out": sum(len(one.pairs) for one in held_groups),
+        "judgements_of_ai": sum(is_ai(one.annotator) for one in [*train, *held_out]),
         **_conversion(converted.counts + to_assess.counts),
         "too_long": too_long + too_long_held_out,
         **({} if config.cut is None else {"cut": cut + cut_held_out}),
@@ -215,9 +217,13 @@ def _read_all(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> t
 def read_judgements(
     config: RewardConfig, given: Path | Iterable[Any], record: type[Any], name: str, runtime: Runtime
 ) -> tuple[list[Any], int]:
-    """Records in memory as they are, or those of a file and how many bad rows it has."""
+    """Records in memory as they are, or those of a file, or of several, and how many bad rows there are."""
     if not isinstance(given, Path):
-        return list(given), 0
+        read: list[tuple[list[Any], int]] = [
+            read_judgements(config, one, record, f"{name}_{number}", runtime) if isinstance(one, Path) else ([one], 0)
+            for number, one in enumerate(given)
+        ]
+        return [one for records, _ in read for one in records], sum(bad for _, bad in read)
     if given.is_file() and not given.stat().st_size:  # annotators may all rank, or all compare
         return [], 0
     bad = runtime.output / f"bad_{name}.jsonl"

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from loopwright.responders.judge_text import BETTER, HOW_GOOD, LETTERS, SO, after_reasons, to_compare, to_score
+from loopwright.responders.judge_text import BETTER, HOW_GOOD, LETTERS, after_reasons, to_compare, to_score
 from loopwright.schemas import Demonstration, Message
 from loopwright.worlds.front_desk import lexicon
 from loopwright.worlds.front_desk.principles import BRIEF, HARMLESS, POLITE

@@ -5,7 +5,7 @@ from functools import partial
 
 from loopwright.schemas import Judge, Prompt
 from loopwright.worlds.base import Skill, SkillName
-from loopwright.worlds.front_desk import critique, lexicon
+from loopwright.worlds.front_desk import critique, judging, lexicon
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
@@ -53,7 +53,10 @@ class FrontDesk:
     clean_writers = CLEAN_WRITERS
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
-    skills: Mapping[SkillName, Skill] = {"critique": Skill(critique.documents, critique.demonstrations)}
+    skills: Mapping[SkillName, Skill] = {
+        "critique": Skill(critique.documents, critique.demonstrations),
+        "judge": Skill(judging.documents, judging.demonstrations),
+    }
     constitution = CONSTITUTION
 
     @staticmethod
