@@ -27,6 +27,7 @@ from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Message, Prompt
 from loopwright.stages import ppo as ppo_stage
+from loopwright.stages import ppo_config
 from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
 
@@ -88,37 +89,49 @@ def reward_model(
         return RewardModel(load_reward_model(trained, runtime.device), load_tokenizer(trained)), output.metrics
 
 
-def ppo(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: RewardLike | Sequence[tuple[RewardLike, float]],
-    *,
-    held_out_rewards: Sequence[RewardLike] = (),
-    seed: int = 0,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Trained:
-    """Improve a model against rewards by PPO; the frozen reference is the model as given. `settings`: docs/ppo.md.
+def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
+    """The call of one of the stages that improve a policy against a reward: they differ in their settings alone."""
 
-    Args:
-        rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
-            prompts and responses that gives a number for each. `merge` in the settings says how several become one
-            (docs/merging.md); without it they are summed. Or a `Merged`.
-        held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
-    """
-    config = build(ppo_stage.PPOConfig, settings, "ppo")
-    if isinstance(rewards, Merged):
-        given: Merged | list[tuple[Reward, float]] = rewards
-    else:
-        given = _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
-    records = _records(prompts, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), texts=1)
-    with _workplace("ppo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        inputs = ppo_stage.PPOInputs(
-            start, given, records, held_out_rewards=[_reward(reward) for reward in held_out_rewards]
-        )
-        output = ppo_stage.run(config, inputs, runtime)
-        return _trained(runtime, output.metrics)
+    def improve(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt | str],
+        rewards: RewardLike | Sequence[tuple[RewardLike, float]],
+        *,
+        held_out_rewards: Sequence[RewardLike] = (),
+        seed: int = 0,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Trained:
+        """Improve a model against rewards; the frozen reference is the model as given. `settings`: docs/{0}.md.
+
+        Args:
+            rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
+                prompts and responses that gives a number for each. `merge` in the settings says how several become
+                one (docs/merging.md); without it they are summed. Or a `Merged`.
+            held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
+        """
+        config = build(kind, settings, kind.section)
+        if isinstance(rewards, Merged):
+            given: Merged | list[tuple[Reward, float]] = rewards
+        else:
+            given = _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
+        records = _records(prompts, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), texts=1)
+        looking = [_reward(reward) for reward in held_out_rewards]
+        with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+            inputs = ppo_stage.PPOInputs(start, given, records, ptx_text=config.ptx_text, held_out_rewards=looking)
+            output = ppo_stage.run(config, inputs, runtime)
+            return _trained(runtime, output.metrics)
+
+    improve.__name__ = improve.__qualname__ = kind.section
+    improve.__doc__ = (improve.__doc__ or "").replace("{0}", kind.section)
+    return improve
+
+
+ppo = _improver(ppo_config.PPOConfig)
+rloo = _improver(ppo_config.RLOOConfig)
+grpo = _improver(ppo_config.GRPOConfig)
+reinforce_plus_plus = _improver(ppo_config.ReinforcePlusPlusConfig)
 
 
 @contextmanager

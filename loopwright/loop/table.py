@@ -19,6 +19,9 @@ STAGES = {
     "feedback": "loopwright.stages.feedback:STAGE",
     "ai_feedback": "loopwright.stages.ai_feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "rloo": "loopwright.stages.ppo:RLOO",
+    "grpo": "loopwright.stages.ppo:GRPO",
+    "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }

@@ -20,13 +20,14 @@ from loopwright.data.constitution import load_constitution
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import worth
-from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.responders.injections import try_lures
 from loopwright.responders.judge import JudgeConfig, ToJudge, Verdict, clamped, compare
 from loopwright.responders.judges import open_judge
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
+from loopwright.schemas.steps import stage_of
 from loopwright.stages import ai_feedback_people
 from loopwright.stages.ai_feedback_people import PeopleConfig
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
@@ -34,6 +35,7 @@ from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 PAIRS_AT_ONCE = 256
+ASKED = ("feedback", "ai_feedback")  # stages that ask about prompts
 
 
 class AIFeedbackConfig(StageConfig):
@@ -66,6 +68,7 @@ class AIFeedbackInputs:
     prompts: Path  # jsonl of Prompt
     judge: Path | Chooser | None = None  # a causal LM's folder; None: the server of the config
     principles: Sequence[Principle] = ()
+    asked: int = 0  # prompts that were asked about before, by this stage or by feedback; others come first
     judges: Mapping[str, Judge] = field(default_factory=dict)  # for simulated people and for figures, never for labels
 
 
@@ -81,7 +84,7 @@ class Pair(NamedTuple):
 
 def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
-    prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+    prompts = prompts_to_ask(read_records(inputs.prompts, Prompt).records, config.prompts, inputs.asked)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
@@ -96,6 +99,8 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
     kept = [label for i, label in enumerate(labels) if label is not None and i not in labels_of_people.records]
     of_people = [record for records in labels_of_people.records.values() for record in records]
     write_records(runtime.output / "comparisons.jsonl", [*kept, *of_people])
+    for kind in ("rankings", "ratings"):  # as other feedback has them
+        write_records(runtime.output / f"{kind}.jsonl", [])
     write_records(runtime.output / "judged.jsonl", [line_of(*one) for one in zip(pairs, verdicts, strict=True)])
     figures = summarise(pairs, verdicts, labels, inputs) | {"prompts": len(prompts), "judge": chooser.name}
     figures |= {"labels_of_ai": len(kept), "labels_of_people": len(of_people)}
@@ -250,6 +255,7 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
         ),
         judge=own if config.judge.url is None else None,
         principles=() if constitution is None else load_constitution(constitution).principles,
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKED),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
@@ -262,7 +268,7 @@ def files(config: AIFeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "ai_feedback",
     AIFeedbackConfig,
-    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",)},
+    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",), "asked.*": ASKED},
     bind=bind,
     run=run,
     files=files,

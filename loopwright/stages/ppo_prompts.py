@@ -17,10 +17,11 @@ from loopwright.errors import ConfigError, DataError
 from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
+from loopwright.stages.ppo_config import PolicyConfig
 from loopwright.training.ppo_batch import prompts_of_step
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.ppo import PPOInputs
 
 
 class Task(NamedTuple):
@@ -31,7 +32,7 @@ class Task(NamedTuple):
 
 
 def load_prompts(
-    config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
+    config: PolicyConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
 ) -> list[Task]:
     """Prompts as tokens; each leaves room for a response.
 
@@ -41,7 +42,7 @@ def load_prompts(
     """
     given = _given_prompts(config, inputs, tokenizer)
     if not given:
-        raise DataError("PPO got no prompts; give at least one")
+        raise DataError(f"{config.section} got no prompts; give at least one")
     rendered = render_prompts(tokenizer, [prompt.messages for prompt in given])
     tasks = [Task(prompt, tokens) for prompt, tokens in zip(given, rendered, strict=True)]
     limit = context_length(policy)
@@ -56,21 +57,21 @@ def load_prompts(
     return tasks
 
 
-def _given_prompts(config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase) -> Sequence[Prompt]:
+def _given_prompts(config: PolicyConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase) -> Sequence[Prompt]:
     if inputs.texts is None:
         if "opening_tokens" in config.model_fields_set:
-            raise ConfigError("ppo.opening_tokens has no effect where prompts are given; leave it out")
+            raise ConfigError(f"{config.section}.opening_tokens has no effect where prompts are given; leave it out")
         return read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
     found = openings(tokenizer, [document.text for document in read_texts([inputs.texts])], config.opening_tokens)
     if not found:
         raise ConfigError(
-            f"ppo.opening_tokens = {config.opening_tokens}: no document of the pre-training text is so long; "
-            "lower it or set ppo.prompts"
+            f"{config.section}.opening_tokens = {config.opening_tokens}: no document of the pre-training text is so "
+            f"long; lower it or set {config.section}.prompts"
         )
     return found
 
 
-def hold_out(tasks: list[Task], config: PPOConfig, runtime: Runtime) -> tuple[list[Task], list[Task]]:
+def hold_out(tasks: list[Task], config: PolicyConfig, runtime: Runtime) -> tuple[list[Task], list[Task]]:
     """Prompts to train on, and prompts that are only assessed; a prompt that comes twice stays on one side.
 
     Raises:
@@ -81,14 +82,16 @@ def hold_out(tasks: list[Task], config: PPOConfig, runtime: Runtime) -> tuple[li
     texts = [str(task.tokens) for task in tasks]
     if config.held_out_prompts >= len(set(texts)):
         raise ConfigError(
-            f"ppo.held_out_prompts = {config.held_out_prompts}, but only {len(set(texts))} prompts differ and some are "
-            "to be trained on; lower it, or leave ppo.eval_steps and ppo.watch out"
+            f"{config.section}.held_out_prompts = {config.held_out_prompts}, but only {len(set(texts))} prompts differ "
+            f"and some are to be trained on; lower it, or leave {config.section}.eval_steps and "
+            f"{config.section}.watch out"
         )
     split = split_by_hash(texts, config.held_out_prompts / len(texts), runtime.seed_for("held out"))
     return [tasks[i] for i in split.train], [tasks[i] for i in split.held_out]
 
 
-def tasks_of_step(tasks: Sequence[Task], step: int, config: PPOConfig, runtime: Runtime) -> list[Task]:
-    """The prompts of a step: a pure function of seed and step."""
-    chosen = prompts_of_step(len(tasks), step, config.rollouts_per_step, partial(runtime.seed_for, "prompts"))
-    return [tasks[i] for i in chosen]
+def tasks_of_step(tasks: Sequence[Task], step: int, config: PolicyConfig, runtime: Runtime) -> list[Task]:
+    """The prompts of a step, each as often as it is answered: a pure function of seed and step."""
+    prompts = config.rollouts_per_step // config.samples_per_prompt
+    chosen = prompts_of_step(len(tasks), step, prompts, partial(runtime.seed_for, "prompts"))
+    return [tasks[i] for i in chosen for _ in range(config.samples_per_prompt)]

@@ -18,12 +18,13 @@ from loopwright.rewards.combine import check_fit, reward_models, unique
 from loopwright.rewards.sources import RewardSource, load_source
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import chosen_input, finds_spans
+from loopwright.stages.ppo_config import PolicyConfig
 from loopwright.stages.ppo_prompts import Task
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.ppo_batch import prompts_of_step
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.ppo import PPOInputs
 
 
 class Scored(NamedTuple):
@@ -35,7 +36,7 @@ class Scored(NamedTuple):
     figures: dict[str, float]
 
 
-def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path | tuple[RewardSource, ...]:
+def chosen_rewards(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> Path | tuple[RewardSource, ...]:
     """The one reward model, or the rewards to merge: those of the config, or else all that the recipe trains.
 
     Raises:
@@ -44,7 +45,9 @@ def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path
     trained = {role: artifacts[role] for role in _to_train_on(config, artifacts)}
     lone = trained.get("reward")
     if not config.rewards and set(trained) <= {"reward"} and (lone is None or _kind(lone) == "model" or config.reward):
-        return chosen_input("ppo.reward", config.reward, trained.get("reward"), "model", "a reward section")
+        return chosen_input(
+            f"{config.section}.reward", config.reward, trained.get("reward"), "model", "a reward section"
+        )
     _check_stages(config, trained)
     sources = config.rewards or tuple(RewardSource(kind=_kind(one), stage=name) for name, one in trained.items())
     return tuple(
@@ -57,24 +60,24 @@ def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path
     )
 
 
-def watching(config: PPOConfig) -> tuple[str, ...]:
-    """The reward stages that the watch looks with; PPO is not trained on them."""
+def watching(config: PolicyConfig) -> tuple[str, ...]:
+    """The reward stages that the watch looks with; the policy is not trained on them."""
     return () if config.watch is None else config.watch.stage
 
 
-def _to_train_on(config: PPOConfig, roles: Iterable[str]) -> list[str]:
+def _to_train_on(config: PolicyConfig, roles: Iterable[str]) -> list[str]:
     rewards = [role for role in roles if role == "reward" or role.startswith("reward_")]
     return [role for role in rewards if role not in watching(config)]
 
 
-def check_trained_rewards(config: PPOConfig, parents: Mapping[str, Any]) -> None:
+def check_trained_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
     """Before anything is trained: the rewards of the recipe are used, and their names are those that the rule reads.
 
     Args:
         parents: role -> the config of the stage that fills it.
 
     Raises:
-        ConfigError: they are not, or the watch would look with what PPO learns from.
+        ConfigError: they are not, or the watch would look with what the policy learns from.
     """
     trained = _to_train_on(config, parents)
     _check_watch(config, parents, trained)
@@ -86,40 +89,47 @@ def check_trained_rewards(config: PPOConfig, parents: Mapping[str, Any]) -> None
         check_fit(unique(names), [1.0] * len(names), config.merge)
 
 
-def _check_watch(config: PPOConfig, parents: Mapping[str, Any], trained: Sequence[str]) -> None:
+def _check_watch(config: PolicyConfig, parents: Mapping[str, Any], trained: Sequence[str]) -> None:
     """Raise ConfigError where a stage that the watch names is not there, or knows no other labels."""
     for name in watching(config):
         if name not in parents:
             raise ConfigError(
-                f"ppo.watch.stage names the stage {name}, which the recipe does not have; add that section"
+                f"{config.section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
             )
         if name in {source.stage for source in config.rewards}:
-            raise ConfigError(f"ppo.rewards and ppo.watch.stage both name {name}, which cannot watch itself; drop one")
+            raise ConfigError(
+                f"{config.section}.rewards and {config.section}.watch.stage both name {name}, which cannot watch "
+                "itself; drop one"
+            )
         if parents[name].kinds == ("spans",):
-            raise ConfigError(f"ppo.watch.stage = {name} learns from marked passages and has no score of an answer")
+            raise ConfigError(
+                f"{config.section}.watch.stage = {name} learns from marked passages and has no score of an answer"
+            )
         for other in trained:
             if parents[name].shares_labels_with(parents[other]):
                 raise ConfigError(
-                    f"ppo.watch.stage = {name} learns from judgements that {other} learns from, so it would err as "
-                    "that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
-                    "judgements of its own"
+                    f"{config.section}.watch.stage = {name} learns from judgements that {other} learns from, so it "
+                    "would err as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, "
+                    "1]), or judgements of its own"
                 )
 
 
-def _check_stages(config: PPOConfig, trained: Collection[str]) -> None:
+def _check_stages(config: PolicyConfig, trained: Collection[str]) -> None:
     """Raise ConfigError where the config does not use just the reward stages of the recipe."""
     if config.reward is not None:
         raise ConfigError(
-            f"ppo.reward = {config.reward} contradicts the stages {', '.join(trained)}, which make their own; leave "
-            "one out, or list all in ppo.rewards"
+            f"{config.section}.reward = {config.reward} contradicts the stages {', '.join(trained)}, which make their "
+            f"own; leave one out, or list all in {config.section}.rewards"
         )
     used = {source.stage for source in config.rewards} if config.rewards else set(trained)
     if unknown := sorted(used - {None, *trained}, key=str):
-        raise ConfigError(f"ppo.rewards names the stage {unknown[0]}, which the recipe does not have; add that section")
+        raise ConfigError(
+            f"{config.section}.rewards names the stage {unknown[0]}, which the recipe does not have; add that section"
+        )
     if unused := sorted(set(trained) - used):
         raise ConfigError(
-            f"ppo.rewards does not use the stage {unused[0]} that the recipe has; add {{kind: model, stage: "
-            f"{unused[0]}}} to it, or drop the section"
+            f"{config.section}.rewards does not use the stage {unused[0]} that the recipe has; add {{kind: model, "
+            f"stage: {unused[0]}}} to it, or drop the section"
         )
 
 
@@ -140,7 +150,10 @@ def load_reward(inputs: PPOInputs, runtime: Runtime, merge: MergeConfig | None =
     if isinstance(inputs.reward, Path | Merged):
         if merge is not None:
             what = "one reward model" if isinstance(inputs.reward, Path) else "rewards that are merged already"
-            raise ConfigError(f"ppo.merge has no effect on {what}; leave it out, or list the rewards in ppo.rewards")
+            raise ConfigError(
+                f"{runtime.stage}.merge has no effect on {what}; leave it out, or list the rewards in "
+                f"{runtime.stage}.rewards"
+            )
         if isinstance(inputs.reward, Merged):  # a new one: what it learned belongs to another run
             return Merged(inputs.reward.rewards, inputs.reward.merge, inputs.reward.name)
         return WeightedSum([(RewardModel(inputs.reward, device=runtime.device), 1.0)])
@@ -180,7 +193,7 @@ def normalise(
     tasks: Sequence[Task],
     engine: Engine,
     sampling: SamplingConfig,
-    config: PPOConfig,
+    config: PolicyConfig,
     runtime: Runtime,
 ) -> None:
     """Measure each reward's mean and deviation on responses of the policy that training starts from."""

@@ -46,6 +46,7 @@ from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import round_of, stage_of
 from loopwright.stages import reward_spans
 from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input
 from loopwright.stages.reward_assessment import (
@@ -67,7 +68,7 @@ from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
 from loopwright.worlds import WORLDS
 
-FEEDBACK = ("feedback", "ai_feedback")  # stages whose judgements it learns from, those of both together
+FEEDBACK = ("feedback", "ai_feedback")  # stages whose judgements it learns from, those of all together
 
 
 def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOutput:
@@ -322,43 +323,36 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    model, world = artifacts.get("model"), artifacts.get("world")
-    feedback = [artifacts[role] for role in FEEDBACK if role in artifacts]
-    if config.labelled is not None and feedback:
+    judged = [(role, one) for role, one in artifacts.items() if stage_of(role) in FEEDBACK]
+    world = artifacts.get("world")
+    if config.labelled is not None and judged:
         raise ConfigError(
-            f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
-            "leave one out"
+            f"reward.labelled = {config.labelled} contradicts the stage {judged[0][0]}, which compares; leave one out"
         )
+    if config.earlier_rounds_weight != 1 and len(judged) < 2 and not any(round_of(role) for role, _ in judged):
+        raise ConfigError("reward.earlier_rounds_weight has no effect without rounds; leave it out")
+    newest = max((round_of(role) for role, _ in judged), default=0)
     return RewardInputs(
-        model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
-        **_judgements(config, feedback),  # type: ignore[arg-type]
+        model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
+        **_judgements(config, [one for _, one in judged]),  # type: ignore[arg-type]
+        ages=tuple(newest - round_of(role) for role, _ in judged),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
 
-def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, Path | list[Path]]:
-    """The file of each kind of judgement that is trained on, or those of several stages."""
+def _judgements(config: RewardConfig, judged: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that is trained on, one of each artifact."""
     if config.labelled is not None:
         return {}
-    if config.feedback is not None and not feedback:
-        return dict(_files_in(config.feedback, config.kinds))
+    if config.feedback is not None and not judged:
+        return {kind: (path,) for kind, path in _files_in(config.feedback, config.kinds).items()}
     given = config.comparisons or config.feedback
-    chosen_input(
-        "reward.comparisons", given, feedback[0] if feedback else None, "comparisons.jsonl", "a feedback section"
-    )
+    newest = judged[-1] if judged else None
+    chosen_input("reward.comparisons", given, newest, "comparisons.jsonl", "a feedback section")
     if config.comparisons is not None:
-        return {"comparisons": config.comparisons}
-    found: dict[str, Path | list[Path]] = {}
-    for kind in config.kinds:
-        makers = [one for one in feedback if one.manifest.kind != "ai_feedback" or kind == "comparisons"]
-        if not makers:
-            if "kinds" in config.model_fields_set:
-                raise ConfigError(f"reward.kinds names {kind}, which ai_feedback does not make; leave it out")
-            continue
-        files = [one.file(f"{kind}.jsonl") for one in makers]
-        found[kind] = files[0] if len(files) == 1 else files
-    return found
+        return {"comparisons": (config.comparisons,)}
+    return {kind: tuple(one.file(f"{kind}.jsonl") for one in judged) for kind in config.kinds}
 
 
 def _files_in(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
@@ -379,7 +373,7 @@ def files(config: RewardConfig) -> list[Path]:
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
-    needs={"model": ("sft", "pretrain"), **{name: (name,) for name in FEEDBACK}, "world": ("world",)},
+    needs={"model": ("sft", "pretrain"), "judged.*": FEEDBACK, "world": ("world",)},
     bind=bind,
     run=run,
     files=files,

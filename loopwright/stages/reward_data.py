@@ -33,6 +33,7 @@ from loopwright.schemas import (
     Correction,
     Judge,
     Judgement,
+    Message,
     Prompt,
     Ranking,
     Rating,
@@ -46,15 +47,19 @@ from loopwright.training.judged_groups import Group, Pair, as_continuations, as_
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
 
 
+Files = Path | Sequence[Path]  # one, or those of several rounds
+
+
 @dataclass(frozen=True)
 class RewardInputs:
     model: Path  # where the body comes from: a causal LM, whose samples normalise the scores, or an encoder
-    comparisons: Path | Sequence[Comparison | Path] = ()
-    rankings: Path | Sequence[Ranking] = ()
-    ratings: Path | Sequence[Rating] = ()
-    thumbs: Path | Sequence[Thumb] = ()
-    corrections: Path | Sequence[Correction] = ()
-    spans: Path | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    comparisons: Files | Sequence[Comparison] = ()
+    rankings: Files | Sequence[Ranking] = ()
+    ratings: Files | Sequence[Rating] = ()
+    thumbs: Files | Sequence[Thumb] = ()
+    corrections: Files | Sequence[Correction] = ()
+    spans: Files | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    ages: Sequence[int] = ()  # of the files of each kind, in rounds before the newest
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
     teacher: Reward | None = None  # any reward whose scores take the place of what people said; or the config's
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
@@ -140,7 +145,7 @@ def load_data(
         ConfigError: a setting finds nothing to act on.
         DataError: nothing is left to train on, a held-out pair is trained on, or too many rows are bad.
     """
-    judgements, bad_rows = _read_all(config, inputs, runtime)
+    judgements, ages, bad_rows = _read_all(config, inputs, runtime)
     if config.part_of_prompts is not None:
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
@@ -156,6 +161,8 @@ def load_data(
     teacher = load_teacher(config, inputs, runtime)
     if teacher is not None:
         groups = teach(groups, teacher, tokenizer)
+    for one in groups:
+        one.scale(config.earlier_rounds_weight ** ages[one.messages])
     if not groups:
         raise DataError(
             f"no judgement is left to train on ({converted.counts['ties']} ties, {too_long} of responses longer than "
@@ -204,26 +211,38 @@ def _split(
     return [one for one, key in zip(judgements, keys, strict=False) if key not in known], held_out
 
 
-def _read_all(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> tuple[list[Judgement], int]:
+def _read_all(
+    config: RewardConfig, inputs: RewardInputs, runtime: Runtime
+) -> tuple[list[Judgement], Mapping[tuple[Message, ...], int], int]:
+    """All judgements, how many rounds ago anything was last said of each prompt, and how many rows are bad."""
     judgements: list[Judgement] = []
+    ages: dict[tuple[Message, ...], int] = {}
     bad = 0
     for name, record in RECORDS.items():
-        found, of_kind = read_judgements(config, getattr(inputs, name), record, name, runtime)
-        judgements += found
-        bad += of_kind
-    return judgements, bad
+        for place, given in enumerate(files_of(getattr(inputs, name))):
+            where = f"{name}_{place + 1}" if place else name
+            found, of_file = read_judgements(config, given, record, where, runtime)
+            judgements += found
+            bad += of_file
+            age = inputs.ages[place] if inputs.ages else 0
+            for one in found:
+                ages[one.prompt] = min(age, ages.get(one.prompt, age))
+    return judgements, ages, bad
+
+
+def files_of(given: Files | Sequence[Any]) -> Sequence[Path | Sequence[Any]]:
+    """The files, one by one, or what is in memory as if it were one."""
+    if isinstance(given, Path):
+        return [given]
+    return given if given and isinstance(given[0], Path) else [given]
 
 
 def read_judgements(
     config: RewardConfig, given: Path | Iterable[Any], record: type[Any], name: str, runtime: Runtime
 ) -> tuple[list[Any], int]:
-    """Records in memory as they are, or those of a file, or of several, and how many bad rows there are."""
+    """Records in memory as they are, or those of a file and how many bad rows it has."""
     if not isinstance(given, Path):
-        read: list[tuple[list[Any], int]] = [
-            read_judgements(config, one, record, f"{name}_{number}", runtime) if isinstance(one, Path) else ([one], 0)
-            for number, one in enumerate(given)
-        ]
-        return [one for records, _ in read for one in records], sum(bad for _, bad in read)
+        return list(given), 0
     if given.is_file() and not given.stat().st_size:  # annotators may all rank, or all compare
         return [], 0
     bad = runtime.output / f"bad_{name}.jsonl"

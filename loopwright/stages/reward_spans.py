@@ -19,7 +19,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import SpanFeedback
 from loopwright.stages.base import StageOutput, check_max_length
 from loopwright.stages.reward_config import RewardConfig
-from loopwright.stages.reward_data import RewardInputs, read_judgements
+from loopwright.stages.reward_data import RewardInputs, files_of, read_judgements
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
 from loopwright.training.judged_groups import keys_of
@@ -54,7 +54,8 @@ def load_marked(
     Raises:
         DataError: no response is left, or none of their tokens, or all, are marked.
     """
-    records, bad_rows = read_judgements(config, inputs.spans, SpanFeedback, "spans", runtime)
+    read = [read_judgements(config, one, SpanFeedback, "spans", runtime) for one in files_of(inputs.spans)]
+    records, bad_rows = [one for found, _ in read for one in found], sum(bad for _, bad in read)
     rows = marked_tokens(records, tokenizer, config.span_labels, append_eos=config.append_eos)
     keys = keys_of(records)
     fits = [len(row.prompt_ids) + len(row.response_ids) <= config.max_length for row in rows]

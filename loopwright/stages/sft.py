@@ -16,10 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import Example, encode_examples, ensure_chat_template
-from loopwright.data.packing import PackedBatch, PackedDocuments, pack_examples, pad_by_length, pad_examples
-from loopwright.data.readers import Loaded, read_records, read_texts
+from loopwright.data.packing import PackedBatch, pack_examples, pad_by_length, pad_examples
+from loopwright.data.readers import Loaded, read_records
 from loopwright.data.splits import split_by_hash
-from loopwright.data.tokenizer import document_start, encode_documents
 from loopwright.errors import CheckError, ConfigError, DataError
 from loopwright.models.layers import unwrapped
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
@@ -27,11 +26,13 @@ from loopwright.models.tokens import match_vocabulary
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input, predict
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, batches_of_documents, split_rows
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
+from loopwright.training.next_tokens import predict
+from loopwright.training.raw_text import RawText
 
 PACKING_TOLERANCE = 1e-3  # of the largest hidden state; rounding is far below, a leak above
 
@@ -205,8 +206,7 @@ class Batches:
     config: SFTConfig
     pad_id: int
     device: torch.device
-    text: PackedDocuments | None = None  # raw text, when its loss is mixed in
-    text_order: EpochOrder | None = None
+    text: RawText | None = None  # when its loss is mixed in
 
     @classmethod
     def of(
@@ -218,19 +218,17 @@ class Batches:
         runtime: Runtime,
     ) -> Batches:
         """Raises ConfigError when raw text is to be mixed in and there is none."""
-        text, text_order = None, None
+        text = None
         if config.lm_loss_coef:
             if inputs.text is None:
                 raise ConfigError(
                     f"{runtime.stage}.lm_loss_coef needs raw text; name a file or folder in {runtime.stage}.text "
                     "or pre-train in this run"
                 )
-            documents = [document.text for document in read_texts([inputs.text])]
-            encoded = encode_documents(tokenizer, documents)
-            text = PackedDocuments(encoded, config.max_length, document_start(tokenizer), tokenizer.pad_token_id)
-            text_order = EpochOrder(len(text), 1, runtime.seed_for("text"))
+            length, seed = config.max_length, runtime.seed_for("text")
+            text = RawText.read(inputs.text, tokenizer, row_tokens=length, rows_per_step=1, seed=seed)
         order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"))
-        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text, text_order)
+        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text)
 
     def of_step(self, step: int) -> list[Micro]:
         rows = self.order.rows_of(step)
@@ -252,13 +250,13 @@ class Batches:
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
-        assert self.text is not None and self.text_order is not None
+        assert self.text is not None
         tokens_of_examples = sum(example.length for example in examples)
         rows = math.ceil(self.config.lm_tokens_ratio * tokens_of_examples / self.config.max_length)
         rows = min(rows, self.config.rows_per_step)
         first = step * self.config.rows_per_step  # so that steps never overlap
-        numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
-        batches = batches_of_documents(self.text, numbers, self.config, packing=self.config.packing)
+        numbers = [row for i in range(rows) for row in self.text.order.rows_of(first + i)]
+        batches = batches_of_documents(self.text.documents, numbers, self.config, packing=self.config.packing)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
         weight = self.config.lm_loss_coef * answers / tokens

@@ -106,6 +106,14 @@ def test_a_principle_is_drawn_for_each_pair_and_stored(tmp_path, inputs):
     assert again == labels
 
 
+def test_prompts_that_were_asked_about_come_last(tmp_path, inputs):
+    _, labels = run(tmp_path / "run", replace(inputs, asked=5), prompts=8)
+    assert list(dict.fromkeys(label.id.split("/")[0] for label in labels)) == [
+        *(f"p{n}" for n in range(5, 12)),
+        "p0",
+    ]
+
+
 def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):
     """Killed while answers are sampled, and while pairs are judged, by a real model with reasons."""
     monkeypatch.setattr(ai_feedback, "PAIRS_AT_ONCE", 8)
@@ -208,7 +216,7 @@ def test_the_reward_stage_takes_feedback_of_either_kind_or_both():
     for also in (["ai_feedback"], ["feedback"], ["feedback", "ai_feedback"]):
         plan = make_plan(config_from({"name": "x", **sections, **{name: {} for name in also}}, "test"))
         parents = next(step for step in plan.steps if step.name == "reward").parents
-        assert [role for role in parents if "feedback" in role] == also
+        assert [role for role in parents if "feedback" in role] == also  # both are read
 
 
 @pytest.mark.parametrize(

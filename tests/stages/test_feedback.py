@@ -1,6 +1,7 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
+from loopwright.stages.feedback_answers import prompts_to_ask
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
@@ -161,3 +162,10 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
 def test_a_world_has_only_so_much_to_say(setting):
     with pytest.raises(ValidationError, match="less than or equal to 1000000"):
         world.WorldConfig(**{setting: 10**12})
+
+
+def test_a_later_round_asks_about_other_prompts():
+    prompts = [Prompt.user(str(i), f"{i}?") for i in range(5)]
+    asked = [[one.id for one in prompts_to_ask(prompts, 2, done)] for done in (0, 2, 4, 6)]
+    assert asked == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
+    assert len(prompts_to_ask(prompts, 9, 3)) == 5
