@@ -1,6 +1,6 @@
 """People's minutes against a judge's: reward models from people alone, and from a judge with people here and there.
 
-    python -m loopwright run recipes/judge.yaml --out RUN
+    python -m loopwright run recipes/rlaif.yaml --out RUN
     python benchmarks/people_where_it_matters.py RUN [--shares 0.1 0.2 0.4] [--seeds 0 1 2]
 
 From RUN come the SFT model, which answers prompts and judges every pair of its answers, and the world's simulated
