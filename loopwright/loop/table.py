@@ -18,6 +18,7 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "constitutional": "loopwright.stages.constitutional:STAGE",
     "feedback": "loopwright.stages.feedback:STAGE",
+    "ai_feedback": "loopwright.stages.ai_feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",
     "rest": "loopwright.stages.rest:STAGE",

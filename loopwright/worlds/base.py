@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from loopwright.schemas import Constitution, Demonstration, Judge, Prompt
 
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
-SkillName = Literal["critique"]
+SkillName = Literal["critique", "judge"]
 
 
 @dataclass(frozen=True)
