@@ -1,7 +1,7 @@
 """Improve a policy against a reward, held near a frozen reference. docs/ppo.md has the algorithm and every detail.
 
-Its parts stand beside it: the prompts in ppo_prompts.py, the rewards in ppo_rewards.py, the models in ppo_models.py,
-the watch over it in ppo_looks.py.
+Its parts stand beside it: the prompts of a step in ppo_prompts.py, the models in ppo_models.py, the watch over it in
+ppo_looks.py; prompts and rewards are those of every stage that samples (sampled.py).
 """
 
 from __future__ import annotations
@@ -10,34 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt, model_validator
 
-from loopwright.errors import ConfigError
 from loopwright.generation.base import Engine, SamplingConfig
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
-from loopwright.rewards import MergeConfig, Merged, Reward
-from loopwright.rewards.combine import check_fit, reward_models, unique
-from loopwright.rewards.sources import RewardSource
+from loopwright.rewards import Merged, Reward
+from loopwright.rewards.combine import reward_models
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Prompt
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.ppo_looks import Watcher, load_held_out_rewards
+from loopwright.stages import sampled
+from loopwright.stages.base import Stage, StageOutput
+from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
-from loopwright.stages.ppo_prompts import Task, hold_out, load_prompts, tasks_of_step
-from loopwright.stages.ppo_rewards import (
-    Scored,
-    check_trained_rewards,
-    chosen_rewards,
-    load_reward,
-    normalise,
-    save_scales,
-    score,
-    watching,
-)
+from loopwright.stages.ppo_prompts import hold_out, tasks_of_step
+from loopwright.stages.sampled import SampledConfig, SampledInputs
+from loopwright.stages.sampled_prompts import Task, load_prompts
+from loopwright.stages.sampled_rewards import Scored, load_reward, normalise, save_scales, score
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, as_learned, token_kl, with_advantages
@@ -48,41 +38,20 @@ LAST_STEPS = 10  # the final figures are means over this many steps: one step's 
 SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "finished_share")
 
 
-class PPOConfig(PPOSettings, StageConfig):
-    """The `ppo` section of a recipe. The paths stand in for stages that the recipe does not have."""
+class PPOConfig(PPOSettings, SampledConfig):
+    """The `ppo` section of a recipe."""
 
-    policy: Path | None = None  # a Hugging Face folder of a causal LM
-    reward: Path | None = None  # a Hugging Face folder of a one-label sequence classifier
-    rewards: tuple[RewardSource, ...] = ()  # or several rewards, of several kinds, merged as `merge` says
-    merge: MergeConfig = MergeConfig()
-    prompts: Path | None = None  # jsonl of Prompt; without it and a world: openings of the pre-training text
-    opening_tokens: PositiveInt = 32
+    section: ClassVar[str] = "ppo"
 
-    @model_validator(mode="after")
-    def _openings_are_used(self) -> Self:
-        if self.prompts is not None and "opening_tokens" in self.model_fields_set:
-            raise ValueError("opening_tokens has no effect beside prompts; leave one out")
-        return self
-
-    @model_validator(mode="after")
-    def _rewards_can_be_merged(self) -> Self:
-        if self.reward is not None and (self.rewards or "merge" in self.model_fields_set):
-            raise ValueError("reward is one reward, beside which rewards and merge have no effect; leave one out")
-        if self.rewards:
-            try:
-                check_fit(unique([one.title for one in self.rewards]), [one.weight for one in self.rewards], self.merge)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return self
+    @property
+    def watching(self) -> tuple[str, ...]:
+        """The reward stages that the watch looks with; PPO is not trained on them."""
+        return () if self.watch is None else self.watch.stage
 
 
 @dataclass(frozen=True)
-class PPOInputs:
-    policy: Path
-    reward: Path | Merged | Sequence[tuple[Reward, float] | RewardSource]  # a folder; rewards, with weights or to load
-    prompts: Path | Sequence[Prompt] = ()
+class PPOInputs(SampledInputs):
     critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
-    texts: Path | None = None  # documents {"text"} whose openings are the prompts, in place of `prompts`
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
     held_out_models: Mapping[str, Path] = field(default_factory=dict)  # or the folders of the stages named there
 
@@ -100,7 +69,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     watcher = Watcher(config, held_out_rewards, learner, runtime)
     start, recent = resume(learner, reward, watcher, runtime)  # also cuts the metrics back to the checkpoint
     if reward.merge.normalise and not reward.scales:
-        normalise(reward, tasks, engine, sampling, config, runtime)
+        normalise(reward, tasks, engine, sampling, config.rollouts_per_step, runtime)
 
     def look(done: int) -> None:
         seen, figures = assess(learner, engine, reward, held_out, sampling, runtime)
@@ -227,43 +196,14 @@ def summarise(config: PPOConfig, reward: Merged, recent: Sequence[Mapping[str, f
 
 
 def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
-    """Inputs from the stages before, or from the paths in the config.
-
-    Raises:
-        ConfigError: one of the three is given neither way, or both ways.
-    """
-    world, text = artifacts.get("world"), artifacts.get("text")
-    opened = text if world is None and config.prompts is None else None  # PPO learns on text that was trained on
-    return PPOInputs(
-        policy=chosen_input("ppo.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        reward=chosen_rewards(config, artifacts),
-        prompts=chosen_input("ppo.prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section")
-        if opened is None
-        else (),
-        texts=None if opened is None else opened.file("text.jsonl.gz"),
-        held_out_models={name: artifacts[name].file("model") for name in watching(config)},
-    )
+    """Inputs from the stages before, or from the paths in the config."""
+    held_out = {name: artifacts[name].file("model") for name in config.watching}
+    return PPOInputs(**vars(sampled.bind(config, artifacts)), held_out_models=held_out)
 
 
 def files(config: PPOConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    watching = () if config.watch is None else config.watch.reward
-    paths = [path for path in (config.policy, config.reward, config.prompts, *watching) if path is not None]
-    return paths + [path for source in config.rewards for path in source.files]
+    return sampled.files(config) + list(() if config.watch is None else config.watch.reward)
 
 
-STAGE = Stage(
-    name="ppo",
-    config=PPOConfig,
-    needs={
-        "policy": POLICIES,
-        "reward": ("reward",),
-        "reward_*": (),
-        "world": ("world",),
-        "text": ("pretrain",),
-    },
-    bind=bind,
-    run=run,
-    files=files,
-    check=check_trained_rewards,
-)
+STAGE = Stage("ppo", PPOConfig, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)

@@ -15,7 +15,7 @@ from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.ppo_rewards import own_models
+from loopwright.stages.sampled_rewards import own_models
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.precision import in_precision
 

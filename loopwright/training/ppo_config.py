@@ -28,8 +28,7 @@ class PPOSettings(OptimizerConfig):
     microbatch_tokens: PositiveInt | None = None  # or so many tokens of prompts and responses, padding not counted
     epochs_per_batch: PositiveInt = 4
 
-    # Sampling; the temperature also divides the logits of learner and reference
-    max_new_tokens: PositiveInt = 64
+    # The temperature of sampling; it also divides the logits of learner and reference
     temperature: PositiveFloat = 1.0
 
     # KL(policy || reference)
