@@ -65,8 +65,8 @@ def contrastive_loss(logprobs: Tensor, own: Tensor) -> Tensor:
 
     -log (exp P_ii / sum_k exp P_ik), with P_ik = log P(o_i | q_i, p_k). In the paper k runs over the rows of a batch,
     with their prompts; here over K different instructions of one prompt, as in the authors' code (offline_trainer.py):
-    among rows an instruction would have to tell itself from itself wherever two rows share it. So an answer is a unit of
-    its own, whatever else is in its batch.
+    among rows an instruction would have to tell itself from itself wherever two rows share it. So the unit is one
+    answer, whatever else is in its batch.
 
     Args:
         logprobs: [B, K] of a whole answer under each instruction, nats.
@@ -78,9 +78,9 @@ def contrastive_loss(logprobs: Tensor, own: Tensor) -> Tensor:
 def quantile_bins(scores: Tensor, edges: Sequence[float]) -> Tensor:
     """[N] int64: the bin of each score, 0 the lowest, by the share of scores below it.
 
-    Lu et al. 2022, sec. 2.2 (arXiv:2205.13636), but equal scores share a bin: half of them count as below. The highest
-    score of all is always in the highest bin, and the lowest, where it is another, in the lowest: a reward of two values
-    is told apart whatever their shares.
+    The quantiles of Lu et al. 2022 (arXiv:2205.13636), but equal scores share a bin: half of them count as below. The
+    highest score of all is always in the highest bin, and the lowest, where it is another, in the lowest: two values of
+    a reward are told apart whatever their shares.
 
     Args:
         scores: [N], finite.
