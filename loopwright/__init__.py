@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ppo", "reward_model", "sft"]  # noqa: F822 -- found by __getattr__
+__all__ = ["best_of", "ppo", "rejection", "rest", "reward_model", "sft"]  # noqa: F822 -- found by __getattr__
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "rejection": "loopwright.stages.rejection:STAGE",
+    "rest": "loopwright.stages.rest:STAGE",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }
