@@ -20,6 +20,8 @@ STAGES = {
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",
     "rest": "loopwright.stages.rest:STAGE",
+    "hindsight": "loopwright.stages.hindsight:STAGE",
+    "conditioned": "loopwright.stages.conditioned:STAGE",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }

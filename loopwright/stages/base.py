@@ -48,7 +48,7 @@ class StageConfig(Config):
 
 
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "rest", "rejection", "sft", "pretrain")
+POLICIES = ("ppo", "conditioned", "hindsight", "rest", "rejection", "sft", "pretrain")
 
 
 @dataclass(frozen=True)

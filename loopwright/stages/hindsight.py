@@ -70,7 +70,7 @@ def learn(
     runtime: Runtime,
     looks: Looks,
 ) -> FitResult:
-    """The offline phase: relabel the answers of the last loop, then L_supervise + alpha L_contrastive + beta L_entropy."""
+    """The offline phase: relabel the last answers; L_supervise + alpha L_contrastive + beta L_entropy."""
     instructions = relabel(config, drawn[-1], setup.reward.names)
     answers = read_under(setup, drawn[-1], instructions)
     if config.packing:
@@ -88,9 +88,7 @@ def learn(
     )
 
 
-def relabel(
-    config: HindsightConfig, answers: Sequence[ScoredAnswer], criteria: Sequence[str]
-) -> list[list[str]]:
+def relabel(config: HindsightConfig, answers: Sequence[ScoredAnswer], criteria: Sequence[str]) -> list[list[str]]:
     """For each answer the instruction that it followed, and then those that it is told from.
 
     By every criterion an answer is good or poor; the others differ from its own in one.

@@ -38,7 +38,7 @@ class RelabelledConfig(AnswersConfig):
     @model_validator(mode="after")
     def _there_is_something_to_compare_with(self) -> Self:
         if self.samples_per_prompt == 1 and self.against == "prompt" and "against" in self.model_fields_set:
-            raise ValueError("against = prompt has no effect with samples_per_prompt = 1; raise it, or set against: all")
+            raise ValueError("against = prompt has no effect with samples_per_prompt = 1; raise it or set against: all")
         return self
 
 
@@ -82,16 +82,13 @@ def learn_in_loops(
     })  # fmt: skip
 
 
-def prompts_under(
-    tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[ScoredAnswer, str]]
-) -> list[list[int]]:
+def prompts_under(tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[ScoredAnswer, str]]) -> list[list[int]]:
     """The prompt of each answer under a condition, as tokens; under none the tokens that were answered."""
     wanted = {(tuple(answer.prompt_ids), condition): answer.prompt for answer, condition in asked if condition}
     messages = [conditioned(prompt.messages, condition) for (_, condition), prompt in wanted.items()]
     rendered = dict(zip(wanted, render_prompts(tokenizer, messages) if messages else [], strict=True))
     return [
-        rendered[tuple(answer.prompt_ids), condition] if condition else answer.prompt_ids
-        for answer, condition in asked
+        rendered[tuple(answer.prompt_ids), condition] if condition else answer.prompt_ids for answer, condition in asked
     ]
 
 

@@ -14,7 +14,6 @@ from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError, ModelError
 from loopwright.models.loading import load_tokenizer
 from loopwright.rewards import CallableReward
-from loopwright.rewards.sources import RewardSource
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Message, Prompt, ScoredAnswer
 from loopwright.stages import conditioned, hindsight
@@ -40,12 +39,20 @@ def likes_a(prompts, responses):
     return [response.count("a") - 0.5 * response.count("b") for response in responses]
 
 
-def likes_c(prompts, responses):
-    return [float(response.count("c")) for response in responses]
+def starts_with_a(prompts, responses):
+    return [float(response[:1] == "a") for response in responses]
+
+
+def ends_with_c(prompts, responses):
+    return [float(response[-1:] == "c") for response in responses]
+
+
+def both_of_two(prompts, responses):
+    return [a * c for a, c in zip(starts_with_a(prompts, responses), ends_with_c(prompts, responses), strict=True)]
 
 
 LONE = ((CallableReward(likes_a, "a"), 1.0),)
-TWO = (*LONE, (CallableReward(likes_c, "c"), 1.0))
+TWO = ((CallableReward(starts_with_a, "a"), 1.0), (CallableReward(ends_with_c, "c"), 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +97,6 @@ def test_the_plain_prompt_learns_to_be_answered_well(start, tmp_path, stage, gai
     metrics = trained(stage, start, tmp_path, save_steps=1000, **changes)
     before, after = expected_reward(start), expected_reward(tmp_path / "output" / "model")
     assert after > before + gain
-    assert metrics["held_out_score"] > metrics["held_out_score_before"]
     assert metrics["loops"][-1]["score"] > metrics["loops"][0]["score"]
     assert metrics["answers"] == changes["loops"] * 12 * 8
     assert metrics["held_out_kl"] > 0.05  # of the plain prompt, against the policy that came in
@@ -102,8 +108,8 @@ def test_several_rewards_are_learned_by_each(start, tmp_path):
     runtime = Runtime.temporary(tmp_path, stage="hindsight")
     config = HindsightConfig(**(SMALL | changes | settings))
     hindsight.run(config, SampledInputs(start, list(TWO), PROMPTS), runtime)
-    for likes in (likes_a, likes_c):
-        assert expected_reward(tmp_path / "output" / "model", likes) > expected_reward(start, likes) + 0.2
+    before, after = expected_reward(start, both_of_two), expected_reward(tmp_path / "output" / "model", both_of_two)
+    assert before < 0.05 < 0.25 < after
 
 
 @both
@@ -237,7 +243,9 @@ def test_a_condition_shares_the_message_of_a_system_prompt():
 
 def test_a_template_without_system_messages_is_refused(tmp_path):
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ messages[0].content }}"
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    )
     start = saved(tiny_model("llama", scale=1.0), tokenizer, tmp_path / "start")
     with pytest.raises(ModelError, match="refuses a conversation of roles system, user"):
         trained("hindsight", start, tmp_path / "run", max_length=60)
@@ -248,7 +256,7 @@ def test_settings_without_effect_are_refused(start, tmp_path):
         (HindsightConfig, {"merge": {"rule": "weighted_sum"}}, "merge has no effect"),
         (
             HindsightConfig,
-            {"rewards": [dict(kind="function", function="math:sqrt", weight=2.0)]},
+            {"rewards": [dict(kind="callable", function="math:sqrt", weight=2.0)]},
             "a weight has no effect",
         ),
         (HindsightConfig, {"poor_by": "bad"}, "does not say by which reward"),
