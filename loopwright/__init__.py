@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["best_of", "ppo", "rejection", "rest", "reward_model", "sft"]  # noqa: F822 -- found by __getattr__
+__all__ = [  # noqa: F822 -- found by __getattr__
+    "best_of",
+    "conditioned",
+    "hindsight",
+    "ppo",
+    "rejection",
+    "rest",
+    "reward_model",
+    "sft",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,9 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import ScoredAnswer
 from loopwright.stages import sampled
 from loopwright.stages.base import Stage, StageOutput
-from loopwright.stages.relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
 from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_answers import Looks, Setup
+from loopwright.stages.sampled_relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
 from loopwright.stages.sampled_rewards import check_trained_rewards
 from loopwright.training.examples import fit_examples
 from loopwright.training.loop import FitResult

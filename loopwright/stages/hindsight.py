@@ -13,9 +13,9 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import ScoredAnswer
 from loopwright.stages import sampled
 from loopwright.stages.base import Stage, StageOutput
-from loopwright.stages.relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
 from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_answers import Looks, Setup
+from loopwright.stages.sampled_relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
 from loopwright.stages.sampled_rewards import check_trained_rewards
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train

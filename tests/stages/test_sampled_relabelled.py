@@ -19,8 +19,8 @@ from loopwright.schemas import Message, Prompt, ScoredAnswer
 from loopwright.stages import conditioned, hindsight
 from loopwright.stages.conditioned import ConditionedConfig
 from loopwright.stages.hindsight import HindsightConfig
-from loopwright.stages.relabelled import bins_of, prompts_under
 from loopwright.stages.sampled import SampledInputs
+from loopwright.stages.sampled_relabelled import bins_of, prompts_under
 from tests.letters import LETTERS, distribution, letters_model
 from tests.stages.test_pretrain import Killed, figures, killed_after
 from tests.tiny import saved, tiny_model, tiny_tokenizer
