@@ -22,6 +22,8 @@ STAGES = {
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",
     "rest": "loopwright.stages.rest:STAGE",
+    "hindsight": "loopwright.stages.hindsight:STAGE",
+    "conditioned": "loopwright.stages.conditioned:STAGE",
     "dpo": "loopwright.stages.dpo:STAGE",
     "kto": "loopwright.stages.kto:STAGE",
     "rloo": "loopwright.stages.ppo:RLOO",

@@ -1,9 +1,8 @@
-from types import SimpleNamespace
-
 """A reward model learns a rule that people follow, and what is saved is the normalised model."""
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
