@@ -21,13 +21,13 @@ from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.feedback.asking import StoreUrl, Wait
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.feedback_answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 

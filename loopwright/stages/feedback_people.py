@@ -14,12 +14,12 @@ from loopwright.feedback.asking import SOURCE, ask, items_to_judge, project_for,
 from loopwright.feedback.client import FeedbackClient, Line
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
+from loopwright.generation.answers import Item as Asked
+from loopwright.generation.answers import mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.rewards import RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
 from loopwright.stages.base import StageOutput
-from loopwright.stages.feedback_answers import Item as Asked
-from loopwright.stages.feedback_answers import mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.tracking.artifacts import id_of_file
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from loopwright.schemas import Constitution, Demonstration, Judge, Prompt
 
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
-SkillName = Literal["critique"]
+SkillName = Literal["critique", "judge"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class World(Protocol):
     judges: Mapping[str, Judge]
     baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
     clean_writers: frozenset[str]  # annotators whose demonstrations have no bad habit
+    red_team: RedTeamGround
     skills: Mapping[SkillName, Skill]
     constitution: Constitution  # whose wordings the skills teach
-    red_team: RedTeamGround
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""

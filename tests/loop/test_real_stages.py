@@ -28,7 +28,7 @@ def test_nothing_is_trained_from_the_comparison():
     assert [name for name in stages if "sft_clean" in sum(stages[name].needs.values(), ())] == ["evaluate"]
 
 
-@pytest.mark.parametrize("recipe", [CRASH, ROOT / "recipes" / "people.yaml"])
+@pytest.mark.parametrize("recipe", [CRASH, ROOT / "recipes" / "people.yaml", ROOT / "recipes" / "rlaif.yaml"])
 def test_a_resolved_config_means_the_same_run(recipe, tmp_path):
     """`loopwright run RUN` and `show RUN` read config.yaml: same settings, same keys, nobody blamed for a default."""
     config = load_config(recipe)
@@ -61,6 +61,17 @@ def test_the_recipe_with_people_asks_no_more_than_its_items_can_bring():
     assert asked.store == "http://127.0.0.1:8600"
     assert asked.wait["comparisons"] < asked.prompts
     assert asked.responses_per_prompt == 2
+
+
+def test_the_constitutional_recipe_asks_people_about_helpfulness_alone():
+    config = load_config(ROOT / "recipes" / "constitutional.yaml")
+    steps = {step.name: step for step in make_plan(config).steps}
+    assert set(config.sections["feedback"].tasks) & set(config.sections["ai_feedback"].tasks) == set()
+    assert "harmful" not in config.sections["feedback"].tasks and config.sections["world"].helpful_only
+    assert steps["constitutional"].parents["policy"] == "sft"
+    assert steps["feedback"].parents["policy"] == steps["ppo"].parents["policy"] == "constitutional"
+    assert steps["ai_feedback"].parents["policy"] == "constitutional"
+    assert steps["ai_feedback"].parents["judge_model"] == "sft"  # which was taught to judge
 
 
 @pytest.mark.parametrize("name", ["movie_reviews", "movie_reviews_large"])

@@ -1,6 +1,7 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
+from loopwright.stages.feedback_answers import prompts_to_ask
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
@@ -8,7 +9,6 @@ from loopwright.errors import DataError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
-from loopwright.stages.feedback_answers import prompts_to_ask
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}

@@ -5,7 +5,7 @@ from functools import partial
 
 from loopwright.schemas import Judge, Prompt
 from loopwright.worlds.base import RedTeamGround, Skill, SkillName
-from loopwright.worlds.front_desk import critique, lexicon
+from loopwright.worlds.front_desk import critique, judging, lexicon
 from loopwright.worlds.front_desk.attacks import Attacks
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
@@ -55,7 +55,10 @@ class FrontDesk:
     red_team: RedTeamGround = Attacks()
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
-    skills: Mapping[SkillName, Skill] = {"critique": Skill(critique.documents, critique.demonstrations)}
+    skills: Mapping[SkillName, Skill] = {
+        "critique": Skill(critique.documents, critique.demonstrations),
+        "judge": Skill(judging.documents, judging.demonstrations),
+    }
     constitution = CONSTITUTION
 
     @staticmethod
