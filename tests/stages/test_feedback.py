@@ -1,11 +1,11 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
-from loopwright.stages.feedback_answers import prompts_to_ask
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import DataError
+from loopwright.generation.answers import prompts_to_ask
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
