@@ -148,7 +148,7 @@ def judge_all(
             batch = asked[len(verdicts) : len(verdicts) + PAIRS_AT_ONCE]
             verdicts += compare(chooser, batch, config.judge.reasoning)
             bar.advance(len(batch))
-            if len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
+            if len(verdicts) == len(asked) or len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
                 state = {"answers": answers, "verdicts": [tuple(one) for one in verdicts]}
                 runtime.checkpoint(len(answers) + len(verdicts), state)
     return verdicts
