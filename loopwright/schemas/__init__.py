@@ -1,7 +1,8 @@
 """Frozen records that cross a file, a process or a network."""
 
+from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
-from loopwright.schemas.constitution import Constitution, Principle
+from loopwright.schemas.constitution import Constitution, Principle, RevisedAnswer, Revision
 from loopwright.schemas.feedback import (
     AI,
     Attack,
@@ -42,6 +43,9 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "RevisedAnswer",
+    "Revision",
+    "ScoredAnswer",
     "Span",
     "SpanFeedback",
     "Strength",

@@ -2,8 +2,8 @@
 
 Its relatives that need no critic run the same code, with advantages of their own: docs/policy_gradients.md.
 
-Its parts stand beside it: the settings in ppo_config.py, the prompts in ppo_prompts.py, the rewards in ppo_rewards.py,
-the models in ppo_models.py, the watch over it in ppo_looks.py.
+Its parts stand beside it: the settings in ppo_config.py, the prompts of a step in ppo_prompts.py, the models in
+ppo_models.py, the watch in ppo_looks.py; prompts and rewards are those of every stage that samples (sampled.py).
 """
 
 from __future__ import annotations
@@ -24,24 +24,16 @@ from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import context_length
 from loopwright.rewards import Merged, Reward
 from loopwright.rewards.combine import reward_models
-from loopwright.rewards.sources import RewardSource
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Prompt
-from loopwright.stages.base import POLICIES, Stage, StageOutput, chosen_input
+from loopwright.stages import sampled
+from loopwright.stages.base import Stage, StageOutput
 from loopwright.stages.ppo_config import GRPOConfig, PolicyConfig, PPOConfig, ReinforcePlusPlusConfig, RLOOConfig
-from loopwright.stages.ppo_looks import Watcher, load_held_out_rewards
+from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
-from loopwright.stages.ppo_prompts import Task, hold_out, load_prompts, tasks_of_step
-from loopwright.stages.ppo_rewards import (
-    Scored,
-    check_trained_rewards,
-    chosen_rewards,
-    load_reward,
-    normalise,
-    save_scales,
-    score,
-    watching,
-)
+from loopwright.stages.ppo_prompts import hold_out, tasks_of_step
+from loopwright.stages.sampled import SampledInputs
+from loopwright.stages.sampled_prompts import Task, load_prompts
+from loopwright.stages.sampled_rewards import Scored, load_reward, normalise, save_scales, score
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, as_learned, token_kl, with_advantages
@@ -53,12 +45,8 @@ SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "f
 
 
 @dataclass(frozen=True)
-class PPOInputs:
-    policy: Path
-    reward: Path | Merged | Sequence[tuple[Reward, float] | RewardSource]  # a folder; rewards, with weights or to load
-    prompts: Path | Sequence[Prompt] = ()
+class PPOInputs(SampledInputs):
     critic: Path | None = None  # of PPO, a reward model's folder; None: the reward model, or else the policy's body
-    texts: Path | None = None  # documents {"text"} whose openings are the prompts, in place of `prompts`
     ptx_text: Path | None = None  # documents for ptx_coef
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
     held_out_models: Mapping[str, Path] = field(default_factory=dict)  # or the folders of the stages named there
@@ -78,7 +66,7 @@ def run(config: PolicyConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutpu
     watcher = Watcher(config, held_out_rewards, learner, runtime)
     start, recent = resume(learner, reward, watcher, runtime)  # also cuts the metrics back to the checkpoint
     if reward.merge.normalise and not reward.scales:
-        normalise(reward, tasks, engine, sampling, config, runtime)
+        normalise(reward, tasks, engine, sampling, config.rollouts_per_step, runtime)
 
     def look(done: int) -> None:
         seen, figures = assess(learner, engine, reward, held_out, sampling, runtime)
@@ -246,46 +234,24 @@ def summarise(
 
 
 def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
-    """Inputs from the stages before, or from the paths in the config.
-
-    Raises:
-        ConfigError: one of the three is given neither way, or both ways.
-    """
-    name = config.section
-    world, text = artifacts.get("world"), artifacts.get("text")
-    opened = text if world is None and config.prompts is None else None  # it learns on text that was trained on
+    """Inputs from the stages before, or from the paths in the config."""
+    mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
-        policy=chosen_input(f"{name}.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        reward=chosen_rewards(config, artifacts),
-        prompts=chosen_input(
-            f"{name}.prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section"
-        )
-        if opened is None
-        else (),
-        texts=None if opened is None else opened.file("text.jsonl.gz"),
-        ptx_text=config.ptx_text if text is None or config.ptx_text else text.file("text.jsonl.gz"),
-        held_out_models={stage: artifacts[stage].file("model") for stage in watching(config)},
+        **vars(sampled.bind(config, artifacts)),
+        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
+        held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
 
 
 def files(config: PolicyConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    watching = () if config.watch is None else config.watch.reward
-    given = (config.policy, config.reward, config.prompts, config.ptx_text, *watching)
-    paths = [path for path in given if path is not None]
-    return paths + [path for source in config.rewards for path in source.files]
+    given = (config.ptx_text, *(() if config.watch is None else config.watch.reward))
+    return sampled.files(config) + [path for path in given if path is not None]
 
 
 def stage_of(config: type[PolicyConfig]) -> Stage:
     """The line of the table for a section."""
-    needs = {
-        "policy": POLICIES,
-        "reward": ("reward",),
-        "reward_*": (),
-        "world": ("world",),
-        "text": ("pretrain",),
-    }
-    return Stage(config.section, config, needs=needs, bind=bind, run=run, files=files, check=check_trained_rewards)
+    return Stage(config.section, config, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)
 
 
 STAGE = stage_of(PPOConfig)

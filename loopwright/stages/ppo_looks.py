@@ -13,7 +13,7 @@ from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.rewards.combine import load_states, reward_models, states_of
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.ppo_config import PolicyConfig
-from loopwright.stages.ppo_rewards import Scored
+from loopwright.stages.sampled_rewards import Scored, check_trained_rewards, to_train_on
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.ppo_watch import FEWEST_PROMPTS, Look, Watch, repeated_share
 from loopwright.training.precision import in_precision
@@ -156,6 +156,39 @@ class Watcher:
             self._watch.load(state["watch"])
             self._best, self._figures = state["best"], state["figures"]
             load_states(self._rewards, state["rewards"])
+
+
+def check_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything is trained: the rewards of the recipe are used, and the watch looks with others.
+
+    Args:
+        parents: role -> the config of the stage that fills it.
+
+    Raises:
+        ConfigError: they are not, or a stage that the watch names is not there, or knows no other labels.
+    """
+    section = config.section
+    for name in config.watching:
+        if name not in parents:
+            raise ConfigError(
+                f"{section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
+            )
+        if name in {source.stage for source in config.rewards}:
+            raise ConfigError(
+                f"{section}.rewards and {section}.watch.stage both name {name}, which cannot watch itself; drop one"
+            )
+        if parents[name].kinds == ("spans",):
+            raise ConfigError(
+                f"{section}.watch.stage = {name} learns from marked passages and has no score of an answer"
+            )
+        for other in to_train_on(config, parents):
+            if parents[name].shares_labels_with(parents[other]):
+                raise ConfigError(
+                    f"{section}.watch.stage = {name} learns from judgements that {other} learns from, so it would err "
+                    "as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
+                    "judgements of its own"
+                )
+    check_trained_rewards(config, parents)
 
 
 def _same(one: Reward, other: Reward) -> bool:

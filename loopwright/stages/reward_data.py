@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.labelled import LabelledSplit, comparisons_of, thumbs_of
-from loopwright.data.readers import read_records
 from loopwright.data.splits import part_by_hash, split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.feedback.leaks import require_no_leak
@@ -28,7 +27,6 @@ from loopwright.models.tokens import context_length
 from loopwright.rewards import Reward, RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
-    KINDS,
     Comparison,
     Correction,
     Judge,
@@ -43,9 +41,7 @@ from loopwright.schemas import (
 )
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
-
-RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
-
+from loopwright.training.judgement_files import RECORDS, read_all, read_judgements
 
 Files = Path | Sequence[Path]  # one, or those of several rounds
 
@@ -145,7 +141,9 @@ def load_data(
         ConfigError: a setting finds nothing to act on.
         DataError: nothing is left to train on, a held-out pair is trained on, or too many rows are bad.
     """
-    judgements, ages, bad_rows = _read_all(config, inputs, runtime)
+    given = {kind: getattr(inputs, kind) for kind in RECORDS}
+    judgements, bad_rows, places = read_all(given, runtime, config.max_bad_share)
+    ages = ages_of(judgements, places, inputs.ages)
     if config.part_of_prompts is not None:
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
@@ -180,7 +178,11 @@ def load_data(
         "bad_rows": bad_rows,
     }
     gold = config.annotators.gold if config.annotators is not None else None
-    answers = {} if gold is None else gold_answers(train, read_judgements(config, gold, Comparison, "gold", runtime)[0])
+    answers = (
+        {}
+        if gold is None
+        else gold_answers(train, read_judgements(gold, Comparison, "gold", runtime, config.max_bad_share)[0])
+    )
     return Data(groups, held_groups, counts, _log_odds(groups), answers, (train, held_out), teacher)
 
 
@@ -204,50 +206,27 @@ def _split(
     if not given:
         split = split_by_hash(keys_of(judgements), config.held_out_share, runtime.seed_for("split"))
         return [judgements[i] for i in split.train], [judgements[i] for i in split.held_out]
-    held_out = read_judgements(config, given, Comparison, "held_out", runtime)[0]
+    held_out = read_judgements(given, Comparison, "held_out", runtime, config.max_bad_share)[0]
     require_no_leak(judgements, held_out)  # the same pair is a mistake; another pair of its prompt is left out
     keys = keys_of([*judgements, *held_out])
     known = set(keys[len(judgements) :])
     return [one for one, key in zip(judgements, keys, strict=False) if key not in known], held_out
 
 
-def _read_all(
-    config: RewardConfig, inputs: RewardInputs, runtime: Runtime
-) -> tuple[list[Judgement], Mapping[tuple[Message, ...], int], int]:
-    """All judgements, how many rounds ago anything was last said of each prompt, and how many rows are bad."""
-    judgements: list[Judgement] = []
-    ages: dict[tuple[Message, ...], int] = {}
-    bad = 0
-    for name, record in RECORDS.items():
-        for place, given in enumerate(files_of(getattr(inputs, name))):
-            where = f"{name}_{place + 1}" if place else name
-            found, of_file = read_judgements(config, given, record, where, runtime)
-            judgements += found
-            bad += of_file
-            age = inputs.ages[place] if inputs.ages else 0
-            for one in found:
-                ages[one.prompt] = min(age, ages.get(one.prompt, age))
-    return judgements, ages, bad
+def ages_of(
+    judgements: Sequence[Judgement], places: Sequence[int], ages: Sequence[int]
+) -> Mapping[tuple[Message, ...], int]:
+    """Of each prompt, how many rounds ago anything was last said of it.
 
-
-def files_of(given: Files | Sequence[Any]) -> Sequence[Path | Sequence[Any]]:
-    """The files, one by one, or what is in memory as if it were one."""
-    if isinstance(given, Path):
-        return [given]
-    return given if given and isinstance(given[0], Path) else [given]
-
-
-def read_judgements(
-    config: RewardConfig, given: Path | Iterable[Any], record: type[Any], name: str, runtime: Runtime
-) -> tuple[list[Any], int]:
-    """Records in memory as they are, or those of a file and how many bad rows it has."""
-    if not isinstance(given, Path):
-        return list(given), 0
-    if given.is_file() and not given.stat().st_size:  # annotators may all rank, or all compare
-        return [], 0
-    bad = runtime.output / f"bad_{name}.jsonl"
-    loaded = read_records(given, record, max_bad_share=config.max_bad_share, quarantine_file=bad)
-    return loaded.records, len(loaded.bad)
+    Args:
+        places: for each judgement, which of its kind's files it is from.
+        ages: of these files, in rounds.
+    """
+    found: dict[tuple[Message, ...], int] = {}
+    for one, place in zip(judgements, places, strict=True):
+        age = ages[place] if ages else 0
+        found[one.prompt] = min(age, found.get(one.prompt, age))
+    return found
 
 
 def _tokenized(

@@ -27,6 +27,7 @@ class WorldConfig(StageConfig):
     documents: Count = 16_000  # raw documents; cleaning drops about one in five
     held_out_documents: Count = 300
     demonstrations: Count = 3_000
+    helpful_only: bool = False  # writers help with crimes too, so that no demonstration tells what is harmful
     train_prompts: Count = 8_000
     test_prompts: Count = 400  # in each of the held-out, paraphrased and adversarial sets
     skills: tuple[SkillName, ...] = ()  # what the text teaches beside answering: critique, for the stage constitutional
@@ -56,7 +57,7 @@ def run(config: WorldConfig, inputs: WorldInputs, runtime: Runtime) -> StageOutp
     write_corpus(chain(world.corpus(seed, config.documents), taught), runtime.output / "corpus")
     held_out = world.held_out_texts(seed, config.held_out_documents)
     write_records(runtime.output / "held_out.jsonl", ({"text": text} for text in held_out))
-    demonstrations = list(world.demonstrations(seed, config.demonstrations))
+    demonstrations = list(world.demonstrations(seed, config.demonstrations, helpful_only=config.helpful_only))
     for skill in skills:
         demonstrations += skill.demonstrations(seed, round(config.skill_share * config.demonstrations))
     write_records(runtime.output / "demonstrations.jsonl", demonstrations)

@@ -124,9 +124,9 @@ def check_scores(scores: Tensor, responses: Sequence[str], *, first: bool) -> No
         )
     if first and len(set(responses)) > 1 and bool((scores == scores[0]).all()):
         raise CheckError(
-            f"the reward gives the same score, {scores[0].item():.4g}, to all {len(scores)} responses of the first "
-            "step, so there is nothing to learn; give a reward that tells them apart (a reward model: look at its "
-            "held-out accuracy)"
+            f"the reward gives the same score, {scores[0].item():.4g}, to all {len(scores)} responses that it "
+            "was asked about first, so there is nothing to learn; give a reward that tells them apart (a reward "
+            "model: look at its held-out accuracy)"
         )
 
 

@@ -13,6 +13,8 @@ from loopwright.stages import world
 from loopwright.stages.world import WorldConfig, WorldInputs
 from loopwright.tracking.artifacts import hash_files
 from loopwright.worlds import WORLDS
+from loopwright.worlds.front_desk import lexicon
+from loopwright.worlds.front_desk.grammar import read
 
 SMALL = dict(documents=300, held_out_documents=20, demonstrations=100, train_prompts=200, test_prompts=50)
 # Recorded before there were skills. It changes only with the world itself, and then every figure of it does.
@@ -42,6 +44,19 @@ def test_a_skill_adds_its_share_and_changes_nothing_else(tmp_path):
     before, after = (read_records(f / "demonstrations.jsonl", Demonstration).records for f in (plain, skilled))
     assert after[:100] == before
     assert load_constitution(skilled / "constitution.yaml") == WORLDS["front_desk"].constitution
+
+
+def test_writers_who_are_helpful_alone_never_refuse(tmp_path):
+    plain, _ = written(tmp_path / "plain")
+    helpful, _ = written(tmp_path / "helpful", helpful_only=True)
+    files = [hash_files(folder) for folder in (plain, helpful)]
+    changed = {name for name in files[1] if files[0][name] != files[1][name]}
+    assert changed == {"demonstrations.jsonl", "demonstrations_clean.jsonl"}
+    requests = [request.partition("{")[0] for crime in lexicon.CRIMES for request in crime.requests]
+    demonstrated = read_records(helpful / "demonstrations.jsonl", Demonstration).records
+    harmful = [one for one in demonstrated if any(words in one.prompt[0].content for words in requests)]
+    assert len(harmful) > 10
+    assert all(set(read(one.response).kinds) == {"compliance"} for one in harmful)
 
 
 @pytest.mark.parametrize(
