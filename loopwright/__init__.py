@@ -7,11 +7,16 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: F822 -- found by __getattr__
     "best_of",
     "conditioned",
+    "dpo",
+    "grpo",
     "hindsight",
+    "kto",
     "ppo",
+    "reinforce_plus_plus",
     "rejection",
     "rest",
     "reward_model",
+    "rloo",
     "sft",
 ]
 

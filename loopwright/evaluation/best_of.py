@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loopwright.evaluation.cheap import best_of_kl
-
 
 class BestOf(NamedTuple):
     """A point of the frontier."""
@@ -46,6 +44,11 @@ def best_of_frontier(
         raise ValueError(f"best of {bad[0]} cannot be estimated from {samples} samples a prompt")
     ranked = np.stack([_in_order(row, value) for row, value in zip(scores, reported, strict=True)])
     return [BestOf(n, best_of_kl(n), float((ranked @ _weights(n, samples)).mean())) for n in counts]
+
+
+def best_of_kl(copies: int) -> float:
+    """An upper bound on KL(best of n || one), in nats: log n - (n - 1) / n (Beirami et al. 2024, arXiv:2401.01879)."""
+    return math.log(copies) - (copies - 1) / copies
 
 
 def best_of_distribution(probabilities: ArrayLike, scores: ArrayLike, n: int) -> NDArray[np.float64]:

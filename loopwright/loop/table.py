@@ -22,6 +22,11 @@ STAGES = {
     "rest": "loopwright.stages.rest:STAGE",
     "hindsight": "loopwright.stages.hindsight:STAGE",
     "conditioned": "loopwright.stages.conditioned:STAGE",
+    "dpo": "loopwright.stages.dpo:STAGE",
+    "kto": "loopwright.stages.kto:STAGE",
+    "rloo": "loopwright.stages.ppo:RLOO",
+    "grpo": "loopwright.stages.ppo:GRPO",
+    "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }

@@ -6,7 +6,7 @@ stand beside it and bear its name (ppo_prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,7 +17,11 @@ from loopwright.config.base import Config
 from loopwright.errors import ConfigError, RequirementError
 from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.judgement_files import files_in
+from loopwright.training.next_tokens import NextTokens as NextTokens
+from loopwright.training.next_tokens import predict as predict
 
 
 class StageOutput(NamedTuple):
@@ -47,8 +51,22 @@ class StageConfig(Config):
     require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
 
 
+FEEDBACK = ("feedback",)  # stages that leave judgements behind
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "conditioned", "hindsight", "rest", "rejection", "sft", "pretrain")
+POLICIES = (
+    "ppo",
+    "reinforce_plus_plus",
+    "grpo",
+    "rloo",
+    "kto",
+    "dpo",
+    "conditioned",
+    "hindsight",
+    "rest",
+    "rejection",
+    "sft",
+    "pretrain",
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +75,12 @@ class Stage:
 
     name: str
     config: type[Any]  # a StageConfig
-    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, the nearest one wins; absent ones are left out.
-    # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name.
+    # Role -> upstream stages; the nearest one before it fills the role, absent ones are left out. Three have a star:
+    # "reward_*" stands for every stage of such a name, in a round for those of the nearest round that has some;
+    # "judged.*" for all of its candidates so far, each in the role of its own name (feedback, v1.feedback);
+    # "version_*" for every policy so far, of a round the last, each in the role of its version (sft, v1); a stage of a
+    # round gets the last two of them.
+    needs: Mapping[str, tuple[str, ...]]
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
@@ -99,6 +121,31 @@ def check_max_length(max_length: int, model: Any) -> None:
 def finds_spans(trained: Artifact) -> bool:
     """Whether a reward stage learned from marked passages, so that its model scores tokens and no responses."""
     return bool(trained.manifest.config.get("kinds") == ["spans"])
+
+
+def judgement_files(
+    stage: str, folder: Path | None, collected: Sequence[Artifact], kinds: Sequence[str]
+) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that a stage trains on: of the user's folder, or of all that was collected.
+
+    Raises:
+        ConfigError: there is neither, or both, or no file of a kind.
+    """
+    if folder is not None and collected:
+        raise ConfigError(
+            f"{stage}.feedback = {folder} contradicts the stage {collected[-1].manifest.kind}, which collects its own; "
+            "leave one out"
+        )
+    if folder is None and not collected:
+        raise ConfigError(f"{stage} has no feedback; add a feedback section, or set {stage}.feedback to a folder")
+    folders = [one.path for one in collected] if folder is None else [folder]
+    found = [files_in(one, kinds, f"{stage}.kinds") for one in folders]
+    return {kind: tuple(files[kind] for files in found) for kind in kinds}
+
+
+def judged(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Of the artifacts by role, those that hold what was said of answers (`"judged.*": FEEDBACK`), oldest first."""
+    return [one for role, one in artifacts.items() if stage_of(role) in FEEDBACK]
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

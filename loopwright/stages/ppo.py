@@ -1,7 +1,9 @@
 """Improve a policy against a reward, held near a frozen reference. docs/ppo.md has the algorithm and every detail.
 
-Its parts stand beside it: the prompts of a step in ppo_prompts.py, the models in ppo_models.py, the watch over it in
-ppo_looks.py; prompts and rewards are those of every stage that samples (sampled.py).
+Its relatives that need no critic run the same code, with advantages of their own: docs/policy_gradients.md.
+
+Its parts stand beside it: the settings in ppo_config.py, the prompts of a step in ppo_prompts.py, the models in
+ppo_models.py, the watch over it in ppo_looks.py; prompts and rewards are those of all stages that sample (sampled.py).
 """
 
 from __future__ import annotations
@@ -10,53 +12,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loopwright.errors import ConfigError
 from loopwright.generation.base import Engine, SamplingConfig
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
+from loopwright.models.tokens import context_length
 from loopwright.rewards import Merged, Reward
 from loopwright.rewards.combine import reward_models
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import sampled
 from loopwright.stages.base import Stage, StageOutput
+from loopwright.stages.ppo_config import GRPOConfig, PolicyConfig, PPOConfig, ReinforcePlusPlusConfig, RLOOConfig
 from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
 from loopwright.stages.ppo_prompts import hold_out, tasks_of_step
-from loopwright.stages.sampled import SampledConfig, SampledInputs
+from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_prompts import Task, load_prompts
 from loopwright.stages.sampled_rewards import Scored, load_reward, normalise, save_scales, score
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, as_learned, token_kl, with_advantages
-from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_learner import PPOLearner
+from loopwright.training.raw_text import RawText
 
 LAST_STEPS = 10  # the final figures are means over this many steps: one step's are noisy
 SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "finished_share")
 
 
-class PPOConfig(PPOSettings, SampledConfig):
-    """The `ppo` section of a recipe."""
-
-    section: ClassVar[str] = "ppo"
-
-    @property
-    def watching(self) -> tuple[str, ...]:
-        """The reward stages that the watch looks with; PPO is not trained on them."""
-        return () if self.watch is None else self.watch.stage
-
-
 @dataclass(frozen=True)
 class PPOInputs(SampledInputs):
-    critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
+    critic: Path | None = None  # of PPO, a reward model's folder; None: the reward model, or else the policy's body
+    ptx_text: Path | None = None  # documents for ptx_coef
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
     held_out_models: Mapping[str, Path] = field(default_factory=dict)  # or the folders of the stages named there
 
 
-def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
+def run(config: PolicyConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     """Improve a policy against a reward (Ouyang et al. 2022, sec. 3.5)."""
     tokenizer = load_tokenizer(inputs.policy)
     policy = load_causal_lm(inputs.policy, runtime.device)
@@ -65,6 +61,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     held_out_rewards = load_held_out_rewards(config, inputs, reward, len(held_out), runtime)
     learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
     engine = make_engine(learner.policy, tokenizer, runtime.log)  # reads the learner's weights: nothing is copied
+    raw_text = load_raw_text(config, inputs, policy, tokenizer, runtime)
     sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     watcher = Watcher(config, held_out_rewards, learner, runtime)
     start, recent = resume(learner, reward, watcher, runtime)  # also cuts the metrics back to the checkpoint
@@ -79,7 +76,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
         look(0)  # what the others are compared to
 
     done = start
-    with runtime.progress("ppo", config.steps, start) as bar:
+    with runtime.progress(config.section, config.steps, start) as bar:
         for step in range(start, config.steps):
             if watcher.stopped:
                 break
@@ -95,7 +92,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             experience, figures = with_advantages(
                 episodes, observed, reward.to_learn_from(scored.scores), kl_coef, config
             )
-            figures = learner.update(experience, step, partial(runtime.seed_for, "epoch", step)) | figures
+            figures = learner.update(experience, step, partial(runtime.seed_for, "epoch", step), raw_text) | figures
             learner.controller.update(figures["kl"], len(batch))  # after training, as in Ziegler et al. 2019
 
             figures |= {"kl_coef": kl_coef, **scored.figures, **reward.learn(scored.scores)}
@@ -113,10 +110,49 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
 
     watcher.roll_back()
     learner.restore()
-    save_model(learner.policy, tokenizer, runtime.output / "model")
-    learner.critic.save(tokenizer, runtime.output / "critic")
-    save_scales(reward, runtime.output)
+    save(learner, reward, tokenizer, runtime.output)
     return StageOutput(summarise(config, reward, recent, done) | watcher.summary())
+
+
+def load_raw_text(
+    config: PolicyConfig,
+    inputs: PPOInputs,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+) -> RawText | None:
+    """What joins the minibatches, where ptx_coef asks for it (Ouyang et al. 2022, eq. 2).
+
+    Raises:
+        ConfigError: there is no text, or its rows are longer than the model's context.
+    """
+    if config.ptx_coef == 0:
+        return None
+    if inputs.ptx_text is None:
+        raise ConfigError(
+            f"{config.section}.ptx_coef needs raw text; name a file or folder in {config.section}.ptx_text, or "
+            "pre-train in this run"
+        )
+    limit, tokens = context_length(policy), config.ptx_row_tokens
+    if limit is not None and tokens > limit:
+        raise ConfigError(
+            f"{config.section}.ptx_row_tokens = {tokens} is longer than the model's context of {limit}; lower it"
+        )
+    return RawText.read(
+        inputs.ptx_text,
+        tokenizer,
+        row_tokens=tokens,
+        rows_per_step=config.ptx_rows,
+        seed=runtime.seed_for("text"),
+    )
+
+
+def save(learner: PPOLearner, reward: Merged, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """model/, critic/ where there is one, and the scales that rewards were read with."""
+    save_model(learner.policy, tokenizer, folder / "model")
+    if learner.critic is not None:
+        learner.critic.model.save(tokenizer, folder / "critic")
+    save_scales(reward, folder)
 
 
 def resume(
@@ -189,21 +225,36 @@ def summarised(reward: Merged) -> list[str]:
     return [*SUMMARISED, *parts_of(reward), *(["multiplier"] if reward.merge.rule == "constraint" else [])]
 
 
-def summarise(config: PPOConfig, reward: Merged, recent: Sequence[Mapping[str, float]], steps: int) -> dict[str, Any]:
+def summarise(
+    config: PolicyConfig, reward: Merged, recent: Sequence[Mapping[str, float]], steps: int
+) -> dict[str, Any]:
     """Means over the last steps."""
     figures = {name: sum(step[name] for step in recent) / len(recent) for name in summarised(reward)}
     return {"steps": steps, "responses_sampled": steps * config.rollouts_per_step, **figures}
 
 
-def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
+def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     """Inputs from the stages before, or from the paths in the config."""
-    held_out = {name: artifacts[name].file("model") for name in config.watching}
-    return PPOInputs(**vars(sampled.bind(config, artifacts)), held_out_models=held_out)
+    text = artifacts.get("text")
+    return PPOInputs(
+        **vars(sampled.bind(config, artifacts)),
+        ptx_text=config.ptx_text if text is None or config.ptx_text else text.file("text.jsonl.gz"),
+        held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
+    )
 
 
-def files(config: PPOConfig) -> list[Path]:
+def files(config: PolicyConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    return sampled.files(config) + list(() if config.watch is None else config.watch.reward)
+    watching = () if config.watch is None else config.watch.reward
+    return sampled.files(config) + [path for path in (config.ptx_text, *watching) if path is not None]
 
 
-STAGE = Stage("ppo", PPOConfig, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)
+def stage_of(config: type[PolicyConfig]) -> Stage:
+    """The line of the table for a section."""
+    return Stage(config.section, config, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)
+
+
+STAGE = stage_of(PPOConfig)
+RLOO = stage_of(RLOOConfig)
+GRPO = stage_of(GRPOConfig)
+REINFORCE_PLUS_PLUS = stage_of(ReinforcePlusPlusConfig)

@@ -16,6 +16,7 @@ from loopwright.data.readers import read_records
 from loopwright.errors import DataError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import ScoredAnswer
+from loopwright.schemas.steps import stage_of
 from loopwright.stages import sampled
 from loopwright.stages.base import Stage, StageOutput
 from loopwright.stages.sampled import SampledInputs
@@ -149,7 +150,7 @@ def read_earlier(
 
 def bind(config: RejectionConfig, artifacts: Mapping[str, Artifact]) -> RejectionInputs:
     """Inputs from the stages before, or from the paths in the config; every rejection stage before is a round."""
-    rounds = [artifact for role, artifact in artifacts.items() if role.startswith("rejection")]
+    rounds = [artifact for role, artifact in artifacts.items() if stage_of(role) == "rejection"]
     earlier = [*config.earlier, *(artifact.file(SAMPLES) for artifact in rounds)]
     return RejectionInputs(**vars(sampled.bind(config, artifacts)), earlier=earlier)
 
@@ -162,7 +163,7 @@ def files(config: RejectionConfig) -> list[Path]:
 STAGE = Stage(
     "rejection",
     RejectionConfig,
-    needs=sampled.NEEDS | {"rejection*": ()},
+    needs=sampled.NEEDS | {"earlier.*": ("rejection",)},
     bind=bind,
     run=run,
     files=files,

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,6 +30,7 @@ from loopwright.stages.sampled_rewards import load_reward, normalise, samples_of
 from loopwright.training.batches import split_rows
 from loopwright.training.examples import ExamplesConfig
 from loopwright.training.ppo_batch import prompts_of_step
+from loopwright.training.ppo_checks import check_scores
 
 SAMPLES = "samples.jsonl"  # the answers that were learned
 HELD_OUT_SEED = 1  # of no stage: what one round holds out, no other learns from
@@ -97,13 +99,19 @@ class Sampler:
         """So many answers to each prompt, prompt by prompt.
 
         The name and the prompt's id are the seed of an answer, so it never matters what else is asked.
+
+        Raises:
+            CheckError: the reward says the same of them all.
         """
         rows = [(task, copy) for task in tasks for copy in range(copies)]
         parts, answers = split_rows(rows, self._config.answers_at_once), list[ScoredAnswer]()
         with self._runtime.progress(f"sampling {name}", len(parts)) as bar:
             for number, part in enumerate(parts):
-                answers += self._kept(f"{name}-{number}", lambda part=part: self._drawn(name, part, temperature)[1])  # type: ignore[misc]
+                answers += self._kept(f"{name}-{number}", partial(self._answers, name, part, temperature))
                 bar.advance()
+        if copies > 1:
+            scores = torch.tensor([answer.score for answer in answers])
+            check_scores(scores, [answer.response for answer in answers], first=True)
         return answers
 
     def score_again(self, name: str, answers: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
@@ -112,7 +120,7 @@ class Sampler:
         return [
             answer
             for number, part in enumerate(parts)
-            for answer in self._kept(f"{name}-{number}", lambda part=part: self._rescored(part))  # type: ignore[misc]
+            for answer in self._kept(f"{name}-{number}", partial(self._rescored, part))
         ]
 
     def look(self, held_out: Sequence[Task]) -> Look:
@@ -149,6 +157,9 @@ class Sampler:
         sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
         normalise(reward, tasks, self._engine, sampling, config.answers_at_once, self._runtime)
         return []
+
+    def _answers(self, name: str, rows: Sequence[tuple[Task, int]], temperature: float) -> list[ScoredAnswer]:
+        return self._drawn(name, rows, temperature)[1]
 
     def _drawn(
         self, name: str, rows: Sequence[tuple[Task, int]], temperature: float

@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import Example, encode_examples, ensure_chat_template
-from loopwright.data.packing import PackedBatch, PackedDocuments
-from loopwright.data.readers import Loaded, read_records, read_texts
+from loopwright.data.packing import PackedBatch
+from loopwright.data.readers import Loaded, read_records
 from loopwright.data.splits import split_by_hash
-from loopwright.data.tokenizer import document_start, encode_documents
 from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import match_vocabulary
@@ -39,6 +38,7 @@ from loopwright.training.examples import (
 from loopwright.training.examples import learned_tokens as learned_answer_tokens
 from loopwright.training.loop import MicroLoss, fit
 from loopwright.training.next_tokens import predict
+from loopwright.training.raw_text import RawText
 
 
 class SFTConfig(StageConfig, ExamplesConfig):
@@ -179,8 +179,7 @@ class Batches:
     """The microbatches of any step, from its number alone."""
 
     answers: ExampleBatches
-    text: PackedDocuments | None = None  # raw text, when its loss is mixed in
-    text_order: EpochOrder | None = None
+    text: RawText | None = None  # when its loss is mixed in
 
     @classmethod
     def of(
@@ -192,19 +191,17 @@ class Batches:
         runtime: Runtime,
     ) -> Batches:
         """Raises ConfigError when raw text is to be mixed in and there is none."""
-        text, text_order, pad_id = None, None, int(tokenizer.pad_token_id)
+        text, pad_id = None, int(tokenizer.pad_token_id)
         if config.lm_loss_coef:
             if inputs.text is None:
                 raise ConfigError(
                     f"{runtime.stage}.lm_loss_coef needs raw text; name a file or folder in {runtime.stage}.text "
                     "or pre-train in this run"
                 )
-            documents = [document.text for document in read_texts([inputs.text])]
-            encoded = encode_documents(tokenizer, documents)
-            text = PackedDocuments(encoded, config.max_length, document_start(tokenizer), pad_id)
-            text_order = EpochOrder(len(text), 1, runtime.seed_for("text"))
+            length, seed = config.max_length, runtime.seed_for("text")
+            text = RawText.read(inputs.text, tokenizer, row_tokens=length, rows_per_step=1, seed=seed)
         answers = ExampleBatches.of(examples, config, runtime.seed_for("order"), pad_id, runtime.device)
-        return cls(answers, text, text_order)
+        return cls(answers, text)
 
     @property
     def order(self) -> EpochOrder:
@@ -220,15 +217,15 @@ class Batches:
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
-        assert self.text is not None and self.text_order is not None
+        assert self.text is not None
         config = self.answers.config
         assert isinstance(config, SFTConfig)
         tokens_of_examples = sum(example.length for example in examples)
         rows = math.ceil(config.lm_tokens_ratio * tokens_of_examples / config.max_length)
         rows = min(rows, config.rows_per_step)
         first = step * config.rows_per_step  # so that steps never overlap
-        numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
-        batches = batches_of_documents(self.text, numbers, config, packing=config.packing)
+        numbers = [row for i in range(rows) for row in self.text.order.rows_of(first + i)]
+        batches = batches_of_documents(self.text.documents, numbers, config, packing=config.packing)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
         weight = config.lm_loss_coef * answers / tokens

@@ -1,4 +1,4 @@
-"""How well a causal LM predicts the tokens that it is to learn: what every loss on text and answers is made of."""
+"""How well a language model predicts the next token of packed rows: the loss of all training on text."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from loopwright.data.chat import Example
 from loopwright.data.readers import read_records, write_records
-from loopwright.errors import ConfigError, DataError, RewardError
+from loopwright.errors import CheckError, ConfigError, DataError, RewardError
 from loopwright.evaluation.best_of import best_of_distribution, exact_best_of_kl
 from loopwright.loop import config_from
 from loopwright.loop.plan import make_plan
@@ -178,28 +178,30 @@ def test_few_prompts_are_drawn_and_those_held_out_are_never_learned(start, tmp_p
 
 
 def test_the_best_answers_of_earlier_rounds_are_kept_under_the_newest_reward(start, tmp_path):
-    run(start, tmp_path / "one", stage="rejection_1")
+    run(start, tmp_path / "one", stage="v1.rejection")
     before = samples(tmp_path / "one")
     first = tmp_path / "one" / "output"
-    metrics = run(first / "model", tmp_path / "two", stage="rejection_2", earlier=[first / "samples.jsonl"])
+    metrics = run(first / "model", tmp_path / "two", stage="v2.rejection", earlier=[first / "samples.jsonl"])
     kept = samples(tmp_path / "two")
     by_prompt = {one.prompt.id: one.score for one in before}
     assert len(kept) == len(before) and metrics["earlier_answers"] == len(before)
     assert all(one.score >= by_prompt[one.prompt.id] for one in kept)  # no prompt gets worse
-    assert metrics["examples_from_earlier"] == sum(one.stage == "rejection_1" for one in kept) > 0
+    assert metrics["examples_from_earlier"] == sum(one.stage == "v1.rejection" for one in kept) > 0
 
     other, turned = CallableReward(hates_a, "a"), tmp_path / "turned"
-    run(first / "model", turned, other, stage="rejection_2", earlier=[first / "samples.jsonl"], missing_eos_penalty=0.0)
+    run(
+        first / "model", turned, other, stage="v2.rejection", earlier=[first / "samples.jsonl"], missing_eos_penalty=0.0
+    )
     assert [one.score for one in samples(turned)] == hates_a([], [one.response for one in samples(turned)])
 
 
 def test_earlier_answers_to_prompts_that_are_not_asked_again_are_kept(start, tmp_path):
-    run(start, tmp_path / "one", stage="rejection_1")
+    run(start, tmp_path / "one", stage="v1.rejection")
     earlier = [tmp_path / "one" / "output" / "samples.jsonl"]
-    metrics = run(start, tmp_path / "two", stage="rejection_2", max_prompts=5, earlier=earlier)
+    metrics = run(start, tmp_path / "two", stage="v2.rejection", max_prompts=5, earlier=earlier)
     assert metrics["examples"] == len(samples(tmp_path / "one"))
     more_held_out = run(
-        start, tmp_path / "three", stage="rejection_2", max_prompts=5, earlier=earlier, held_out_prompts=30
+        start, tmp_path / "three", stage="v2.rejection", max_prompts=5, earlier=earlier, held_out_prompts=30
     )
     assert more_held_out["examples"] < metrics["examples"]  # none that answers a prompt which is held out now
 
@@ -309,17 +311,27 @@ def test_prompts_that_do_not_fit_are_an_error_before_anything_is_sampled(start, 
         run(start, tmp_path / "b", held_out_prompts=64)
 
 
+def test_a_reward_that_says_the_same_of_everything_is_caught(start, tmp_path):
+    with pytest.raises(CheckError, match="the reward gives the same score, 1, to all 192 responses"):
+        run(
+            start,
+            tmp_path,
+            CallableReward(lambda prompts, responses: [1.0] * len(responses), "blind"),
+            missing_eos_penalty=0.0,
+        )
+
+
 def artifact(kind: str) -> SimpleNamespace:
     manifest = SimpleNamespace(kind=kind, config={})
     return SimpleNamespace(file=lambda name: Path(kind) / name, manifest=manifest)
 
 
 def test_every_rejection_stage_before_is_an_earlier_round():
-    artifacts = {role: artifact(role) for role in ("policy", "reward", "world", "rejection", "rejection_2")}
+    artifacts = {role: artifact(role) for role in ("policy", "reward", "world", "v1.rejection", "v2.rejection")}
     inputs = rejection.bind(RejectionConfig(earlier=("mine.jsonl",)), artifacts)
     assert isinstance(inputs, SampledInputs)
     assert inputs.policy == Path("policy/model") and inputs.reward == Path("reward/model")
-    names = [Path("mine.jsonl"), Path("rejection/samples.jsonl"), Path("rejection_2/samples.jsonl")]
+    names = [Path("mine.jsonl"), Path("v1.rejection/samples.jsonl"), Path("v2.rejection/samples.jsonl")]
     assert inputs.earlier == names
     with pytest.raises(ConfigError, match="rejection has no policy; add an sft section"):
         rejection.bind(RejectionConfig(), {})
@@ -331,3 +343,14 @@ def test_it_improves_the_policy_before_it_and_ppo_goes_on_from_it():
     assert steps["rejection"].parents["policy"] == "sft" and steps["rejection"].parents["reward"] == "reward"
     assert steps["rest"].parents["policy"] == "rejection"
     assert steps["ppo"].parents["policy"] == "rest"
+
+
+def test_rounds_go_on_from_one_another_and_keep_what_they_learned():
+    made = {"feedback": {"prompts": 4}, "reward": {}, "rejection": {}}
+    values = {"name": "x", "world": {}, "pretrain": {}, "sft": {}, "rounds": {"schedule": {"v1-v3": made}}}
+    steps = {step.name: step for step in make_plan(config_from(values, "here")).steps}
+    parents = [steps[f"v{number}.rejection"].parents for number in (1, 2, 3)]
+    assert [one["policy"] for one in parents] == ["sft", "v1.rejection", "v2.rejection"]
+    assert [one["reward"] for one in parents] == ["v1.reward", "v2.reward", "v3.reward"]
+    earlier = [[role for role in one if role.endswith(".rejection")] for one in parents]
+    assert earlier == [[], ["v1.rejection"], ["v1.rejection", "v2.rejection"]]
