@@ -1,6 +1,6 @@
 """The training stages as calls on a model and tokenizer in memory.
 
-    from loopwright import best_of, dpo, hindsight, kto, ppo, rejection, rest, reward_model, sft
+    from loopwright import best_of, dpo, kto, ppo, rejection, reward_model, sft  # and the others of `__all__`
 
 Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
 comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.

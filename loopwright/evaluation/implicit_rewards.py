@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loopwright.evaluation.metrics import area_under_curve
 from loopwright.training.preference_pairs import Labels, Pairs
 
 
@@ -39,7 +40,8 @@ def ranking_accuracy(logprobs: Tensor, pairs: Pairs) -> float:
 def figures_of_labels(log_ratios: Tensor, labels: Labels, baseline: Tensor, *, beta: float) -> dict[str, float]:
     """Means over thumbs, each once; soft ones count by their share on either side.
 
-    `thumb_accuracy` is how often a reward is above the baseline where the thumb is up, and below it where it is down.
+    `thumb_accuracy` is how often a reward is above the baseline where the thumb is up, and below it where it is down;
+    `auc` how often an answer with its thumb up has a higher reward than one, to any prompt, with its thumb down.
 
     Args:
         log_ratios: [N] nats.
@@ -53,6 +55,8 @@ def figures_of_labels(log_ratios: Tensor, labels: Labels, baseline: Tensor, *, b
         "kl": float(baseline),
         "log_ratio": float(log_ratios.mean()),
     }
+    if (auc := area_under_curve(own.tolist(), (good > 0.5).tolist())) is not None:
+        found["auc"] = auc
     for name, share in (("reward_desirable", good), ("reward_undesirable", 1 - good)):
         if share.any():
             found[name] = float((share * beta * own).sum() / share.sum())

@@ -1,5 +1,6 @@
 """From rows to figures: what `evaluation.json` and `summary.json` say of each version. Pure: no model is reached."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from loopwright.schemas import Prompt
 Row = dict[str, Any]  # one answer; JSON-able
 COMPARISON = "sft_clean"  # a version beside the line from base on: measured as the cheap policies are, no further
 STARTS = ("base", "sft", COMPARISON)  # versions that no feedback has improved, in the order of the report
+IS_ROUND = re.compile(r"v\d+")  # what the version that a round leaves behind is called
 JUDGES_OF_A_WORLD = ("helpful", "honest", "harmless")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from loopwright.evaluation.elo import Array, counts, elo, won
 from loopwright.evaluation.metrics import gain_interval, win_rate
-from loopwright.evaluation.results import COMPARISON, STARTS, Measured, Row
+from loopwright.evaluation.results import COMPARISON, IS_ROUND, STARTS, Measured, Row
 from loopwright.feedback.intervals import CONFIDENCE, Interval
 
 RESAMPLES = 4_000  # of the search for what got worse, whose intervals reach far into the tails
@@ -29,13 +29,7 @@ class Part(NamedTuple):
 def are_compared(versions: Sequence[str]) -> bool:
     """Whether there is more to say than base, SFT and one policy need: several improved versions, or a round."""
     improved = [name for name in versions if name not in STARTS]
-    return len(improved) > 1 or any(round_of(name) is not None for name in improved)
-
-
-def round_of(version: str) -> int | None:
-    """The number of the round that made a version: v3 -> 3."""
-    number = version.removeprefix("v")
-    return int(number) if number != version and number.isdecimal() else None
+    return len(improved) > 1 or any(IS_ROUND.fullmatch(name) for name in improved)
 
 
 def compare_versions(measured: Mapping[str, Measured], judges: Sequence[str], seed: int) -> dict[str, Any] | None:

@@ -16,7 +16,9 @@ STAGES = {
     "demonstrations": "loopwright.stages.demonstrations:STAGE",
     "sft": "loopwright.stages.sft:STAGE",
     "sft_clean": "loopwright.stages.sft:CLEAN",
+    "constitutional": "loopwright.stages.constitutional:STAGE",
     "feedback": "loopwright.stages.feedback:STAGE",
+    "ai_feedback": "loopwright.stages.ai_feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
     "rejection": "loopwright.stages.rejection:STAGE",
     "rest": "loopwright.stages.rest:STAGE",
@@ -28,6 +30,7 @@ STAGES = {
     "grpo": "loopwright.stages.ppo:GRPO",
     "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
+    "red_team": "loopwright.stages.red_team:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }
 

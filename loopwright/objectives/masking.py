@@ -57,7 +57,7 @@ def loss_divisors(mask: Tensor, aggregation: Aggregation, *, most_tokens: int) -
     response_mean: the mean over a response's tokens, then over responses (Shao et al. 2024, eq. 3): each counts
         alike, so a token of a long one for less.
     response_sum: the sum over a response's tokens over `most_tokens`, a constant, then the mean over responses: the
-        gradient of log pi(response) itself (Ahmadian et al. 2024; Liu et al. 2025, listing 1).
+        gradient of log pi(response) itself (Ahmadian et al. 2024; Dr. GRPO, Liu et al. 2025).
 
     The parts of a minibatch may be computed in any number of microbatches: the divisors are the minibatch's.
 

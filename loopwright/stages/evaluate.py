@@ -13,7 +13,7 @@ from loopwright.data.labelled import read_labelled
 from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
 from loopwright.errors import ConfigError
-from loopwright.evaluation.answering import Bench, LanguageModel, Row, answer, kl_of, measure, reward_scores
+from loopwright.evaluation.answering import Answers, Bench, LanguageModel, Row, answer, kl_of, measure, reward_scores
 from loopwright.evaluation.cheap import baseline_results, best_of_results, picked_by_reward
 from loopwright.evaluation.judging import judge_all
 from loopwright.evaluation.metrics import rounded
@@ -112,16 +112,17 @@ class _Trial:
         reference = reference_of(version, self.versions)
         other = self.models.load(reference, beside=version) if reference else None
         rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
-        if prompt_set == "held_out" and self._is_far_from_base(version, reference):
-            base = other if reference == "base" else self.models.load("base", beside=version)
-            far, _ = kl_of(model, base, sampled.rollouts, self.config.sampling.temperature)
-            rows = [row | {"kl_from_base": kl} for row, kl in zip(rows, far, strict=True)]
+        if prompt_set == "held_out" and are_compared(self.versions) and reference and "base" in self.versions:
+            kls = [row["kl"] for row in rows] if reference == "base" else self._kl_from_base(version, sampled)
+            rows = [row | {"kl_from_base": kl} for row, kl in zip(rows, kls, strict=True)]
         about = {"set": prompt_set, "version": version}
         return [about | row | {"flags": flags_of(prompt)} for prompt, row in zip(prompts, rows, strict=True)]
 
-    def _is_far_from_base(self, version: str, reference: str | None) -> bool:
-        """Whether the KL to base, too, is asked of a version: of every one in a line of several, base itself aside."""
-        return are_compared(self.versions) and "base" in self.versions and reference is not None
+    def _kl_from_base(self, version: str, sampled: Answers) -> list[float] | list[None]:
+        """Nats of each answer; with several versions, the way from the start is asked besides that from SFT."""
+        model = self.models.load(version)
+        base = self.models.load("base", beside=version)
+        return kl_of(model, base, sampled.rollouts, self.config.sampling.temperature)[0]
 
     def greedy(self, version: str, prompt_set: str) -> list[Row]:
         """As `answers`, with the likeliest token always; judges and length only."""

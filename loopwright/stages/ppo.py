@@ -3,7 +3,7 @@
 Its relatives that need no critic run the same code, with advantages of their own: docs/policy_gradients.md.
 
 Its parts stand beside it: the settings in ppo_config.py, the prompts of a step in ppo_prompts.py, the models in
-ppo_models.py, the watch over it in ppo_looks.py; prompts and rewards are those of all stages that sample (sampled.py).
+ppo_models.py, the watch in ppo_looks.py; prompts and rewards are those of every stage that samples (sampled.py).
 """
 
 from __future__ import annotations
@@ -235,18 +235,18 @@ def summarise(
 
 def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     """Inputs from the stages before, or from the paths in the config."""
-    text = artifacts.get("text")
+    mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
         **vars(sampled.bind(config, artifacts)),
-        ptx_text=config.ptx_text if text is None or config.ptx_text else text.file("text.jsonl.gz"),
+        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
         held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
 
 
 def files(config: PolicyConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    watching = () if config.watch is None else config.watch.reward
-    return sampled.files(config) + [path for path in (config.ptx_text, *watching) if path is not None]
+    given = (config.ptx_text, *(() if config.watch is None else config.watch.reward))
+    return sampled.files(config) + [path for path in given if path is not None]
 
 
 def stage_of(config: type[PolicyConfig]) -> Stage:

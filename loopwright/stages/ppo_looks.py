@@ -167,26 +167,26 @@ def check_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: they are not, or a stage that the watch names is not there, or knows no other labels.
     """
+    section = config.section
     for name in config.watching:
         if name not in parents:
             raise ConfigError(
-                f"{config.section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
+                f"{section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
             )
         if name in {source.stage for source in config.rewards}:
             raise ConfigError(
-                f"{config.section}.rewards and {config.section}.watch.stage both name {name}, which cannot watch "
-                "itself; drop one"
+                f"{section}.rewards and {section}.watch.stage both name {name}, which cannot watch itself; drop one"
             )
         if parents[name].kinds == ("spans",):
             raise ConfigError(
-                f"{config.section}.watch.stage = {name} learns from marked passages and has no score of an answer"
+                f"{section}.watch.stage = {name} learns from marked passages and has no score of an answer"
             )
         for other in to_train_on(config, parents):
             if parents[name].shares_labels_with(parents[other]):
                 raise ConfigError(
-                    f"{config.section}.watch.stage = {name} learns from judgements that {other} learns from, so it "
-                    "would err as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, "
-                    "1]), or judgements of its own"
+                    f"{section}.watch.stage = {name} learns from judgements that {other} learns from, so it would err "
+                    "as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
+                    "judgements of its own"
                 )
     check_trained_rewards(config, parents)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.errors import ConfigError
 from loopwright.models.adapters import over_base
-from loopwright.models.heads import Critic, head_of, reward_model_from
+from loopwright.models.heads import Critic
 from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
@@ -75,8 +74,6 @@ def start_critic(
 ) -> Critic:
     """From the folder that is named, the first reward model that reads the policy's tokens, or the policy's body.
 
-    A head on the policy's body starts at 0 (lm-human-preferences): no value is better than a made-up one.
-
     Raises:
         ConfigError: the folder that is named does not read the policy's tokens.
     """
@@ -95,7 +92,4 @@ def start_critic(
             critic = Critic.from_reward_model(model.model)
             match_vocabulary(critic.model, tokenizer)  # it also reads the policy's padding
             return critic
-    body = reward_model_from(policy, seed=0)
-    with torch.no_grad():
-        head_of(body).weight.zero_()
-    return Critic(body)
+    return Critic.from_policy(policy)

@@ -217,9 +217,8 @@ class Batches:
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
-        assert self.text is not None
         config = self.answers.config
-        assert isinstance(config, SFTConfig)
+        assert self.text is not None and isinstance(config, SFTConfig)
         tokens_of_examples = sum(example.length for example in examples)
         rows = math.ceil(config.lm_tokens_ratio * tokens_of_examples / config.max_length)
         rows = min(rows, config.rows_per_step)
