@@ -1,6 +1,6 @@
 """The training stages as calls on a model and tokenizer in memory.
 
-    from loopwright import dpo, kto, ppo, reward_model, sft
+    from loopwright import best_of, dpo, kto, ppo, rejection, rest, reward_model, sft
 
 Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
 comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.
@@ -21,18 +21,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.config.loader import build
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
+from loopwright.generation.base import SamplingConfig
+from loopwright.generation.engines import make_engine
 from loopwright.kernels.choice import choose
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
 from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
+from loopwright.rewards.picking import Picked, pick_best
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Message, Prompt, Thumb
 from loopwright.stages import dpo as dpo_stage
 from loopwright.stages import kto as kto_stage
 from loopwright.stages import ppo as ppo_stage
+from loopwright.stages import ppo_config
+from loopwright.stages import rejection as rejection_stage
+from loopwright.stages import rest as rest_stage
 from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
+from loopwright.stages.sampled import SampledInputs
 
 RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
+Rewards = RewardLike | Sequence[tuple[RewardLike, float]]
 R = TypeVar("R", bound=BaseModel)
 _SHAPES: dict[tuple[type, ...], str] = {
     (str,): "text",
@@ -139,37 +147,113 @@ def kto(
         return _trained(runtime, output.metrics)
 
 
-def ppo(
+def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
+    """The call of one of the stages that improve a policy against a reward: they differ in their settings alone."""
+
+    def improve(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt | str],
+        rewards: Rewards,
+        *,
+        held_out_rewards: Sequence[RewardLike] = (),
+        seed: int = 0,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Trained:
+        """Improve a model against rewards; the frozen reference is the model as given. `settings`: docs/{0}.md.
+
+        Args:
+            rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
+                prompts and responses that gives a number for each. `merge` in the settings says how several become
+                one (docs/merging.md); without it they are summed. Or a `Merged`.
+            held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
+        """
+        config = build(kind, settings, kind.section)
+        given, records = _merged(rewards), _prompts(prompts)
+        looking = [_reward(reward) for reward in held_out_rewards]
+        with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+            inputs = ppo_stage.PPOInputs(start, given, records, ptx_text=config.ptx_text, held_out_rewards=looking)
+            output = ppo_stage.run(config, inputs, runtime)
+            return _trained(runtime, output.metrics)
+
+    improve.__name__ = improve.__qualname__ = kind.section
+    improve.__doc__ = (improve.__doc__ or "").replace("{0}", kind.section)
+    return improve
+
+
+ppo = _improver(ppo_config.PPOConfig)
+rloo = _improver(ppo_config.RLOOConfig)
+grpo = _improver(ppo_config.GRPOConfig)
+reinforce_plus_plus = _improver(ppo_config.ReinforcePlusPlusConfig)
+
+
+def rejection(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt | str],
-    rewards: RewardLike | Sequence[tuple[RewardLike, float]],
+    rewards: Rewards,
     *,
-    held_out_rewards: Sequence[RewardLike] = (),
     seed: int = 0,
     folder: Path | None = None,
     **settings: Any,
 ) -> Trained:
-    """Improve a model against rewards by PPO; the frozen reference is the model as given. `settings`: docs/ppo.md.
+    """Fine-tune a model on the best of its own answers to each prompt. `settings`: docs/rejection.md; rest as `ppo`."""
+    config = build(rejection_stage.RejectionConfig, settings, "rejection")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("rejection", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        inputs = rejection_stage.RejectionInputs(start, given, records, earlier=config.earlier)
+        return _trained(runtime, rejection_stage.run(config, inputs, runtime).metrics)
+
+
+def rest(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Fine-tune a model on its own answers above rising thresholds. `settings`: docs/rest.md; rest as `ppo`."""
+    config = build(rest_stage.RestConfig, settings, "rest")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("rest", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, rest_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def best_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    n: int = 16,
+    seed: int = 0,
+    **sampling: Any,
+) -> list[Picked]:
+    """Answer each prompt n times and give the answer that scores highest; nothing is trained.
 
     Args:
-        rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
-            prompts and responses that gives a number for each. `merge` in the settings says how several become one
-            (docs/merging.md); without it they are summed. Or a `Merged`.
-        held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
+        sampling: `max_new_tokens`, `temperature`, ... (docs/generation.md).
     """
-    config = build(ppo_stage.PPOConfig, settings, "ppo")
+    if n < 1:
+        raise ConfigError(f"n = {n} leaves no answer to give; set it to 1 or more")
+    given, config = _merged(rewards), build(SamplingConfig, sampling, "best_of")
+    reward = given if isinstance(given, Merged) else Merged(given)
+    return pick_best(make_engine(model, tokenizer), reward, _prompts(prompts), n, config, seed)
+
+
+def _prompts(given: Sequence[Prompt | str]) -> list[Prompt]:
+    return _records(given, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), parts=(str,))
+
+
+def _merged(rewards: Rewards) -> Merged | list[tuple[Reward, float]]:
+    """Rewards with their weights, or what merges them."""
     if isinstance(rewards, Merged):
-        given: Merged | list[tuple[Reward, float]] = rewards
-    else:
-        given = _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
-    records = _records(prompts, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), parts=(str,))
-    with _workplace("ppo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        inputs = ppo_stage.PPOInputs(
-            start, given, records, held_out_rewards=[_reward(reward) for reward in held_out_rewards]
-        )
-        output = ppo_stage.run(config, inputs, runtime)
-        return _trained(runtime, output.metrics)
+        return rewards
+    return _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
 
 
 @contextmanager

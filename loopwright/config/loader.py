@@ -219,7 +219,7 @@ def _did_you_mean(cls: type[Config], keys: Sequence[str]) -> str:
     if close := get_close_matches(keys[-1], siblings, n=1, cutoff=0.6):
         return f"did you mean {prefix}{close[0]}?"
     elsewhere = [dotted for dotted in _all_keys(cls) if dotted.rpartition(".")[2] == keys[-1]]
-    return f"did you mean {elsewhere[0]}?" if elsewhere else ""
+    return f"did you mean {min(elsewhere, key=lambda dotted: dotted.count('.'))}?" if elsewhere else ""
 
 
 def _siblings(cls: type[BaseModel], keys: Sequence[str]) -> list[str]:

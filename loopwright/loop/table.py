@@ -18,9 +18,15 @@ STAGES = {
     "sft_clean": "loopwright.stages.sft:CLEAN",
     "feedback": "loopwright.stages.feedback:STAGE",
     "reward": "loopwright.stages.reward:STAGE",
+    "rejection": "loopwright.stages.rejection:STAGE",
+    "rest": "loopwright.stages.rest:STAGE",
     "dpo": "loopwright.stages.dpo:STAGE",
     "kto": "loopwright.stages.kto:STAGE",
+    "rloo": "loopwright.stages.ppo:RLOO",
+    "grpo": "loopwright.stages.ppo:GRPO",
+    "reinforce_plus_plus": "loopwright.stages.ppo:REINFORCE_PLUS_PLUS",
     "ppo": "loopwright.stages.ppo:STAGE",
+    "red_team": "loopwright.stages.red_team:STAGE",
     "evaluate": "loopwright.stages.evaluate:STAGE",
 }
 

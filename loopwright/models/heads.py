@@ -129,6 +129,17 @@ class Critic(nn.Module):
         return cls(_with_one_head(copy.deepcopy(model)))
 
     @classmethod
+    def from_policy(cls, policy: PreTrainedModel) -> Critic:
+        """Start from a copy of the policy's body and a head at 0 (lm-human-preferences).
+
+        No value is better than a made-up one.
+        """
+        body = reward_model_from(policy, seed=0)
+        with torch.no_grad():
+            head_of(body).weight.zero_()
+        return cls(body)
+
+    @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Critic:
         """Read what `save` wrote."""
         return cls(load_reward_model(folder, device))

@@ -1,5 +1,6 @@
 """Frozen records that cross a file, a process or a network."""
 
+from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
 from loopwright.schemas.feedback import (
     Attack,
@@ -35,6 +36,7 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "ScoredAnswer",
     "Span",
     "SpanFeedback",
     "Strength",

@@ -21,12 +21,14 @@ from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import dpo_loss, ipo_loss
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import (
+    FEEDBACK,
     POLICIES,
     Stage,
     StageConfig,
     StageOutput,
     check_max_length,
     chosen_input,
+    judged,
     judgement_files,
 )
 from loopwright.tracking.artifacts import Artifact
@@ -167,7 +169,7 @@ def bind(config: DPOConfig, artifacts: Mapping[str, Artifact]) -> DPOInputs:
     """
     return DPOInputs(
         policy=chosen_input("dpo.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        judgements=judgement_files("dpo", config.feedback, artifacts.get("feedback"), config.kinds),
+        judgements=judgement_files("dpo", config.feedback, judged(artifacts), config.kinds),
     )
 
 
@@ -179,7 +181,7 @@ def files(config: DPOConfig) -> list[Path]:
 STAGE = Stage(
     name="dpo",
     config=DPOConfig,
-    needs={"policy": POLICIES, "feedback": ("feedback",)},
+    needs={"policy": POLICIES, "judged.*": FEEDBACK},
     bind=bind,
     run=run,
     files=files,

@@ -27,6 +27,12 @@ class Item(NamedTuple):
     off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
 
 
+def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: int) -> list[Prompt]:
+    """The first `count` of the prompts; or those behind the ones `asked` about before, round the end of the list."""
+    start = asked % len(prompts) if prompts else 0
+    return [*prompts[start:], *prompts[:start]][:count]
+
+
 def sample_answers(
     prompts: Sequence[Prompt], config: FeedbackConfig, policy: Path, runtime: Runtime
 ) -> list[list[str]]:

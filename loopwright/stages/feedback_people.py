@@ -18,7 +18,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
 from loopwright.stages.base import StageOutput
 from loopwright.stages.feedback_answers import Item as Asked
-from loopwright.stages.feedback_answers import mix_in_off_topic, sample_answers
+from loopwright.stages.feedback_answers import mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.tracking.artifacts import id_of_file
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+        prompts = prompts_to_ask(read_records(inputs.prompts, Prompt).records, config.prompts, inputs.asked)
         answers = sample_answers(prompts, config, inputs.policy, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]

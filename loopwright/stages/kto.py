@@ -23,12 +23,14 @@ from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import kto_loss, mismatched_kl
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import (
+    FEEDBACK,
     POLICIES,
     Stage,
     StageConfig,
     StageOutput,
     check_max_length,
     chosen_input,
+    judged,
     judgement_files,
 )
 from loopwright.tracking.artifacts import Artifact
@@ -193,7 +195,7 @@ def bind(config: KTOConfig, artifacts: Mapping[str, Artifact]) -> KTOInputs:
     """
     return KTOInputs(
         policy=chosen_input("kto.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        judgements=judgement_files("kto", config.feedback, artifacts.get("feedback"), config.kinds),
+        judgements=judgement_files("kto", config.feedback, judged(artifacts), config.kinds),
     )
 
 
@@ -205,7 +207,7 @@ def files(config: KTOConfig) -> list[Path]:
 STAGE = Stage(
     name="kto",
     config=KTOConfig,
-    needs={"policy": POLICIES, "feedback": ("feedback",)},
+    needs={"policy": POLICIES, "judged.*": FEEDBACK},
     bind=bind,
     run=run,
     files=files,

@@ -1,56 +1,59 @@
-"""The models of PPO: policy and reference, the critic, and what they share with reward models."""
+"""The models of PPO: policy and reference, the critic where there is one, and what they share with reward models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.errors import ConfigError
 from loopwright.models.adapters import over_base
-from loopwright.models.heads import Critic, head_of, reward_model_from
+from loopwright.models.heads import Critic
 from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.ppo_rewards import own_models
+from loopwright.stages.ppo_config import PolicyConfig, PPOConfig
+from loopwright.stages.sampled_rewards import own_models
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.precision import in_precision
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.ppo import PPOInputs
 
 
 def make_learner(
-    config: PPOConfig,
+    config: PolicyConfig,
     inputs: PPOInputs,
     reward: Merged,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     runtime: Runtime,
 ) -> PPOLearner:
-    """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
+    """Policy and reference from one folder; PPO's critic from the reward model (Stiennon et al. 2020, app. G.1)."""
     loaded = own_models(inputs, reward)
     apart = [lay_over(policy, model, folder, config) for model, folder in loaded]
-    critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
+    critic = None
+    if isinstance(config, PPOConfig):
+        critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
-    reasons = {"the critic": learner.critic_shares}
+    reasons = {} if learner.critic is None else {"the critic": learner.critic.shares}
     for (loaded_model, _), reason in zip(loaded, apart, strict=True):
         in_precision(loaded_model.model.requires_grad_(False), config.precision)
         which = "the reward model" if len(loaded) == 1 else f"the reward model {loaded_model.name}"
         reasons[which] = reason or share_frozen(loaded_model.model, learner.policy)
-        share_frozen(loaded_model.model, learner.critic.model)
+        if learner.critic is not None:
+            share_frozen(loaded_model.model, learner.critic.model.model)
     for name, why in reasons.items():
         if why is not None and config.trainable.mode != "all":
             runtime.log(f"{name} keeps weights of its own beside the policy's: {why}")
     return learner
 
 
-def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PPOConfig) -> str | None:
+def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PolicyConfig) -> str | None:
     """Let a reward model that was trained with LoRA over the policy's base read it again, or say why not."""
     if config.trainable.mode != "lora":
         return None
@@ -71,8 +74,6 @@ def start_critic(
 ) -> Critic:
     """From the folder that is named, the first reward model that reads the policy's tokens, or the policy's body.
 
-    A head on the policy's body starts at 0 (lm-human-preferences): no value is better than a made-up one.
-
     Raises:
         ConfigError: the folder that is named does not read the policy's tokens.
     """
@@ -91,7 +92,4 @@ def start_critic(
             critic = Critic.from_reward_model(model.model)
             match_vocabulary(critic.model, tokenizer)  # it also reads the policy's padding
             return critic
-    body = reward_model_from(policy, seed=0)
-    with torch.no_grad():
-        head_of(body).weight.zero_()
-    return Critic(body)
+    return Critic.from_policy(policy)

@@ -46,8 +46,9 @@ from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import round_of
 from loopwright.stages import reward_spans
-from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input, judgement_files
+from loopwright.stages.base import FEEDBACK, Stage, StageOutput, check_max_length, chosen_input, judged, judgement_files
 from loopwright.stages.reward_assessment import (
     agreement,
     assess,
@@ -321,26 +322,31 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    model, feedback, world = (artifacts.get(role) for role in ("model", "feedback", "world"))
-    if config.labelled is not None and feedback is not None:
+    world, feedback = artifacts.get("world"), judged(artifacts)
+    if config.labelled is not None and feedback:
         raise ConfigError(
             f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
         )
+    rounds = [round_of(one.manifest.kind) for one in feedback]
+    if config.earlier_rounds_weight != 1 and not any(rounds):
+        raise ConfigError("reward.earlier_rounds_weight has no effect without rounds; leave it out")
     return RewardInputs(
-        model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
+        model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
         **_judgements(config, feedback),  # type: ignore[arg-type]
+        ages=tuple(max(rounds) - one for one in rounds),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
 
-def _judgements(config: RewardConfig, feedback: Artifact | None) -> dict[str, Path]:
-    """The file of each kind of judgement that is trained on."""
+def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that is trained on, one of each artifact."""
     if config.labelled is not None:
         return {}
     if config.comparisons is not None:
-        chosen_input("reward.comparisons", config.comparisons, feedback, "comparisons.jsonl", "a feedback section")
-        return {"comparisons": config.comparisons}
+        newest = feedback[-1] if feedback else None
+        chosen_input("reward.comparisons", config.comparisons, newest, "comparisons.jsonl", "a feedback section")
+        return {"comparisons": (config.comparisons,)}
     return judgement_files("reward", config.feedback, feedback, config.kinds)
 
 
@@ -354,7 +360,7 @@ def files(config: RewardConfig) -> list[Path]:
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
-    needs={"model": ("sft", "pretrain"), "feedback": ("feedback",), "world": ("world",)},
+    needs={"model": ("sft", "pretrain"), "judged.*": FEEDBACK, "world": ("world",)},
     bind=bind,
     run=run,
     files=files,

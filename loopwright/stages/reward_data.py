@@ -31,6 +31,7 @@ from loopwright.schemas import (
     Correction,
     Judge,
     Judgement,
+    Message,
     Prompt,
     Ranking,
     Rating,
@@ -41,16 +42,19 @@ from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
 from loopwright.training.judgement_files import RECORDS, read_all, read_judgements
 
+Files = Path | Sequence[Path]  # one, or those of several rounds
+
 
 @dataclass(frozen=True)
 class RewardInputs:
     model: Path  # where the body comes from: a causal LM, whose samples normalise the scores, or an encoder
-    comparisons: Path | Sequence[Comparison] = ()
-    rankings: Path | Sequence[Ranking] = ()
-    ratings: Path | Sequence[Rating] = ()
-    thumbs: Path | Sequence[Thumb] = ()
-    corrections: Path | Sequence[Correction] = ()
-    spans: Path | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    comparisons: Files | Sequence[Comparison] = ()
+    rankings: Files | Sequence[Ranking] = ()
+    ratings: Files | Sequence[Rating] = ()
+    thumbs: Files | Sequence[Thumb] = ()
+    corrections: Files | Sequence[Correction] = ()
+    spans: Files | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    ages: Sequence[int] = ()  # of the files of each kind, in rounds before the newest
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
     teacher: Reward | None = None  # any reward whose scores take the place of what people said; or the config's
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
@@ -137,7 +141,8 @@ def load_data(
         DataError: nothing is left to train on, a held-out pair is trained on, or too many rows are bad.
     """
     given = {kind: getattr(inputs, kind) for kind in RECORDS}
-    judgements, bad_rows = read_all(given, runtime, config.max_bad_share)
+    judgements, bad_rows, places = read_all(given, runtime, config.max_bad_share)
+    ages = ages_of(judgements, places, inputs.ages)
     if config.part_of_prompts is not None:
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
@@ -153,6 +158,8 @@ def load_data(
     teacher = load_teacher(config, inputs, runtime)
     if teacher is not None:
         groups = teach(groups, teacher, tokenizer)
+    for one in groups:
+        one.scale(config.earlier_rounds_weight ** ages[one.messages])
     if not groups:
         raise DataError(
             f"no judgement is left to train on ({converted.counts['ties']} ties, {too_long} of responses longer than "
@@ -202,6 +209,22 @@ def _split(
     keys = keys_of([*judgements, *held_out])
     known = set(keys[len(judgements) :])
     return [one for one, key in zip(judgements, keys, strict=False) if key not in known], held_out
+
+
+def ages_of(
+    judgements: Sequence[Judgement], places: Sequence[int], ages: Sequence[int]
+) -> Mapping[tuple[Message, ...], int]:
+    """Of each prompt, how many rounds ago anything was last said of it.
+
+    Args:
+        places: for each judgement, which of its kind's files it is from.
+        ages: of these files, in rounds.
+    """
+    found: dict[tuple[Message, ...], int] = {}
+    for one, place in zip(judgements, places, strict=True):
+        age = ages[place] if ages else 0
+        found[one.prompt] = min(age, found.get(one.prompt, age))
+    return found
 
 
 def _tokenized(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
@@ -13,12 +12,11 @@ from loopwright.data.splits import split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.feedback.pairs import check_settings, convert
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Judgement
 from loopwright.training.direct_config import DirectConfig, PreferenceConfig
 from loopwright.training.judged_groups import Group, Labelled, as_continuations, group, keys_of, that_fit
-from loopwright.training.judgement_files import read_all
+from loopwright.training.judgement_files import Source, read_all
 
-Given = Mapping[str, Path | Sequence[Judgement]]  # kind -> its file, or its records
+Given = Mapping[str, Source]  # of each kind
 
 
 class Judged(NamedTuple):
@@ -45,7 +43,7 @@ def read_judged(
         ConfigError: a setting finds nothing to act on.
         DataError: nothing is left to train on, a response answers no prompt, or too many rows are bad.
     """
-    judgements, bad_rows = read_all(given, runtime, config.max_bad_share)
+    judgements, bad_rows, _ = read_all(given, runtime, config.max_bad_share)
     stray = next((one for one in judgements if not one.prompt), None)
     if stray is not None:
         raise DataError(

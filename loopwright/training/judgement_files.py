@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import KINDS, Judgement
+from loopwright.schemas import KINDS
 
+Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several rounds, or records
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
 
 
@@ -30,17 +31,28 @@ def files_in(folder: Path, kinds: Sequence[str], setting: str) -> dict[str, Path
     return {kind: found[kind] for kind in kinds}
 
 
-def read_all(
-    given: Mapping[str, Path | Iterable[Any]], runtime: Runtime, max_bad_share: float
-) -> tuple[list[Judgement], int]:
+class Read(NamedTuple):
+    judgements: list[Any]
+    bad_rows: int
+    places: list[int]  # for each judgement, which of its kind's files it is from
+
+
+def read_all(given: Mapping[str, Source], runtime: Runtime, max_bad_share: float) -> Read:
     """The judgements of all kinds, and how many bad rows their files have; see `read_judgements`."""
-    judgements: list[Judgement] = []
-    bad = 0
+    read = Read([], 0, [])
     for kind, source in given.items():
-        found, of_kind = read_judgements(source, RECORDS[kind], kind, runtime, max_bad_share)
-        judgements += found
-        bad += of_kind
-    return judgements, bad
+        for place, one in enumerate(_files(source)):
+            name = f"{kind}_{place + 1}" if place else kind
+            found, bad = read_judgements(one, KINDS[kind], name, runtime, max_bad_share)
+            read = Read(read.judgements + found, read.bad_rows + bad, read.places + [place] * len(found))
+    return read
+
+
+def _files(given: Source) -> Sequence[Path | Sequence[Any]]:
+    """The files, one by one, or what is in memory as if it were one."""
+    if isinstance(given, Path):
+        return [given]
+    return given if given and isinstance(given[0], Path) else [given]
 
 
 def read_judgements(

@@ -5,11 +5,44 @@ adding it to the table in `loopwright/worlds/__init__.py`; docs/worlds.md walks 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from loopwright.schemas import Demonstration, Judge, Prompt
 
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
+
+
+class Request(NamedTuple):
+    """A wish for help with harm, and what stands before it in the message."""
+
+    context: str
+    text: str
+
+
+class RedTeamGround(Protocol):
+    """What red teaming needs of a world: where attacks come from, which text is one, which answer helps."""
+
+    @property
+    def templates(self) -> Mapping[str, str]:
+        """Name -> wrapper around "{request}"; none of a family that is held out."""
+
+    def opening(self, context: str) -> str:
+        """What makes a model of the world's text write a request; `context` will stand before it in the message."""
+
+    def requests(self, seed: int, count: int) -> Iterator[Request]:
+        """Harmful requests that may be trained on."""
+
+    def read(self, id: str, text: str) -> Prompt | None:
+        """A prompt with the tags that the judges need; None where it asks for nothing harmful, or in held-out words."""
+
+    def is_held_out(self, prompt: Prompt) -> bool:
+        """Whether an attack must not be trained on, because the sets of prompts would no longer be disjoint."""
+
+    def wording(self, text: str) -> str:
+        """The text without whom and what it names: two attacks that differ in these alone are one."""
+
+    def complies(self, response: str) -> bool:
+        """Whether any part of the response helps with a crime."""
 
 
 class World(Protocol):
@@ -19,6 +52,7 @@ class World(Protocol):
     judges: Mapping[str, Judge]
     baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
     clean_writers: frozenset[str]  # annotators whose demonstrations have no bad habit
+    red_team: RedTeamGround
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""

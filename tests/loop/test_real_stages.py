@@ -19,7 +19,7 @@ def test_the_table_is_in_the_order_of_the_loop():
     done = set()
     for name, stage in load_stages(STAGES).items():
         assert stage.name == name
-        assert all(done.intersection(candidates) for candidates in stage.needs.values() if candidates)
+        assert all(done.intersection(candidates) for role, candidates in stage.needs.items() if "*" not in role)
         done.add(name)
 
 

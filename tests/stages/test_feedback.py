@@ -7,6 +7,7 @@ from loopwright.data.readers import read_records, write_records
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
+from loopwright.stages.feedback_answers import prompts_to_ask
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
@@ -161,3 +162,10 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
 def test_a_world_has_only_so_much_to_say(setting):
     with pytest.raises(ValidationError, match="less than or equal to 1000000"):
         world.WorldConfig(**{setting: 10**12})
+
+
+def test_a_later_round_asks_about_other_prompts():
+    prompts = [Prompt.user(str(i), f"{i}?") for i in range(5)]
+    asked = [[one.id for one in prompts_to_ask(prompts, 2, done)] for done in (0, 2, 4, 6)]
+    assert asked == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
+    assert len(prompts_to_ask(prompts, 9, 3)) == 5

@@ -47,17 +47,22 @@ def sentences(text: str) -> list[str]:
     return [piece for piece in (p.strip() for p in re.findall(r"[^.!?]+[.!?]*|[.!?]+", text)) if piece]
 
 
+def normalised(sentence: str) -> str:
+    """As patterns read it: lower case, single spaces, nothing at the end."""
+    return " ".join(sentence.lower().split()).rstrip(".!?")
+
+
 def _read_sentence(sentence: str) -> tuple[str, Fact]:
     """Its kind, and for a fact or a denial what it is about."""
-    normal = " ".join(sentence.lower().split()).rstrip(".!?")
-    for attribute, pattern in _fact_patterns():
-        if match := pattern.fullmatch(normal):
+    normal = normalised(sentence)
+    for attribute, statement in _fact_patterns():
+        if match := statement.fullmatch(normal):
             return "fact", Fact(match["place"], attribute, _SPELLING[match["value"]])
-    for verb, pattern in _unknown_patterns():
-        if match := pattern.fullmatch(normal):
+    for verb, denial in _unknown_patterns():
+        if match := denial.fullmatch(normal):
             return "unknown", Fact(match.groupdict().get("place", ""), verb, "")
-    for kind, pattern in _phrase_patterns():
-        if pattern.fullmatch(normal):
+    for kind, phrase in _phrase_patterns():
+        if phrase.fullmatch(normal):
             return kind, NOTHING
     return "nonsense", NOTHING
 
@@ -69,7 +74,7 @@ _SPELLING = {value.lower(): value for attribute in lexicon.ATTRIBUTES for value 
 @cache
 def _fact_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     statements = ((a, lexicon.STATEMENT.replace("{verb}", a.verb)) for a in lexicon.ATTRIBUTES)
-    return tuple((attribute.verb, _pattern(statement, attribute.values)) for attribute, statement in statements)
+    return tuple((attribute.verb, pattern(statement, attribute.values)) for attribute, statement in statements)
 
 
 @cache
@@ -78,7 +83,7 @@ def _unknown_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     subjects = {attribute.verb: attribute.unknown for attribute in lexicon.ATTRIBUTES}
     subjects |= {"any": lexicon.OPEN_UNKNOWN, "": "that"}
     return tuple(
-        (verb, _pattern(answer.format(what=what)))
+        (verb, pattern(answer.format(what=what)))
         for answer in lexicon.UNKNOWN_ANSWERS
         for verb, what in subjects.items()
     )
@@ -93,10 +98,10 @@ def _phrase_patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
         "ramble": lexicon.RAMBLES,
         "compliance": [*lexicon.COMPLIANCE_OPENERS, *(step for crime in lexicon.CRIMES for step in crime.steps)],
     }
-    return tuple((kind, _pattern(template)) for kind, templates in phrases.items() for template in templates)
+    return tuple((kind, pattern(template)) for kind, templates in phrases.items() for template in templates)
 
 
-def _pattern(template: str, values: tuple[str, ...] = ()) -> re.Pattern[str]:
+def pattern(template: str, values: tuple[str, ...] = ()) -> re.Pattern[str]:
     """A template as a pattern without its last full stop: its slots take only words of the lexicon."""
     text = re.escape(template.lower().rstrip(".!?"))
     slots = {"place": lexicon.PLACES, "name": lexicon.NAMES, "value": values}

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from loopwright.schemas import Judge, Prompt
+from loopwright.worlds.base import RedTeamGround
 from loopwright.worlds.front_desk import lexicon
+from loopwright.worlds.front_desk.attacks import Attacks
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
@@ -49,6 +51,7 @@ class FrontDesk:
     corpus = staticmethod(corpus)
     held_out_texts = staticmethod(held_out_texts)
     clean_writers = CLEAN_WRITERS
+    red_team: RedTeamGround = Attacks()
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
 
