@@ -6,8 +6,10 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [  # noqa: F822 -- found by __getattr__
     "best_of",
+    "conditioned",
     "dpo",
     "grpo",
+    "hindsight",
     "kto",
     "ppo",
     "reinforce_plus_plus",

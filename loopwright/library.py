@@ -1,6 +1,6 @@
 """The training stages as calls on a model and tokenizer in memory.
 
-    from loopwright import best_of, dpo, kto, ppo, rejection, rest, reward_model, sft
+    from loopwright import best_of, dpo, kto, ppo, rejection, reward_model, sft  # and the others of `__all__`
 
 Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
 comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.
@@ -29,7 +29,9 @@ from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.rewards.picking import Picked, pick_best
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Message, Prompt, Thumb
+from loopwright.stages import conditioned as conditioned_stage
 from loopwright.stages import dpo as dpo_stage
+from loopwright.stages import hindsight as hindsight_stage
 from loopwright.stages import kto as kto_stage
 from loopwright.stages import ppo as ppo_stage
 from loopwright.stages import ppo_config
@@ -221,6 +223,40 @@ def rest(
     given, records = _merged(rewards), _prompts(prompts)
     with _workplace("rest", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         return _trained(runtime, rest_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def hindsight(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Learn answers under what they achieved (HIR). `settings`: docs/hindsight.md; rest as `ppo`."""
+    config = build(hindsight_stage.HindsightConfig, settings, "hindsight")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("hindsight", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, hindsight_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def conditioned(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Learn answers under the bin of their reward. `settings`: docs/conditioned.md; rest as `ppo`."""
+    config = build(conditioned_stage.ConditionedConfig, settings, "conditioned")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("conditioned", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, conditioned_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
 
 
 def best_of(

@@ -64,9 +64,15 @@ def test_one_function_is_a_reward_and_the_same_call_gives_the_same_model():
 OWN = {"samples_per_prompt": 4, "max_new_tokens": 4, "max_length": 32, "held_out_prompts": 6, "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize("method", ["rejection", "rest"])
-def test_a_model_learns_from_its_own_answers(method):
-    learned = getattr(loopwright, method)(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, [(brief, 1.0)], **OWN)
+RELABELLED = {"loops": 1, "max_length": 64}
+
+
+@pytest.mark.parametrize(
+    "method,more", [("rejection", {}), ("rest", {}), ("hindsight", RELABELLED), ("conditioned", RELABELLED)]
+)
+def test_a_model_learns_from_its_own_answers(method, more):
+    settings = OWN | more
+    learned = getattr(loopwright, method)(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, [(brief, 1.0)], **settings)
     assert learned.metrics["answers"] == 4 * (len(QUESTIONS) - learned.metrics["held_out_prompts"])
     old, new = tiny_model("llama").state_dict(), learned.model.state_dict()
     assert any(not torch.equal(old[name], new[name]) for name in old if name in new)

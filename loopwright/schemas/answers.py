@@ -13,5 +13,6 @@ class ScoredAnswer(Record):
     response_ids: list[int]  # EOS included
     finished: bool  # an EOS was sampled
     score: float  # less the penalty of an answer without EOS
+    criteria: dict[str, float] = {}  # the same of each reward that the score is made of, by its name
     temperature: float  # it was sampled at
     stage: str  # that sampled it

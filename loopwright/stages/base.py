@@ -51,9 +51,12 @@ class StageConfig(Config):
     require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
 
 
-FEEDBACK = ("feedback",)  # stages that leave judgements behind
+FEEDBACK = ("feedback", "ai_feedback")  # stages that leave judgements behind
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "reinforce_plus_plus", "grpo", "rloo", "kto", "dpo", "rest", "rejection", "sft", "pretrain")
+POLICIES = (
+    "pretrain", "sft", "constitutional", "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo",
+    "reinforce_plus_plus", "ppo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

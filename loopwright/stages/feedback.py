@@ -16,17 +16,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.readers import read_records, write_records
+from loopwright.data.prompts import read_prompts
+from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.feedback.asking import StoreUrl, Wait
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.feedback_answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
@@ -35,6 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
+    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
@@ -88,7 +90,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     """Sample, assign, judge, and keep who said what about which policy."""
     if config.store is not None:
         return feedback_people.run(config, inputs, runtime)
-    prompts = prompts_to_ask(read_records(inputs.prompts, Prompt).records, config.prompts, inputs.asked)
+    prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))

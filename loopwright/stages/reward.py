@@ -325,7 +325,8 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     world, feedback = artifacts.get("world"), judged(artifacts)
     if config.labelled is not None and feedback:
         raise ConfigError(
-            f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
+            f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
+            "leave one out"
         )
     rounds = [round_of(one.manifest.kind) for one in feedback]
     if config.earlier_rounds_weight != 1 and not any(rounds):

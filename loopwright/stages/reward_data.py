@@ -37,6 +37,7 @@ from loopwright.schemas import (
     Rating,
     SpanFeedback,
     Thumb,
+    is_ai,
 )
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
@@ -170,6 +171,7 @@ def load_data(
         "prompts": len(groups),
         "pairs": sum(len(one.pairs) for one in groups),
         "pairs_held_out": sum(len(one.pairs) for one in held_groups),
+        "judgements_of_ai": sum(is_ai(one.annotator) for one in [*train, *held_out]),
         **_conversion(converted.counts + to_assess.counts),
         "too_long": too_long + too_long_held_out,
         **({} if config.cut is None else {"cut": cut + cut_held_out}),

@@ -170,7 +170,8 @@ class Sampler:
         rollouts = self._engine.generate([task.tokens for task in tasks], sampling, seeds)
         responses = decode_responses(self._engine.tokenizer, rollouts)
         samples = samples_of(tasks, rollouts, self._engine.tokenizer, responses)
-        scores = self._reward().score(samples).whole().tolist()
+        scores = self._reward().score(samples)
+        parts = zip(*(part.tolist() for part in scores.parts.values()), strict=True)
         answers = [
             ScoredAnswer(
                 prompt=sample.prompt,
@@ -179,10 +180,14 @@ class Sampler:
                 response_ids=sample.response_ids,
                 finished=sample.finished,
                 score=self._less_penalty(score, sample.finished),
+                criteria={
+                    name: self._less_penalty(part, sample.finished)
+                    for name, part in zip(scores.parts, of_each, strict=True)
+                },
                 temperature=temperature,
                 stage=self._runtime.stage,
             )
-            for sample, score in zip(samples, scores, strict=True)
+            for sample, score, of_each in zip(samples, scores.whole().tolist(), parts, strict=True)
         ]
         return rollouts, answers
 

@@ -32,12 +32,12 @@ def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> Nex
     """
     learned = torch.nn.functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
     targets = batch.labels[:, 1:][learned[:, :-1]]
-    head = _head_before(model, batch, learned)
+    head = head_before(model, batch, learned)
     total = summed_cross_entropy(head.hidden, head.weight, targets, bias=head.bias)
     return NextTokens(total, len(targets), _right(head, targets) if count_right else None)
 
 
-def _head_before(model: Any, batch: PackedBatch, learned: Tensor) -> Head:
+def head_before(model: Any, batch: PackedBatch, learned: Tensor) -> Head:
     """The states at the places that predict learned tokens, [B, T] bool, with the LM head."""
     decoder = Decoder.of(model)
     # Without the operations in C, documents of different lengths would be padded to the longest.

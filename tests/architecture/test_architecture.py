@@ -28,8 +28,8 @@ LAYERS = (
     "models",
     "training",
     "generation",
-    "rewards",
     "responders",
+    "rewards",
     "evaluation",
     "worlds",
     "stages",
@@ -102,7 +102,7 @@ OWNERS = {
 
 WITHOUT_TORCH = ("errors", "schemas", "config", "tracking", "serving", "feedback", "responders", "worlds")
 BUT_FOR = (
-    "responders/local.py",  # what the layers above need torch for, in a module that they import when they do
+    "responders/local",  # what the layers above need torch for, in a module that they import when they do
     "feedback/store/migrations/",  # run by Alembic alone
 )
 

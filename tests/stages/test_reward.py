@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -288,7 +289,10 @@ def test_labelled_sentences_without_held_out_ones(policy, tmp_path):
     metrics, _ = train(tmp_path, RewardInputs(policy), labelled=tmp_path / "train.tsv", pairs_per_sentence=3)
     assert metrics["pairs_held_out"] > 0 and "label_accuracy" not in metrics
     with pytest.raises(ConfigError, match="contradicts the stage feedback"):
-        reward.bind(RewardConfig(labelled=tmp_path / "train.tsv"), {"feedback": object()})
+        reward.bind(
+            RewardConfig(labelled=tmp_path / "train.tsv"),
+            {"feedback": SimpleNamespace(manifest=SimpleNamespace(kind="feedback"))},
+        )
 
 
 def thumbs(count, *, seed=0):
