@@ -38,7 +38,8 @@ class ConstitutionalConfig(StageConfig, ExamplesConfig):
     revisions: PositiveInt = 4  # of each answer, one after the other; as Bai et al.
     helpful_share: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of what is learned: answers to harmless prompts
     max_new_tokens: PositiveInt = 64  # of an answer, a critique and a revision
-    temperature: Temperature = 1.0  # of answers, which are to differ
+    temperature: Temperature = 1.0  # of answers to harmful prompts, which are to differ
+    helpful_temperature: Temperature = 0.5  # of answers to harmless ones: learning surer ones keeps it helpful
     critic_temperature: Temperature = 0.0  # of critiques and revisions, which are to be right
     prompts_at_once: PositiveInt = 256  # between two checkpoints
     critic: ResponderConfig | None = None  # None: the policy itself
@@ -49,13 +50,18 @@ class ConstitutionalConfig(StageConfig, ExamplesConfig):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.helpful_share == 0 and self.helpful_file is not None:
-            raise ValueError("helpful_file has no effect with helpful_share = 0; leave one out")
+        for name in ("helpful_file", "helpful_temperature"):
+            if self.helpful_share == 0 and name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect with helpful_share = 0; leave one out")
         return self
 
     @property
     def answer_settings(self) -> ReplySettings:
         return ReplySettings(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+
+    @property
+    def helpful_settings(self) -> ReplySettings:
+        return ReplySettings(temperature=self.helpful_temperature, max_new_tokens=self.max_new_tokens)
 
     @property
     def critic_settings(self) -> ReplySettings:

@@ -70,7 +70,7 @@ def _revised(  # noqa: PLR0913 -- a batch of `revise_all`
     runtime: Runtime,
 ) -> list[RevisedAnswer]:
     numbers = range(first, first + len(prompts))
-    answers = _answers(prompts, [runtime.seed_for("answer", n) for n in numbers], voices.policy, config)
+    answers = _answers(prompts, [runtime.seed_for("answer", n) for n in numbers], voices.policy, config.answer_settings)
     revised = [
         RevisedAnswer(
             id=prompt.id,
@@ -154,7 +154,7 @@ def answer_helpfully(
         while len(texts) < count:
             numbers = range(len(texts), min(count, len(texts) + config.prompts_at_once))
             seeds = [runtime.seed_for("helpful", n) for n in numbers]
-            answers = _answers([prompts[n % len(prompts)] for n in numbers], seeds, policy, config)
+            answers = _answers([prompts[n % len(prompts)] for n in numbers], seeds, policy, config.helpful_settings)
             texts += [answer.text if answer.finished and answer.text.strip() else None for answer in answers]
             bar.advance(len(numbers))
             runtime.checkpoint(len(texts), {"answers": texts})
@@ -168,13 +168,13 @@ def answer_helpfully(
 
 
 def _answers(
-    prompts: Sequence[Prompt], seeds: Sequence[int], policy: Responder, config: ConstitutionalConfig
+    prompts: Sequence[Prompt], seeds: Sequence[int], policy: Responder, settings: ReplySettings
 ) -> list[Reply]:
-    answers = replies(policy, [prompt.messages for prompt in prompts], config.answer_settings, seeds)
+    answers = replies(policy, [prompt.messages for prompt in prompts], settings, seeds)
     for prompt, answer in zip(prompts, answers, strict=True):
         if answer is None:
             raise DataError(
-                f"prompt {prompt.id!r} with an answer of max_new_tokens = {config.max_new_tokens} is longer than the "
+                f"prompt {prompt.id!r} with an answer of max_new_tokens = {settings.max_new_tokens} is longer than the "
                 "policy's context; shorten the prompt or lower max_new_tokens"
             )
     return [answer for answer in answers if answer is not None]

@@ -174,12 +174,12 @@ def test_whatever_a_critic_or_an_answer_says_stays_the_text_of_its_turn(text):
     assert [example.response_ids.count(token) for token in special] == [0, 0, 1, 0]  # the EOS that ends it
 
 
-def inputs(folder: Path, critic=None, count: int = 16, **changes) -> ConstitutionalInputs:
+def inputs(folder: Path, critic=None, count: int = 16, ends: bool = False, **changes) -> ConstitutionalInputs:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer()
     ensure_chat_template(tokenizer)
     model = tiny_model("llama", scale=1.0)
-    if critic is None:  # the model is its own, and some of what it says should end
+    if ends or critic is None:  # the model is its own, and some of what it says should end
         with torch.no_grad():
             model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 40
     policy = saved(model, tokenizer, folder / "model")
@@ -208,7 +208,7 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
-    metrics, output = trained(tmp_path / "run", inputs(tmp_path, always("I will not.")))
+    metrics, output = trained(tmp_path / "run", inputs(tmp_path, always("I will not."), ends=True))
     chains = read_records(output / "revisions.jsonl", RevisedAnswer).records
     learned = read_records(output / "demonstrations.jsonl", Demonstration).records
     given = {p.id: p for p in read_records(tmp_path / "prompts.jsonl", Prompt).records}
@@ -223,9 +223,21 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
     revisions = [one for one in learned if one.annotator == f"{AI}scripted"]
     helpful = [one for one in learned if one.annotator == f"{AI}policy"]
     assert {one.response for one in revisions} == {"I will not."} and len(revisions) == 12
-    assert len(helpful) == metrics["helpful"] <= 4  # a quarter of 16, less those that did not end
+    assert len(helpful) == metrics["helpful"] and 1 <= len(helpful) <= 4  # a quarter of 16, less those that did not end
     assert all(given[one.id.partition("/")[0]].tags["task"] == "known" for one in helpful)
     assert metrics["examples"] == len(learned)
+
+
+def test_harmless_prompts_are_answered_at_a_temperature_of_their_own(tmp_path):
+    given = inputs(tmp_path, always("I will not."), ends=True)
+    learned = []
+    for name, changes in (("a", {}), ("b", dict(helpful_temperature=2.0)), ("c", dict(temperature=0.3))):
+        _, output = trained(tmp_path / name, given, **changes)
+        rows = read_records(output / "demonstrations.jsonl", Demonstration).records
+        chains = read_records(output / "revisions.jsonl", RevisedAnswer).records
+        learned.append(([one for one in rows if one.annotator == f"{AI}policy"], [one.answer for one in chains]))
+    assert learned[0][1] == learned[1][1] != learned[2][1]
+    assert learned[0][0] == learned[2][0] != learned[1][0]
 
 
 def logprob(model, tokenizer, prompt: str, answer: str) -> float:
@@ -355,6 +367,8 @@ def test_a_plan_that_cannot_work_is_refused_before_anything_runs():
     constitutional.check(build(ConstitutionalConfig, dict(constitution="c.yaml"), "test"), {"world": WorldConfig()})
     with pytest.raises(ConfigError, match="helpful_file has no effect with helpful_share = 0"):
         build(ConstitutionalConfig, dict(helpful_share=0, helpful_file="h"), "test")
+    with pytest.raises(ConfigError, match="helpful_temperature has no effect with helpful_share = 0"):
+        build(ConstitutionalConfig, dict(helpful_share=0, helpful_temperature=0.7), "test")
 
 
 def test_lineage_is_readable_by_anyone(tmp_path):
