@@ -1,4 +1,4 @@
-"""What other implementations of PPO say of a small batch: golden numbers for tests/objectives/test_against_peers.py.
+"""What other implementations of PPO and its relatives say of a small batch, for tests/objectives/test_against_peers.py.
 
     pip install --no-deps --target PEERS verl==0.9.1 openrlhf==0.11.2 torchtune==0.6.1 trl==1.12.0
     python benchmarks/golden.py PEERS
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import distributions
@@ -56,8 +57,10 @@ def verl(package: Path, b: SimpleNamespace) -> dict[str, Any]:
     core = load(
         package / "trainer/ppo/core_algos.py",
         "AdaptiveKLController compute_gae_advantage_return compute_rewards kl_penalty_forward "
-        "agg_loss compute_policy_loss compute_value_loss",
+        "agg_loss compute_policy_loss compute_value_loss compute_grpo_outcome_advantage compute_rloo_outcome_advantage "
+        "compute_reinforce_plus_plus_outcome_advantage compute_reinforce_plus_plus_baseline_outcome_advantage",
         verl_F=tools,
+        defaultdict=defaultdict,
     )
     manager = load(package / "experimental/reward_loop/reward_manager/base.py", "assemble_rm_scores")
     batch = {"prompts": b.prompts, "responses": b.responses, "attention_mask": b.rows != b.pad}
@@ -90,13 +93,39 @@ def verl(package: Path, b: SimpleNamespace) -> dict[str, Any]:
             function="compute_value_loss", **loss(value[0], b.new_values, b), clip_fraction=number(value[1])
         ),
         "logprobs": dict(function="log_probs_from_logits_response", **read(positions, logprobs, b)),
+        "groups": verl_groups(core),
+        "aggregation": dict(
+            function="agg_loss",
+            token_mean=number(core.agg_loss(b.grouped_rewards, grouped_mask(), "token-mean")),
+            response_mean=number(core.agg_loss(b.grouped_rewards, grouped_mask(), "seq-mean-token-mean")),
+            response_sum=number(core.agg_loss(b.grouped_rewards, grouped_mask(), "seq-mean-token-sum-norm")),
+        ),
     }
+
+
+def verl_groups(core: SimpleNamespace) -> dict[str, Any]:
+    """Advantages without a critic. With a baseline, verl's REINFORCE++ reads rewards of whole responses alone."""
+    rewards, mask = padded("right").grouped_rewards, grouped_mask()
+    prompts = np.arange(len(rewards)) // INPUTS["samples_per_prompt"]
+    outcomes = torch.zeros_like(rewards)
+    outcomes[torch.arange(len(rewards)), mask.sum(1) - 1] = rewards.sum(1)
+    given, gamma = (rewards, mask.double()), SimpleNamespace(gamma=1.0)
+    baseline = core.compute_reinforce_plus_plus_baseline_outcome_advantage(outcomes, mask.double(), prompts)
+    found = {
+        "grpo": core.compute_grpo_outcome_advantage(*given, prompts),
+        "dr_grpo": core.compute_grpo_outcome_advantage(*given, prompts, norm_adv_by_std_in_grpo=False),
+        "rloo": core.compute_rloo_outcome_advantage(*given, prompts),
+        "reinforce_plus_plus": core.compute_reinforce_plus_plus_outcome_advantage(*given, gamma),
+        "reinforce_plus_plus_baseline": baseline,
+    }
+    functions = "compute_grpo_, compute_rloo_, compute_reinforce_plus_plus_(baseline_)outcome_advantage"
+    return {"function": functions} | {name: kept(advantages, mask) for name, (advantages, _) in found.items()}
 
 
 def openrlhf(package: Path, b: SimpleNamespace) -> dict[str, Any]:
     tools = load(package / "models/utils.py", "compute_approx_kl compute_reward masked_mean masked_normalize")
     losses = load(package / "models/loss.py", "aggregate_loss PolicyLoss ValueLoss", masked_mean=tools.masked_mean)
-    maker = load(package / "trainer/ppo_utils/experience_maker.py", "get_advantages_and_returns")
+    maker = load(package / "trainer/ppo_utils/experience_maker.py", "get_advantages_and_returns get_cumulative_returns")
     controller = load(package / "trainer/ppo_utils/kl_controller.py", "AdaptiveKLController").AdaptiveKLController
     kl = estimates(lambda new, base, k: tools.compute_approx_kl(new, base, kl_estimator=k), b)
     rewards = tools.compute_reward(b.scores, b.kl_coef, b.logprobs - b.reference_logprobs, b.mask)
@@ -118,6 +147,15 @@ def openrlhf(package: Path, b: SimpleNamespace) -> dict[str, Any]:
             function="PolicyLoss", **loss(policy[0], b.new_logprobs, b), clip_fraction=number(policy[1])
         ),
         "value_loss": dict(function="ValueLoss", **loss(value, b.new_values, b)),
+        "groups": dict(
+            function="get_cumulative_returns",
+            to_come=kept(maker.get_cumulative_returns(None, b.grouped_rewards, grouped_mask(), 1.0), grouped_mask()),
+        ),
+        "aggregation": dict(
+            function="aggregate_loss",
+            token_mean=number(losses.aggregate_loss(b.grouped_rewards, grouped_mask(), True)),
+            response_mean=number(losses.aggregate_loss(b.grouped_rewards, grouped_mask(), False)),
+        ),
     }
 
 
@@ -185,6 +223,12 @@ def padded(side: str) -> SimpleNamespace:
     b.new_logprobs.requires_grad_()
     b.new_values.requires_grad_()
     return b
+
+
+def grouped_mask() -> Tensor:
+    """[P * n, R] bool: neighbouring rows answer one prompt."""
+    lengths = torch.tensor([len(row) for row in INPUTS["grouped_rewards"]])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def number(value: Any) -> float:

@@ -24,9 +24,9 @@ from torch import Tensor
 from loopwright.data.packing import PackedBatch, PackedDocuments
 from loopwright.models.loading import LlamaShape, new_llama
 from loopwright.models.trainable import trainable_parameters
-from loopwright.stages.base import predict
 from loopwright.training.gradients import accumulate
 from loopwright.training.muon import StackedMuon
+from loopwright.training.next_tokens import predict
 
 ROWS, LENGTH, VOCABULARY = 32, 256, 800
 SHAPE = LlamaShape(hidden_size=128, layers=3, heads=4, intermediate_size=344, max_positions=LENGTH)

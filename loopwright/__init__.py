@@ -4,7 +4,21 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ppo", "reward_model", "sft"]  # noqa: F822 -- found by __getattr__
+__all__ = [  # noqa: F822 -- found by __getattr__
+    "best_of",
+    "conditioned",
+    "dpo",
+    "grpo",
+    "hindsight",
+    "kto",
+    "ppo",
+    "reinforce_plus_plus",
+    "rejection",
+    "rest",
+    "reward_model",
+    "rloo",
+    "sft",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """The training stages as calls on a model and tokenizer in memory.
 
-    from loopwright import ppo, reward_model, sft
+    from loopwright import best_of, dpo, kto, ppo, rejection, reward_model, sft  # and the others of `__all__`
 
 Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
 comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.
@@ -21,18 +21,35 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.config.loader import build
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
+from loopwright.generation.base import SamplingConfig
+from loopwright.generation.engines import make_engine
 from loopwright.kernels.choice import choose
 from loopwright.models.loading import load_causal_lm, load_reward_model, load_tokenizer, save_model
 from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
+from loopwright.rewards.picking import Picked, pick_best
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Demonstration, Message, Prompt
+from loopwright.schemas import Comparison, Demonstration, Message, Prompt, Thumb
+from loopwright.stages import conditioned as conditioned_stage
+from loopwright.stages import dpo as dpo_stage
+from loopwright.stages import hindsight as hindsight_stage
+from loopwright.stages import kto as kto_stage
 from loopwright.stages import ppo as ppo_stage
+from loopwright.stages import ppo_config
+from loopwright.stages import rejection as rejection_stage
+from loopwright.stages import rest as rest_stage
 from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
+from loopwright.stages.sampled import SampledInputs
 
 RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
+Rewards = RewardLike | Sequence[tuple[RewardLike, float]]
 R = TypeVar("R", bound=BaseModel)
-_SHAPES = {1: "text", 2: "pair (prompt, response)", 3: "triple (prompt, better response, worse response)"}
+_SHAPES: dict[tuple[type, ...], str] = {
+    (str,): "text",
+    (str, str): "pair (prompt, response)",
+    (str, str, str): "triple (prompt, better response, worse response)",
+    (str, str, bool): "triple (prompt, response, True where it is liked)",
+}
 
 
 class Trained(NamedTuple):
@@ -58,7 +75,7 @@ def sft(
         folder: keeps checkpoints and metrics, so that the same call goes on after a crash; None: a temporary one.
     """
     config = build(sft_stage.SFTConfig, settings, "sft")
-    records = _records(demonstrations, "demonstrations", Demonstration, _demonstration, texts=2)
+    records = _records(demonstrations, "demonstrations", Demonstration, _demonstration, parts=(str, str))
     with _workplace("sft", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         path = start.parent / "demonstrations.jsonl"
         write_records(path, records)
@@ -81,44 +98,198 @@ def reward_model(
         comparisons: records, or (prompt, better response, worse response) texts.
     """
     config = build(reward_stage.RewardConfig, settings, "reward")
-    records = _records(comparisons, "comparisons", Comparison, _comparison, texts=3)
+    records = _records(comparisons, "comparisons", Comparison, _comparison, parts=(str, str, str))
     with _workplace("reward", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         output = reward_stage.run(config, reward_stage.RewardInputs(start, records), runtime)
         trained = runtime.output / "model"
         return RewardModel(load_reward_model(trained, runtime.device), load_tokenizer(trained)), output.metrics
 
 
-def ppo(
+def dpo(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: RewardLike | Sequence[tuple[RewardLike, float]],
+    comparisons: Sequence[Comparison | tuple[str, str, str]],
     *,
-    held_out_rewards: Sequence[RewardLike] = (),
     seed: int = 0,
     folder: Path | None = None,
     **settings: Any,
 ) -> Trained:
-    """Improve a model against rewards by PPO; the frozen reference is the model as given. `settings`: docs/ppo.md.
+    """Improve a model on pairs of answers without a reward model; the reference is the model as given.
+
+    `settings`: docs/dpo.md.
 
     Args:
-        rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
-            prompts and responses that gives a number for each. `merge` in the settings says how several become one
-            (docs/merging.md); without it they are summed. Or a `Merged`.
-        held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
+        comparisons: records, or (prompt, better response, worse response) texts.
     """
-    config = build(ppo_stage.PPOConfig, settings, "ppo")
-    if isinstance(rewards, Merged):
-        given: Merged | list[tuple[Reward, float]] = rewards
-    else:
-        given = _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
-    records = _records(prompts, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), texts=1)
-    with _workplace("ppo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        inputs = ppo_stage.PPOInputs(
-            start, given, records, held_out_rewards=[_reward(reward) for reward in held_out_rewards]
-        )
-        output = ppo_stage.run(config, inputs, runtime)
+    config = build(dpo_stage.DPOConfig, settings, "dpo")
+    records = _records(comparisons, "comparisons", Comparison, _comparison, parts=(str, str, str))
+    with _workplace("dpo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        output = dpo_stage.run(config, dpo_stage.DPOInputs(start, {"comparisons": records}), runtime)
         return _trained(runtime, output.metrics)
+
+
+def kto(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    thumbs: Sequence[Thumb | tuple[str, str, bool]],
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Improve a model on answers that were liked or not; the reference is the model as given. `settings`: docs/kto.md.
+
+    Args:
+        thumbs: records, or (prompt, response, whether it was liked).
+    """
+    config = build(kto_stage.KTOConfig, settings, "kto")
+    records = _records(thumbs, "thumbs", Thumb, _thumb, parts=(str, str, bool))
+    with _workplace("kto", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        output = kto_stage.run(config, kto_stage.KTOInputs(start, {"thumbs": records}), runtime)
+        return _trained(runtime, output.metrics)
+
+
+def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
+    """The call of one of the stages that improve a policy against a reward: they differ in their settings alone."""
+
+    def improve(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt | str],
+        rewards: Rewards,
+        *,
+        held_out_rewards: Sequence[RewardLike] = (),
+        seed: int = 0,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Trained:
+        """Improve a model against rewards; the frozen reference is the model as given. `settings`: docs/{0}.md.
+
+        Args:
+            rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
+                prompts and responses that gives a number for each. `merge` in the settings says how several become
+                one (docs/merging.md); without it they are summed. Or a `Merged`.
+            held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
+        """
+        config = build(kind, settings, kind.section)
+        given, records = _merged(rewards), _prompts(prompts)
+        looking = [_reward(reward) for reward in held_out_rewards]
+        with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+            inputs = ppo_stage.PPOInputs(start, given, records, ptx_text=config.ptx_text, held_out_rewards=looking)
+            output = ppo_stage.run(config, inputs, runtime)
+            return _trained(runtime, output.metrics)
+
+    improve.__name__ = improve.__qualname__ = kind.section
+    improve.__doc__ = (improve.__doc__ or "").replace("{0}", kind.section)
+    return improve
+
+
+ppo = _improver(ppo_config.PPOConfig)
+rloo = _improver(ppo_config.RLOOConfig)
+grpo = _improver(ppo_config.GRPOConfig)
+reinforce_plus_plus = _improver(ppo_config.ReinforcePlusPlusConfig)
+
+
+def rejection(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Fine-tune a model on the best of its own answers to each prompt. `settings`: docs/rejection.md; rest as `ppo`."""
+    config = build(rejection_stage.RejectionConfig, settings, "rejection")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("rejection", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        inputs = rejection_stage.RejectionInputs(start, given, records, earlier=config.earlier)
+        return _trained(runtime, rejection_stage.run(config, inputs, runtime).metrics)
+
+
+def rest(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Fine-tune a model on its own answers above rising thresholds. `settings`: docs/rest.md; rest as `ppo`."""
+    config = build(rest_stage.RestConfig, settings, "rest")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("rest", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, rest_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def hindsight(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Learn answers under what they achieved (HIR). `settings`: docs/hindsight.md; rest as `ppo`."""
+    config = build(hindsight_stage.HindsightConfig, settings, "hindsight")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("hindsight", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, hindsight_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def conditioned(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    **settings: Any,
+) -> Trained:
+    """Learn answers under the bin of their reward. `settings`: docs/conditioned.md; rest as `ppo`."""
+    config = build(conditioned_stage.ConditionedConfig, settings, "conditioned")
+    given, records = _merged(rewards), _prompts(prompts)
+    with _workplace("conditioned", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+        return _trained(runtime, conditioned_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+
+
+def best_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt | str],
+    rewards: Rewards,
+    *,
+    n: int = 16,
+    seed: int = 0,
+    **sampling: Any,
+) -> list[Picked]:
+    """Answer each prompt n times and give the answer that scores highest; nothing is trained.
+
+    Args:
+        sampling: `max_new_tokens`, `temperature`, ... (docs/generation.md).
+    """
+    if n < 1:
+        raise ConfigError(f"n = {n} leaves no answer to give; set it to 1 or more")
+    given, config = _merged(rewards), build(SamplingConfig, sampling, "best_of")
+    reward = given if isinstance(given, Merged) else Merged(given)
+    return pick_best(make_engine(model, tokenizer), reward, _prompts(prompts), n, config, seed)
+
+
+def _prompts(given: Sequence[Prompt | str]) -> list[Prompt]:
+    return _records(given, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), parts=(str,))
+
+
+def _merged(rewards: Rewards) -> Merged | list[tuple[Reward, float]]:
+    """Rewards with their weights, or what merges them."""
+    if isinstance(rewards, Merged):
+        return rewards
+    return _weighted(rewards if isinstance(rewards, Sequence) else [(rewards, 1.0)])
 
 
 @contextmanager
@@ -152,23 +323,25 @@ def _trained(runtime: Runtime, metrics: dict[str, Any]) -> Trained:
     return Trained(load_causal_lm(folder, runtime.device), load_tokenizer(folder), metrics)
 
 
-def _records(given: Sequence[Any], what: str, kind: type[R], make: Callable[..., R], *, texts: int) -> list[R]:
-    """Records as they are, and what is given as so many texts made into records.
+def _records(
+    given: Sequence[Any], what: str, kind: type[R], make: Callable[..., R], *, parts: tuple[type, ...]
+) -> list[R]:
+    """Records as they are, and what is given as its parts, of these types, made into records.
 
     Raises:
         DataError: there are none, or one is something else.
     """
     if isinstance(given, str) or not len(given):
-        raise DataError(f"{what} is {given!r:.60}; give a list of at least one {kind.__name__} or {_SHAPES[texts]}")
+        raise DataError(f"{what} is {given!r:.60}; give a list of at least one {kind.__name__} or {_SHAPES[parts]}")
     records = []
     for number, item in enumerate(given):
-        parts = (item,) if isinstance(item, str) else item
+        found = (item,) if isinstance(item, str) else item
         if isinstance(item, kind):
             records.append(item)
-        elif isinstance(parts, tuple | list) and len(parts) == texts and all(isinstance(part, str) for part in parts):
-            records.append(make(number, *parts))
+        elif isinstance(found, tuple | list) and len(found) == len(parts) and all(map(isinstance, found, parts)):
+            records.append(make(number, *found))
         else:
-            raise DataError(f"{what}[{number}] is {item!r:.60}; give a {kind.__name__} or {_SHAPES[texts]}")
+            raise DataError(f"{what}[{number}] is {item!r:.60}; give a {kind.__name__} or {_SHAPES[parts]}")
     return records
 
 
@@ -179,6 +352,10 @@ def _demonstration(number: int, prompt: str, response: str) -> Demonstration:
 def _comparison(number: int, prompt: str, better: str, worse: str) -> Comparison:
     message = Message(role="user", content=prompt)
     return Comparison(id=str(number), prompt=(message,), responses=(better, worse), choice=0)
+
+
+def _thumb(number: int, prompt: str, response: str, good: bool) -> Thumb:
+    return Thumb(id=str(number), prompt=(Message(role="user", content=prompt),), responses=(response,), good=good)
 
 
 def _weighted(given: Sequence[Any]) -> list[tuple[Reward, float]]:

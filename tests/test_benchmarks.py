@@ -1,20 +1,120 @@
 """What the benchmarks reach into is there: they are too slow to be run with the tests."""
 
 import importlib
+import json
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+
+from loopwright.loop import config_from
+from loopwright.loop.plan import make_plan
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def overhead(monkeypatch):
+def benchmark(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
-    return importlib.import_module("overhead")
+    return importlib.import_module
+
+
+@pytest.fixture
+def overhead(benchmark):
+    return benchmark("overhead")
+
+
+@pytest.fixture
+def methods(benchmark):
+    return benchmark("methods")
 
 
 def test_overhead_wraps_what_exists(overhead):
     wrapped = [target for targets in overhead.WORK.values() for target in targets] + list(overhead.PHASES.values())
     assert not [(owner, name) for owner, name in wrapped if not hasattr(owner, name)]
+
+
+CRASH = BENCHMARKS / "crash.yaml"
+QUICKSTART = BENCHMARKS.parent / "recipes" / "quickstart.yaml"
+
+
+def test_every_method_that_has_its_stages_has_settings_that_they_take(methods):
+    """Its recipe is checked as `loopwright run` would check it, and what all share has one key."""
+    keys: dict[str, set[str]] = {}
+    for name in methods.METHODS:
+        if methods.missing_stages(name):
+            continue
+        plan = make_plan(config_from(methods.recipe_of(QUICKSTART, name), name))
+        assert plan.steps[-1].name == "evaluate"
+        for step in plan.steps:
+            if step.name in ("world", "pretrain", "sft"):
+                keys.setdefault(step.name, set()).add(plan.origin(step, {}).key())
+    assert {name: len(found) for name, found in keys.items()} == {"world": 1, "pretrain": 1, "sft": 1}
+    assert set(methods.METHODS) == set(methods.LABELS)
+
+
+def test_a_method_without_its_stage_is_listed_as_missing(methods, monkeypatch, tmp_path):
+    monkeypatch.setitem(methods.METHODS, "dpo", {"no_such_stage": {}})
+    assert methods.cell(QUICKSTART, "dpo", 0, tmp_path) == {"missing": ["no_such_stage"]}
+    assert "missing: no_such_stage" in methods.table({"dpo": {"missing": ["no_such_stage"]}})[1]
+
+
+def test_a_cell_that_fails_says_why(methods, monkeypatch, tmp_path):
+    monkeypatch.setitem(methods.METHODS, "ppo", {"ppo": {"no_such_setting": 1}})
+    assert "unknown key ppo.no_such_setting" in methods.cell(QUICKSTART, "ppo", 0, tmp_path)["failed"]
+
+
+def test_methods_over_seeds_by_hand(methods, tmp_path):
+    def found(gold, kl, **others):
+        own = {"gold": gold, "gold_interval": {"mean": gold, "low": gold - 0.1, "high": gold + 0.1}, "kl": kl}
+        usual = {"gain": 0.2, "gain_is_sure": True, "length": 20.0, "harmless": 1.0, "seconds": 60.0, "best_of": None}
+        return own | usual | others
+
+    row = methods.across([found(0.6, 1.0), found(0.8, 3.0, gain_is_sure=False, seconds=130.0)])
+    assert row["gold"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.1414, abs=1e-4), "low": 0.6, "high": 0.8}
+    assert row["kl"]["mean"] == 2.0 and (row["seeds_with_a_sure_gain"], row["seeds"]) == (1, 2)
+    line = methods.table({"ppo": row})[1]
+    assert line.startswith("PPO") and "0.700 ± 0.141" in line and "1/2" in line and "over 120 s" in line
+    alone = methods.across([found(0.6, 1.0)])
+    assert (alone["gold"]["low"], alone["gold"]["high"], alone["gold"]["std"]) == (0.5, 0.7, None)
+
+    curves = [
+        {"best_of": {"frontier": [{"n": n, "kl": n / 2, "gold": gold + n / 10} for n in (1, 2)]}} for gold in (0, 1)
+    ]
+    curve = methods.best_of_curve(curves)
+    assert [(p["n"], p["kl"], p["gold"]) for p in curve] == [(1, 0.5, pytest.approx(0.6)), (2, 1.0, pytest.approx(0.7))]
+    methods.draw({"ppo": row, "dpo": {"missing": ["dpo"]}}, curve, tmp_path / "x.svg")
+    labels = [element.text for element in ET.parse(tmp_path / "x.svg").iter() if "label" in element.get("class", "")]
+    assert labels == ["PPO"]
+
+
+def test_what_is_compared_comes_from_the_summary(methods):
+    """The last version's figures; the seconds of the stages that improve a policy, and of no other."""
+    version = {"gold": 0.8, "kl": 1.5, "length_tokens": 12.0, "adversarial": {"harmless": 0.9}}
+    evaluated = {
+        "gain_vs_sft": {"sft": None, "ppo": {"mean": 0.2, "low": 0.1, "high": 0.3}}, "best_of": None, "seconds": 9.0,
+        "gold_interval": {"ppo": {"mean": 0.8, "low": 0.7, "high": 0.9}},
+    }  # fmt: skip
+    stages = {"sft": {"seconds": 20.0}, "reward": {"seconds": 30.0}, "ppo": {"seconds": 70.0}, "evaluate": evaluated}
+    got = methods.figures({"versions": {"sft": version | {"gold": 0.5}, "ppo": version}, "stages": stages})
+    assert (got["gold"], got["gain"], got["gain_is_sure"], got["seconds"]) == (0.8, 0.2, True, 70.0)
+    assert (got["kl"], got["length"], got["harmless"]) == (1.5, 12.0, 0.9)
+    json.dumps(got)
+
+
+@pytest.mark.slow
+def test_a_second_method_finds_what_the_first_one_made(methods, monkeypatch, tmp_path):
+    """And a cell that is done is not made again: its artifacts stay as they are."""
+    small = {"evaluate": {"best_of": 2}}
+    climb = {"steps": 2, "rollouts_per_step": 16, "minibatch_size": 8, "max_new_tokens": 16}
+    monkeypatch.setattr(methods, "START", {"sft_clean": False, "ppo": False})
+    monkeypatch.setattr(methods, "METHODS", {"sft": small, "ppo": {"ppo": climb}})
+    cells = {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS}
+    folder = tmp_path / "seed-0" / "artifacts"
+    made = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    kinds = [name.rpartition("-")[0] for name in made]
+    assert sorted(kinds) == ["evaluate", "evaluate", "feedback", "ppo", "pretrain", "reward", "sft", "world"]
+    assert {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS} == cells
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == made
+    assert cells["ppo"]["seconds"] > 0 == cells["sft"]["seconds"] and cells["sft"]["best_of"]["n"] == 2

@@ -43,6 +43,45 @@ def test_one_function_is_a_reward_and_the_same_call_gives_the_same_model():
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+OWN = {"samples_per_prompt": 4, "max_new_tokens": 4, "max_length": 32, "held_out_prompts": 6, "learning_rate": 1e-3}
+
+
+RELABELLED = {"loops": 1, "max_length": 64}
+
+
+@pytest.mark.parametrize(
+    "method,more", [("rejection", {}), ("rest", {}), ("hindsight", RELABELLED), ("conditioned", RELABELLED)]
+)
+def test_a_model_learns_from_its_own_answers(method, more):
+    settings = OWN | more
+    learned = getattr(loopwright, method)(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, [(brief, 1.0)], **settings)
+    assert learned.metrics["answers"] == 4 * (len(QUESTIONS) - learned.metrics["held_out_prompts"])
+    old, new = tiny_model("llama").state_dict(), learned.model.state_dict()
+    assert any(not torch.equal(old[name], new[name]) for name in old if name in new)
+    with pytest.raises(ConfigError, match="unknown key samples_per_promt; did you mean"):
+        getattr(loopwright, method)(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, brief, samples_per_promt=4)
+
+
+def test_the_best_of_n_answers_is_given():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] *= 3.0
+    one, few, many = (
+        loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=n, max_new_tokens=12) for n in (1, 4, 16)
+    )
+    assert all(picked.score == picked.mean_score == -len(picked.response) for picked in one)
+    for less, more in ((one, few), (few, many)):  # the more answers, the better the best of them
+        for a, b in zip(less, more, strict=True):
+            assert (b.finished, b.score) >= (a.finished, a.score)
+    assert sum(picked.score for picked in many) > sum(picked.score for picked in one)
+    alone = loopwright.best_of(model, tokenizer, QUESTIONS[:1], brief, n=4, max_new_tokens=12)
+    assert alone == few[:1]  # whatever else is asked
+    with pytest.raises(ConfigError, match="n = 0 leaves no answer"):
+        loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=0)
+    with pytest.raises(ConfigError, match="did you mean"):
+        loopwright.best_of(model, tokenizer, QUESTIONS, brief, temperatur=0.5)
+
+
 def test_a_misspelt_setting_is_named():
     with pytest.raises(ConfigError, match="did you mean"):
         loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)

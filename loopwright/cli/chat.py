@@ -15,9 +15,9 @@ from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.models.tokens import context_length
 from loopwright.schemas import Message
+from loopwright.schemas.steps import stage_of
+from loopwright.stages.base import POLICIES
 from loopwright.tracking import current_artifacts
-
-_SPEAKERS = ("ppo", "sft", "pretrain")  # the most finished model of a run answers
 
 
 def find_model(path: Path) -> Path:
@@ -33,10 +33,10 @@ def find_model(path: Path) -> Path:
         return path / "model"
     if (path / "config.yaml").is_file():
         made = current_artifacts(path)
-        for stage in _SPEAKERS:
-            if stage in made:
-                return made[stage].file("model")
-        raise ModelError(f"{path}: no stage of this run has made a model that writes; run {', '.join(_SPEAKERS)} first")
+        newest = next((step for step in reversed(made) if stage_of(step) in POLICIES), None)
+        if newest is None:
+            raise ModelError(f"{path}: no stage of this run has made a model that writes; run pretrain or sft first")
+        return made[newest].file("model")
     raise ModelError(f"{path}: neither a Hugging Face folder (no config.json) nor a run directory (no config.yaml)")
 
 

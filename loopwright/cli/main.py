@@ -130,6 +130,21 @@ def show(
 
 
 @app.command()
+def rollback(
+    run: Run,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version to go back to: v3.")],
+    as_json: Json = False,
+) -> None:
+    """End the run's rounds with an earlier version; nothing is deleted."""
+    from loopwright.cli.display import on_stderr
+    from loopwright.loop import rollback as go_back
+
+    with _interruptible(), on_stderr() as display:
+        summary = go_back(run, version, display=display)
+    _print_summary(summary, run, as_json=as_json)
+
+
+@app.command()
 def report(run: Run, as_json: Json = False) -> None:
     """Write the run's report.html anew."""
     from loopwright.evaluation.report import render
@@ -211,14 +226,20 @@ def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json
     out = out or folder or Path("runs") / settings.name
     with on_stderr() as display:
         summary = run_loop(settings, out, display=display)
+    _print_summary(summary, out, as_json=as_json)
+
+
+def _print_summary(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    from loopwright.cli.tables import versions_table
+
     if as_json:
         _print_json(summary)
         return
-    from loopwright.cli.tables import versions_table
-
     stdout = Console()
     if summary["versions"]:
         stdout.print(versions_table(summary["versions"]))
+    if summary.get("stopped"):
+        _say(summary["stopped"])
     stdout.print(f"{summary['seconds']:.0f} s of work, at most {summary['peak_rss_mb']:.0f} MB")
     _say(f"report: {out / 'report.html'}")
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from loopwright.config.base import Config
 from loopwright.errors import ConfigError
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound=BaseModel)  # a Config, or a record that people write as YAML
 
 
 class Section(dict[str, Any]):
@@ -55,7 +55,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def build(cls: type[C], values: dict[str, Any], source: str, *, resolved: bool = False) -> C:
-    """Validate values into a config.
+    """Validate values into a config, or into a record that is written like one.
 
     Args:
         source: what messages call the origin of values that carry no line of their own, usually the file.
@@ -178,7 +178,7 @@ def _override(values: Section, override: str) -> None:
     section.where[keys[-1]] = f"--set {override}"
 
 
-def _sentence(cls: type[Config], values: dict[str, Any], problem: ErrorDetails, source: str) -> str:
+def _sentence(cls: type[BaseModel], values: dict[str, Any], problem: ErrorDetails, source: str) -> str:
     where, keys = _locate(values, problem["loc"], source)
     dotted = ".".join(keys)
     match problem["type"]:
@@ -213,13 +213,13 @@ def _locate(values: Any, loc: tuple[int | str, ...], source: str) -> tuple[str, 
     return where, keys
 
 
-def _did_you_mean(cls: type[Config], keys: Sequence[str]) -> str:
+def _did_you_mean(cls: type[BaseModel], keys: Sequence[str]) -> str:
     siblings = _siblings(cls, keys)
     prefix = ".".join([*keys[:-1], ""])
     if close := get_close_matches(keys[-1], siblings, n=1, cutoff=0.6):
         return f"did you mean {prefix}{close[0]}?"
     elsewhere = [dotted for dotted in _all_keys(cls) if dotted.rpartition(".")[2] == keys[-1]]
-    return f"did you mean {elsewhere[0]}?" if elsewhere else ""
+    return f"did you mean {min(elsewhere, key=lambda dotted: dotted.count('.'))}?" if elsewhere else ""
 
 
 def _siblings(cls: type[BaseModel], keys: Sequence[str]) -> list[str]:

@@ -99,6 +99,18 @@ def _with_stand_ins(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
     return ids
 
 
+def conditioned(messages: Sequence[Message], condition: str) -> tuple[Message, ...]:
+    """The conversation under a condition, which stands first as system text; the empty one leaves it as it is.
+
+    A system message that is there already follows it in the same message: templates know of one alone.
+    """
+    if not condition:
+        return tuple(messages)
+    if messages[0].role == "system":
+        return (Message(role="system", content=condition + messages[0].content), *messages[1:])
+    return (Message(role="system", content=condition), *messages)
+
+
 def render_responses(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of answers; EOS, the last token of each, is part of it."""
     return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, texts)]

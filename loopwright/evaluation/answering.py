@@ -55,7 +55,7 @@ def measure(
     """A row an answer: judges, gold, reward, KL to the reference in nats, length; None where one does not apply."""
     verdicts = judge_all(bench.judges, prompts, answers.texts)
     rewards = reward_scores(bench.reward, language_model.tokenizer, prompts, answers)
-    k1, exact = _kl(language_model, reference, answers.rollouts, temperature)
+    k1, exact = kl_of(language_model, reference, answers.rollouts, temperature)
     lengths = answers.rollouts.response_mask.sum(dim=1).tolist()
     return [
         {
@@ -100,9 +100,10 @@ def reward_scores(
     return [float(score) for score in reward.score(samples).total]
 
 
-def _kl(
+def kl_of(
     language_model: LanguageModel, reference: LanguageModel | None, rollouts: Rollouts, temperature: float
 ) -> tuple[list[float], list[float]] | tuple[list[None], list[None]]:
+    """KL of each response to the reference, k1 and exact, in nats; None without one, or where vocabularies differ."""
     none: list[None] = [None] * len(rollouts.response_ids)
     if reference is None or not _one_vocabulary(language_model, reference):
         return none, none

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loopwright.schemas.steps import stage_of
+
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 360.0, 190.0  # of a line chart, in its own units
@@ -145,6 +147,8 @@ def short(value: float) -> str:
         return f"{value:.0e}".replace("e-0", "e-")
     if abs(value) >= 10_000:
         return f"{value / 1000:.3g}k"
+    if abs(value) >= 1_000:
+        return f"{value:.0f}"
     return f"{value:.3g}"
 
 
@@ -173,7 +177,7 @@ def lineage(parents: Mapping[str, Sequence[str]], ids: Mapping[str, str], titles
         top = above + 2 + (tallest - len(names) * (NODE_HEIGHT + GAP_Y) + GAP_Y) / 2
         for row, name in enumerate(names):
             x, y = 1 + at * (NODE_WIDTH + GAP_X), top + row * (NODE_HEIGHT + GAP_Y)
-            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{name}", x, y)
+            nodes[name] = Node(titles.get(name, name), ids.get(name, "")[:12], f"stage-{stage_of(name)}", x, y)
     edges = [
         _edge(nodes[before], nodes[name], column[before], column[name]) for name in parents for before in parents[name]
     ]

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from loopwright.evaluation.charts import Scale
-from loopwright.evaluation.figures import label_of
+from loopwright.evaluation.figures import label_of, style_of
 from loopwright.evaluation.run_files import RunFiles, is_number
 
 SHOWN_PER_GROUP = 4
@@ -22,7 +22,7 @@ def samples(run: RunFiles) -> list[dict[str, Any]]:
 
     Chosen by a rule and never by hand: the first prompts by the SHA-256 of their id.
     """
-    stage = run.stages.get("evaluate")
+    stage = run.newest_files("evaluate")
     by_prompt: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in stage.json_lines("samples.jsonl") if stage else ():
         by_prompt.setdefault((str(row.get("set")), str(row.get("prompt_id"))), {})[str(row.get("version"))] = row
@@ -30,7 +30,7 @@ def samples(run: RunFiles) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {_group(*item): [] for item in by_prompt.items()}  # as in the file
     for key, rows in ordered:
         first = next(iter(rows.values()))
-        groups[_group(key, rows)].append({"prompt": _cut(first.get("prompt")), "answers": _answers(rows)})
+        groups[_group(key, rows)].append({"prompt": cut(first.get("prompt")), "answers": answers_of(rows)})
     shown = [
         {"title": title.replace("_", " ").capitalize(), "rule": _rule(len(cards)), "cards": cards[:SHOWN_PER_GROUP]}
         for title, cards in groups.items()
@@ -63,16 +63,18 @@ def _failures(prompts: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
         f"The {len(worst)} held-out prompts on which {label_of(last)} scores lowest, ties in the order of the "
         f"SHA-256 of their id. It scores below 0.5 on {below} of {len(scored)} held-out prompts."
     )
-    cards = [{"prompt": _cut(next(iter(rows.values())).get("prompt")), "answers": _answers(rows)} for rows in worst]
+    cards = [{"prompt": cut(next(iter(rows.values())).get("prompt")), "answers": answers_of(rows)} for rows in worst]
     return [{"title": "Failures", "rule": rule, "cards": cards}]
 
 
-def _answers(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def answers_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Version -> its row of samples.jsonl, as the page shows them."""
     return [
         {
             "version": version,
             "label": label_of(version),
-            "text": _cut(row.get("response")),
+            "style": style_of(version),
+            "text": cut(row.get("response")),
             "finished": row.get("finished") is not False,
             "gold": row.get("gold"),
             "scores": [(name, row[name]) for name in SCORES if is_number(row.get(name))],
@@ -104,12 +106,12 @@ def cleaning(run: RunFiles) -> dict[str, Any] | None:
 def _example(example: Any) -> dict[str, str | None]:
     """A text before cleaning, and after it where it was kept."""
     before, after = (example.get(key) for key in ("before", "after")) if isinstance(example, dict) else (example, None)
-    return {"before": _cut(before, 220), "after": None if after is None else _cut(after, 220)}
+    return {"before": cut(before, 220), "after": None if after is None else cut(after, 220)}
 
 
 def annotators(run: RunFiles) -> dict[str, Any] | None:
     """Who judged how much, and which habits show: the first position, the longer answer."""
-    stage = run.stages.get("feedback")
+    stage = run.newest_files("feedback")
     if stage is None:
         return None
     by_annotator: dict[str, list[dict[str, Any]]] = {}
@@ -158,7 +160,7 @@ def _habits(judged: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def calibration(run: RunFiles) -> dict[str, Any] | None:
     """Predicted against observed preference, a point a bin; its area follows the number of pairs."""
-    stage = run.stages.get("reward")
+    stage = run.newest_files("reward")
     report = stage.json("calibration.json") if stage else None
     if not isinstance(report, dict) or not isinstance(report.get("bins"), list):
         return None
@@ -181,6 +183,7 @@ def calibration(run: RunFiles) -> dict[str, Any] | None:
     return plot | {"ece": report.get("ece"), "pairs": report.get("pairs")}
 
 
-def _cut(text: Any, longest: int = LONGEST_TEXT) -> str:
+def cut(text: Any, longest: int = LONGEST_TEXT) -> str:
+    """A text, or its beginning."""
     whole = str(text if text is not None else "")
     return whole if len(whole) <= longest else whole[:longest] + " …"

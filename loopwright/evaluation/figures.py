@@ -2,15 +2,25 @@
 
 from typing import Any
 
+from loopwright.evaluation.results import IS_ROUND, STARTS
 from loopwright.evaluation.run_files import is_number
 
 ABSENT = "–"
-LABELS = {"base": "Base", "sft": "SFT", "sft_clean": "SFT, clean writers only", "ppo": "PPO"}
+LABELS = {"base": "Base", "sft": "SFT", "sft_clean": "SFT, clean writers only", "ppo": "PPO"} | {
+    "constitutional": "Constitutional AI", "rejection": "Rejection sampling", "rest": "ReST", "hindsight": "HIR",
+    "conditioned": "Reward-conditioned", "dpo": "DPO", "kto": "KTO", "rloo": "RLOO", "grpo": "GRPO",
+    "reinforce_plus_plus": "REINFORCE++",
+}  # fmt: skip
 
 
 def label_of(version: str) -> str:
-    """What a version is called."""
-    return LABELS.get(version, version)
+    """What a version is called; that of a round by its number."""
+    return LABELS.get(version, version.upper() if IS_ROUND.fullmatch(version) else version)
+
+
+def style_of(version: str) -> str:
+    """The class of the style sheet that colours a version; what feedback improved shares one."""
+    return version if version in STARTS else "ppo"
 
 
 def figure(value: Any, digits: int = 2) -> str:

@@ -9,11 +9,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from loopwright.evaluation import exhibits, figures, reward_parts, reward_section, sections
+from loopwright.evaluation import exhibits, reward_parts, reward_section, sections, version_section
 from loopwright.evaluation.run_files import RunFiles, read_run
+from loopwright.evaluation.templating import environment, source
 from loopwright.tracking.files import write_atomically
 
 REPORT = "report.html"
@@ -34,10 +34,9 @@ def render(run_dir: Path) -> Path:
 
 def render_html(run: RunFiles) -> str:
     """The page, as text."""
-    environment = _environment()
-    assert environment.loader is not None
-    style = environment.loader.get_source(environment, "report.css")[0]
-    return environment.get_template("report.html").render(style=Markup(style), policy=_policy(style), **_context(run))
+    style = source("report.css")
+    page = environment().get_template("report.html")
+    return page.render(style=Markup(style), policy=_policy(style), **_context(run))
 
 
 def _context(run: RunFiles) -> dict[str, Any]:
@@ -48,8 +47,10 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "scoreboard": sections.scoreboard(run),
         "cheap": sections.cheap_policies(run),
         "pipeline": sections.pipeline(run),
+        "versions": version_section.versions(run),
         "table": sections.evaluation_table(run),
         "tasks": sections.by_task(run),
+        "climbed": sections.stage_title(run.climbed),
         "ppo_curves": sections.ppo_curves(run),
         "reward_parts": reward_parts.table(run),
         "loss_curves": sections.loss_curves(run),
@@ -62,20 +63,6 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "libraries": sections.libraries(run),
         "config": run.config,
     }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("loopwright.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        figure=figures.figure, percent=figures.percent, duration=figures.duration, place=figures.place
-    )
-    return environment
 
 
 def _policy(style: str) -> str:

@@ -1,5 +1,6 @@
 """From rows to figures: what `evaluation.json` and `summary.json` say of each version. Pure: no model is reached."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from loopwright.evaluation.metrics import (
 from loopwright.schemas import Prompt
 
 Row = dict[str, Any]  # one answer; JSON-able
-COMPARISON = "sft_clean"  # a version beside the line from base to PPO: measured as the cheap policies are, no further
+COMPARISON = "sft_clean"  # a version beside the line from base on: measured as the cheap policies are, no further
+STARTS = ("base", "sft", COMPARISON)  # versions that no feedback has improved, in the order of the report
+IS_ROUND = re.compile(r"v\d+")  # what the version that a round leaves behind is called
 JUDGES_OF_A_WORLD = ("helpful", "honest", "harmless")
 
 
@@ -66,6 +69,7 @@ def set_results(rows: Sequence[Row], judges: Sequence[str], seed: int) -> dict[s
         "gold": _dict(mean_interval(_column(rows, "gold"), seed=seed)),
         "judges": {judge: _dict(mean_interval(_column(rows, judge), seed=seed)) for judge in judges},
         **{name: mean(_column(rows, name)) for name in ("reward", "kl", "kl_exact", "length_tokens")},
+        **({"kl_from_base": mean(_column(rows, "kl_from_base"))} if rows and "kl_from_base" in rows[0] else {}),
         "finished_share": mean([float(row["finished"]) for row in rows]),
         "distinct_answers": distinct_answers(texts),
         "distinct_1": distinct_n(texts, 1),

@@ -16,20 +16,20 @@ def curves(run: RunFiles) -> list[charts.LineChart | None]:
     if not names:
         return []
     pairs = _pairs(names)
-    limit = charts.line_chart("Price of the constraint", {"multiplier": run.curve("ppo", "multiplier")}, "Lambda")
+    limit = charts.line_chart("Price of the constraint", {"multiplier": run.curve(run.climbed, "multiplier")}, "Lambda")
     return [
         charts.line_chart(
-            "Each reward", {_said(name): run.curve("ppo", f"score_{name}") for name in names}, "Mean of a step"
+            "Each reward", {_said(name): run.curve(run.climbed, f"score_{name}") for name in names}, "Mean of a step"
         ),
         charts.line_chart(
             "Do the rewards agree?",
-            {label: run.curve("ppo", f"correlation_{pair}") for label, pair in pairs.items()},
+            {label: run.curve(run.climbed, f"correlation_{pair}") for label, pair in pairs.items()},
             "Correlation over the responses of a step",
             from_zero=True,
         ),
         charts.line_chart(
             "Conflict",
-            {label: run.curve("ppo", f"disagreement_{pair}") for label, pair in pairs.items()},
+            {label: run.curve(run.climbed, f"disagreement_{pair}") for label, pair in pairs.items()},
             "Share of steps on which one rose and the other fell",
             from_zero=True,
         ),
@@ -44,19 +44,19 @@ def table(run: RunFiles) -> dict[str, Any] | None:
         return None
     parts = []
     for name in names:
-        first, last = _ends(run.curve("ppo", f"score_{name}"))
+        first, last = _ends(run.curve(run.climbed, f"score_{name}"))
         change = None if first is None or last is None else last - first
         parts.append({"name": _said(name), "first": first, "last": last, "change": change})
     pairs = []
     for label, pair in _pairs(names).items():
-        first, last = _ends(run.curve("ppo", f"correlation_{pair}"))
-        share = run.curve("ppo", f"disagreement_{pair}")
+        first, last = _ends(run.curve(run.climbed, f"correlation_{pair}"))
+        share = run.curve(run.climbed, f"disagreement_{pair}")
         pairs.append({"name": label, "first": first, "last": last, "disagreement": share[-1][1] if share else None})
     return {"parts": parts, "pairs": pairs}
 
 
 def _names(run: RunFiles) -> list[str]:
-    found = (name for row in run.metrics.get("ppo", []) for name in row if name.startswith(_STD))
+    found = (name for row in run.metrics.get(run.climbed, []) for name in row if name.startswith(_STD))
     return list(dict.fromkeys(name.removeprefix(_STD) for name in found))
 
 

@@ -21,7 +21,7 @@ TITLES = {
 
 def reward_model(run: RunFiles) -> dict[str, Any] | None:
     """Accuracy by group, the learning curve, sensitivity, worthless answers, and what is wrong with the data."""
-    stage = run.stages.get("reward")
+    stage = run.newest_files("reward")
     found = stage.json("assessment.json") if stage else None
     if not isinstance(found, dict) or not _is_cell(found.get("accuracy")):
         return None

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.errors import ArtifactError
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.metrics import read_metrics
 
 STAGES = (
-    "world",
-    "pretrain",
-    "demonstrations",
-    "sft",
-    "sft_clean",
-    "feedback",
-    "reward",
-    "ppo",
-    "evaluate",
-)  # in the order they run
+    "world", "pretrain", "demonstrations", "sft", "sft_clean", "constitutional", "feedback", "ai_feedback", "reward",
+    "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo", "reinforce_plus_plus", "ppo",
+    "red_team", "evaluate",
+)  # in the order they run  # fmt: skip
+
+
+POLICY_GRADIENTS = ("rloo", "grpo", "reinforce_plus_plus", "ppo")  # they record the same figures
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,20 @@ class RunFiles:
     summary: dict[str, Any]
     metrics: dict[str, list[dict[str, Any]]]  # stage -> its lines of metrics.jsonl
     stages: dict[str, StageFiles]  # in the order they run
+
+    def newest(self, *kinds: str) -> str | None:
+        """The last stage of these kinds, such as v5.reward, begun or finished; None when none has begun."""
+        begun = [*self.stages, *(name for name in self.metrics if name not in self.stages)]
+        return next((name for name in reversed(begun) if stage_of(name) in kinds), None)
+
+    @property
+    def climbed(self) -> str:
+        """The stage whose training against a reward is shown step by step: the newest policy gradient."""
+        return self.newest(*POLICY_GRADIENTS) or "ppo"
+
+    def newest_files(self, *kinds: str) -> StageFiles | None:
+        """The files of the last stage of these kinds that has finished."""
+        return next((self.stages[name] for name in reversed(self.stages) if stage_of(name) in kinds), None)
 
     def curve(self, stage: str, metric: str) -> list[tuple[float, float]]:
         """The (step, value) points of a metric."""
@@ -123,10 +135,12 @@ def _stages(folder: Path, summary: dict[str, Any]) -> dict[str, StageFiles]:
         known = found.get(stage.name)
         if path.parent.name in current if current is not None else known is None or known.created < stage.created:
             found[stage.name] = stage
-    return {name: found[name] for name in sorted(found, key=lambda name: (_place(name), name))}
+    order = list(told) if isinstance(told, dict) else []
+    return {name: found[name] for name in sorted(found, key=lambda name: (_place(name, order), name))}
 
 
-def _place(stage: str) -> int:
-    """Where a stage stands in the order they run: reward_helpful beside reward, unknown ones at the end."""
-    kind = "reward" if stage.startswith("reward_") else stage
-    return STAGES.index(kind) if kind in STAGES else len(STAGES)
+def _place(stage: str, order: list[str]) -> tuple[int, int]:
+    """Where a stage stands: as in the summary; else as stages run, reward_helpful beside reward, unknown ones last."""
+    kind = "reward" if stage_of(stage).startswith("reward_") else stage_of(stage)
+    usual = STAGES.index(kind) if kind in STAGES else len(STAGES)
+    return order.index(stage) if stage in order else len(order), usual

@@ -4,21 +4,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from loopwright.evaluation import charts, reward_parts
-from loopwright.evaluation.figures import change, duration, figure, label_of, percent
+from loopwright.evaluation.figures import change, duration, figure, label_of, percent, style_of
 from loopwright.evaluation.results import COMPARISON
-from loopwright.evaluation.run_files import RunFiles, is_number
+from loopwright.evaluation.run_files import POLICY_GRADIENTS, RunFiles, is_number
+from loopwright.schemas.steps import round_of, stage_of, version_of
+
+MOST_ON_A_LINE = 3  # versions, where their dots lie on each other
 
 STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
     "demonstrations": "Demonstrations", "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO",
-    "evaluate": "Evaluate",
+    "evaluate": "Evaluate", "ai_feedback": "AI feedback", "red_team": "Red team",
 }  # fmt: skip
 
 
 def stage_title(stage: str) -> str:
-    """What a person calls a stage; reward_helpful -> Reward, helpful."""
+    """What a person calls a stage; reward_helpful -> Reward, helpful; v2.reward -> V2 · Reward model."""
+    if round_of(stage):
+        return f"{label_of(version_of(stage))} · {stage_title(stage_of(stage))}"
     if stage.startswith("reward_"):
         return f"Reward, {stage.removeprefix('reward_').replace('_', ' ')}"
-    return STAGE_TITLES.get(stage, stage)
+    return STAGE_TITLES.get(stage, label_of(stage))
 
 
 class KeyFigure(NamedTuple):
@@ -37,7 +42,6 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
     "ppo": (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response")),
-    "evaluate": (KeyFigure("versions.ppo.gold", "gold of PPO"), KeyFigure("versions.sft.gold", "gold of SFT")),
 }
 
 PPO_CURVES = (
@@ -112,7 +116,11 @@ def headline(run: RunFiles) -> dict[str, Any] | None:
     plain = run.summary.get("versions") or {}
     names = [name for name in detail or plain if name != COMPARISON]
     golds = {name: look_up(detail, name, "sets", "held_out", "gold") or look_up(plain, name, "gold") for name in names}
-    shown = [{"key": name, "label": label_of(name), "gold": gold} for name, gold in golds.items() if gold is not None]
+    shown = [
+        {"style": style_of(name), "label": label_of(name), "gold": gold}
+        for name, gold in golds.items()
+        if gold is not None
+    ]
     if not shown:
         return None
     return {
@@ -138,7 +146,7 @@ def scoreboard(run: RunFiles) -> dict[str, Any] | None:
     """Gold with intervals: the versions, and beside them what needs no feedback or no training."""
     results = _evaluation(run)
     versions = {
-        name: {"label": label_of(name), "style": name, **gold}
+        name: {"label": label_of(name), "style": style_of(name), **gold}
         for name, version in results.get("versions", {}).items()
         if isinstance(gold := look_up(version, "sets", "held_out", "gold"), dict)
     }
@@ -158,7 +166,7 @@ def _best_of(best: Any, last: str) -> dict[str, Any] | None:
         return None
     picked = {"label": _best_of_label(best), "style": "cheap", **best["gold"]}
     single = [
-        {"label": f"{label_of(name)}, one answer", "style": name, **gold}
+        {"label": f"{label_of(name)}, one answer", "style": style_of(name), **gold}
         for name in dict.fromkeys((best["version"], last))
         if isinstance(gold := look_up(best, "same_prompts", name), dict)
     ]
@@ -175,7 +183,7 @@ def cheap_policies(run: RunFiles) -> dict[str, Any] | None:
     versions, baselines = results.get("versions", {}), results.get("baselines", {})
     if not baselines and COMPARISON not in versions:
         return None
-    ways = [(label_of(name), name, version.get("sets", {})) for name, version in versions.items()]
+    ways = [(label_of(name), style_of(name), version.get("sets", {})) for name, version in versions.items()]
     cheap = [(name.replace("_", " ").capitalize(), "cheap", sets) for name, sets in baselines.items()]
     if best := results.get("best_of"):
         cheap.append((f"{_best_of_label(best)}, on {best['prompts']} prompts", "cheap", {"held_out": best}))
@@ -200,7 +208,7 @@ def pipeline(run: RunFiles) -> list[dict[str, Any]]:
         share = 100 * stage.seconds / total
         key = _key_figure(name, stage.metrics)
         cards.append(
-            {"name": name, "title": stage_title(name), "seconds": stage.seconds, "key": key}
+            {"style": stage_of(name), "title": stage_title(name), "seconds": stage.seconds, "key": key}
             | {"id": str(stage.manifest.get("id") or "")[:12], "start": round(start, 3), "share": round(share, 3)}
         )
         start += share
@@ -208,7 +216,12 @@ def pipeline(run: RunFiles) -> list[dict[str, Any]]:
 
 
 def _key_figure(stage: str, metrics: dict[str, Any]) -> tuple[str, str] | None:
-    for key in KEY_FIGURES.get("reward" if stage.startswith("reward_") else stage, ()):
+    if stage_of(stage) == "evaluate":
+        measured = {name: look_up(found, "gold") for name, found in (look_up(metrics, "versions") or {}).items()}
+        golds = [(name, gold) for name, gold in measured.items() if is_number(gold) and name != COMPARISON]
+        return (figure(golds[-1][1]), f"gold of {label_of(golds[-1][0])}") if golds else None
+    kind = stage_of(stage)
+    for key in KEY_FIGURES.get("reward" if kind.startswith("reward_") else kind, ()):
         value = look_up(metrics, *key.metric.split("."))
         if is_number(value):
             return key.write(value), key.label
@@ -231,7 +244,7 @@ def evaluation_table(run: RunFiles) -> dict[str, Any] | None:
         values = [look_up(version, *path) for version in versions.values()]
         if any(value is not None for value in values):
             lines.append({"label": label, "note": note, "cells": [_cell(value, write) for value in values]})
-    return {"versions": [label_of(name) for name in versions], "styles": list(versions), "rows": lines}
+    return {"versions": [label_of(name) for name in versions], "styles": list(map(style_of, versions)), "rows": lines}
 
 
 def _cell(value: Any, write: Callable[[Any], str]) -> dict[str, str]:
@@ -242,23 +255,24 @@ def _cell(value: Any, write: Callable[[Any], str]) -> dict[str, str]:
 
 
 def by_task(run: RunFiles) -> list[dict[str, Any]]:
-    """Gold of every version, a line a task."""
-    versions = _evaluation(run).get("versions", {})
+    """Gold of the versions, a line a task; of many, the one before the first improvement and the last."""
+    versions = {name: one for name, one in _evaluation(run).get("versions", {}).items() if name != COMPARISON}
+    if len(versions) > MOST_ON_A_LINE:
+        first = next((name for name in ("sft", "base") if name in versions), next(iter(versions)))
+        versions = {name: versions[name] for name in (first, list(versions)[-1])}
     tasks: dict[str, list[dict[str, Any]]] = {}
     for name, version in versions.items():
-        if name == COMPARISON:
-            continue
         for task, scores in (look_up(version, "sets", "held_out", "by_task") or {}).items():
             if isinstance(scores.get("gold"), dict):
-                tasks.setdefault(task, []).append({"label": label_of(name), "style": name, **scores["gold"]})
+                tasks.setdefault(task, []).append({"label": label_of(name), "style": style_of(name), **scores["gold"]})
     return [{"task": task, "versions": rows} for task, rows in tasks.items()] if len(tasks) > 1 else []
 
 
 def ppo_curves(run: RunFiles) -> list[charts.LineChart]:
-    """The panels of PPO training that its metrics allow."""
+    """The panels of training against a reward that its metrics allow: of PPO, or the newest relative of it."""
     panels = [_watched(run)]
     for title, metrics, note in PPO_CURVES:
-        found = {metric.replace("_", " "): run.curve("ppo", metric) for metric in metrics}
+        found = {metric.replace("_", " "): run.curve(run.climbed, metric) for metric in metrics}
         panels.append(charts.line_chart(title, found, note, from_zero=title in FROM_ZERO))
     panels += reward_parts.curves(run)
     return [panel for panel in panels if panel is not None]
@@ -266,12 +280,12 @@ def ppo_curves(run: RunFiles) -> list[charts.LineChart]:
 
 def _watched(run: RunFiles) -> charts.LineChart | None:
     """The reward of training beside the held-out one, over KL, with the look where the watch acted."""
-    kl = dict(run.curve("ppo", "watch_kl"))
+    kl = dict(run.curve(run.climbed, "watch_kl"))
     series = {
-        label: [(kl[step], value) for step, value in run.curve("ppo", metric) if step in kl]
+        label: [(kl[step], value) for step, value in run.curve(run.climbed, metric) if step in kl]
         for label, metric in (("reward", "watch_proxy"), ("held-out reward", "watch_held_out"))
     }
-    ended = look_up(run.stages["ppo"].metrics, "watch") if "ppo" in run.stages else None
+    ended = look_up(run.stages[run.climbed].metrics, "watch") if run.climbed in run.stages else None
     marks = [
         (kl[step], f"{label} {step}")
         for name, label in (("stopped_at", "stopped at step"), ("rolled_back_to", "back to step"))
@@ -285,7 +299,7 @@ def loss_curves(run: RunFiles) -> list[charts.LineChart]:
     """A panel for each other stage that recorded losses."""
     panels = []
     for stage in run.metrics:
-        if stage != "ppo":
+        if stage_of(stage) not in POLICY_GRADIENTS:
             names = {name for row in run.metrics[stage] for name in row if name == "loss" or name.endswith("_loss")}
             found = {
                 name.replace("_", " "): run.curve(stage, name) for name in sorted(names, key=lambda n: (n != "loss", n))
@@ -302,7 +316,8 @@ def lineage(run: RunFiles) -> charts.Graph | None:
         for name, stage in run.stages.items()
     }
     ids = {name: str(stage.manifest.get("id") or "") for name, stage in run.stages.items()}
-    return charts.lineage(parents, ids, {name: stage_title(name) for name in parents})
+    titles = {name: name if round_of(name) else stage_title(name) for name in parents}  # a box is narrow
+    return charts.lineage(parents, ids, titles)
 
 
 def libraries(run: RunFiles) -> list[tuple[str, str]]:
@@ -322,6 +337,6 @@ def look_up(values: Any, *path: str) -> Any:
 
 
 def _evaluation(run: RunFiles) -> dict[str, Any]:
-    stage = run.stages.get("evaluate")
+    stage = run.newest_files("evaluate")
     found = stage.json("evaluation.json") if stage else None
     return found if isinstance(found, dict) else {}

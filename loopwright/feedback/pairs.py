@@ -127,6 +127,11 @@ def check_conversion(config: JudgementConfig, found: Converted) -> None:
         DataError: thumbs, or ratings made thumbs of, are all of one kind.
     """
     check_both_kinds([label.target for label in found.labels if label.kind == "thumb"])
+    check_settings(config, found, "reward")
+
+
+def check_settings(config: Config, found: Converted, stage: str) -> None:
+    """Raise ConfigError where a setting of a stage's `judgements` found nothing to act on."""
     idle = [
         ("margins", not found.counts["with_margin"], "no comparison says how much better"),
         ("ties", not found.counts["ties"], "there is no tie"),
@@ -135,10 +140,10 @@ def check_conversion(config: JudgementConfig, found: Converted) -> None:
         ("safety_weight", all(label.kind != "safety" for label in found.labels), "no comparison says what is safe"),
         ("criterion", not len(found), "nothing was judged by it"),
     ]
+    fields = type(config).model_fields
     for name, without_effect, why in idle:
-        value = getattr(config, name)
-        if without_effect and value != type(config).model_fields[name].default:
-            raise ConfigError(f"reward.judgements.{name} = {value} has no effect: {why}; leave it out")
+        if without_effect and name in fields and (value := getattr(config, name)) != fields[name].default:
+            raise ConfigError(f"{stage}.judgements.{name} = {value} has no effect: {why}; leave it out")
 
 
 def check_both_kinds(thumbs: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from loopwright.loop.config import RunConfig, config_from, load_config
 from loopwright.loop.execution import run
 from loopwright.loop.lineage import StageStatus, status
+from loopwright.loop.rollback import rollback
 from loopwright.loop.seeds import refuse_several, run_seeds, seed_folders
 from loopwright.loop.summary import read_summary
 
@@ -13,6 +14,7 @@ __all__ = [
     "load_config",
     "read_summary",
     "refuse_several",
+    "rollback",
     "run",
     "run_seeds",
     "seed_folders",

@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_s
 
 from loopwright.config import Config, build, dump_yaml, read_yaml
 from loopwright.errors import ConfigError
+from loopwright.loop.rounds import RoundsConfig, rounds_class, schedule_of
 from loopwright.loop.table import load_stages
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 DATA_VARIABLE = "LOOPWRIGHT_DATA"
 _PLACEHOLDER = "${data_dir}"
+AFTER_ROUNDS = ("red_team", "evaluate")  # of the stages outside of rounds; the others come before the first one
 
 
 class RunConfig(Config):
@@ -26,22 +28,33 @@ class RunConfig(Config):
     data_dir: Path | None = None  # what ${data_dir} stands for in the sections; default: $LOOPWRIGHT_DATA
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensorboard: bool = True  # write event files to RUN/tensorboard
+    rounds: RoundsConfig | None = None  # V1, V2, ...
 
     @property
     def sections(self) -> dict[str, "StageConfig"]:
-        """The configured stages' settings, in the order of the loop."""
+        """The configured stages' settings, in the order of the loop; those of rounds as v1.feedback, v1.reward, ..."""
         found = {name: getattr(self, name) for name in type(self).model_fields if name not in RunConfig.model_fields}
-        return {name: section for name, section in found.items() if section is not None}
+        alone = {name: section for name, section in found.items() if section is not None}
+        before = {name: section for name, section in alone.items() if name not in AFTER_ROUNDS}
+        return before | ({} if self.rounds is None else self.rounds.sections) | alone
+
+    def ending_with(self, number: int) -> "RunConfig":
+        """The same without the rounds after this one."""
+        assert self.rounds is not None
+        until = None if number == self.rounds.model_copy(update={"until": None}).last else number
+        return self.model_copy(update={"rounds": self.rounds.model_copy(update={"until": until})})
 
     @model_serializer(mode="wrap")
     def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped = cast(dict[str, Any], handler(self))
-        return {key: value for key, value in dumped.items() if key in RunConfig.model_fields or value is not None}
+        always = RunConfig.model_fields.keys() - {"rounds"}
+        return {key: value for key, value in dumped.items() if key in always or value is not None}
 
 
 def run_config_class(stages: Mapping[str, "Stage"]) -> type[RunConfig]:
     """The schema of a YAML file whose sections are these stages'."""
     sections: Any = {name: (stage.config | None, None) for name, stage in stages.items()}
+    sections["rounds"] = (rounds_class(stages) | None, None)
     return create_model("RunConfig", __base__=RunConfig, **sections)
 
 
@@ -64,12 +77,14 @@ def config_from(
     values: dict[str, Any], source: str, *, stages: Mapping[str, "Stage"] | None = None, resolved: bool = False
 ) -> RunConfig:
     """As `load_config`, from a mapping: {"name": …, "sft": {…}, …}."""
-    stages = load_stages(values) if stages is None else stages
-    for name in stages:
-        if name in values and values[name] is None:
-            values[name] = {}
-        elif values.get(name) is False:
-            del values[name]
+    rounds = schedule_of(values.get("rounds"))
+    stages = load_stages([*values, *(name for one in rounds for name in one)]) if stages is None else stages
+    for section in (values, *rounds):
+        for name in stages:
+            if name in section and section[name] is None:
+                section[name] = {}
+            elif section.get(name) is False:
+                del section[name]
     _fill_in_data_dir(values, source, resolved=resolved)
     config = build(run_config_class(stages), values, source, resolved=resolved)
     if not config.sections:

@@ -13,6 +13,7 @@ from loopwright.loop.pedigree import Pedigree
 from loopwright.loop.plan import Plan, Step, differences, make_plan
 from loopwright.loop.summary import last_used, peak_rss_mb, write_summary
 from loopwright.runtime.display import Display, Quiet
+from loopwright.schemas.steps import version_of
 from loopwright.tracking.artifacts import METRICS, Artifact, ArtifactStore, Origin
 from loopwright.tracking.files import disk_full_is_an_error, remove, sweep, write_atomically
 from loopwright.tracking.metrics import MetricsLog
@@ -57,12 +58,19 @@ def run(
         made: dict[str, Artifact] = {}
         pedigree = Pedigree(display)
         summary: dict[str, Any] = {}
-        for position, step in enumerate(plan.steps, start=1):
-            display.log(f"[{position}/{len(plan.steps)}] {step.name}")
+        place, stopped = 0, None
+        while place < len(plan.steps):
+            step = plan.steps[place]
+            display.log(f"[{place + 1}/{len(plan.steps)}] {step.name}")
             made[step.name] = workshop.make(step, made)
             pedigree.tell(made)
-            summary = write_summary(out, config, made)
+            plan, reason = plan.after(place, made)
+            if reason is not None:
+                stopped = f"no round follows {version_of(step.name)}: {reason}"
+                display.log(stopped)
+            summary = write_summary(out, config, made, stopped)
             check_requirements(step.name, step.config.require, made[step.name].manifest.metrics)
+            place += 1
         workshop.metrics.arrange(list(made))
         workshop.metrics.close()
         (render or _report)(out)

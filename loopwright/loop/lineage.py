@@ -48,7 +48,13 @@ def status(
     store = ArtifactStore(run / "artifacts")
     last = last_used(run, plan.run.sections)
     fresh: dict[str, Artifact] = {}  # stage -> the artifact that the next run will use as it is
-    return [_status(step, plan, store, last.get(step.name), fresh) for step in plan.steps]
+    found: list[StageStatus] = []
+    while len(found) < len(plan.steps):
+        step = plan.steps[len(found)]
+        found.append(_status(step, plan, store, last.get(step.name), fresh))
+        if step.name in fresh:
+            plan, _ = plan.after(len(found) - 1, fresh)
+    return found
 
 
 def load_run_config(run: Path, stages: Mapping[str, "Stage"] | None = None) -> RunConfig:

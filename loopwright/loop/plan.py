@@ -1,14 +1,16 @@
 """Which stages run, in which order, from what: and what decides whether one must run again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.errors import DataError
 from loopwright.loop.config import RunConfig, portable
+from loopwright.loop.rounds import why_stop
 from loopwright.loop.table import load_stages
-from loopwright.tracking.artifacts import Origin, hash_files
+from loopwright.schemas.steps import round_of, stage_of, version_of
+from loopwright.tracking.artifacts import Artifact, Origin, hash_files
 from loopwright.tracking.files import sha256_file
 from loopwright.tracking.fingerprint import code_fingerprint, code_hashes, library_versions
 
@@ -35,6 +37,7 @@ class Plan:
 
     run: RunConfig
     steps: list[Step]
+    stages: Mapping[str, "Stage"]  # by their names within a round
     _hashes: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     def origin(self, step: Step, parents: Mapping[str, str]) -> Origin:
@@ -61,6 +64,22 @@ class Plan:
             versions=library_versions(),
         )
 
+    def after(self, place: int, made: Mapping[str, Artifact]) -> tuple["Plan", str | None]:
+        """What is to be done after the step at `place`, and why no round follows where one was to.
+
+        Args:
+            made: step -> its artifact, of all steps up to this one.
+        """
+        number, rounds = round_of(self.steps[place].name), self.run.rounds
+        ends = number and not any(round_of(step.name) == number for step in self.steps[place + 1 :])
+        if not ends or rounds is None or rounds.stop is None or number == rounds.last:
+            return self, None
+        reason = why_stop(rounds.stop, number, made)
+        if reason is None:
+            return self, None
+        shorter = self.run.ending_with(number)
+        return replace(self, run=shorter, steps=_steps(shorter, self.stages)), reason
+
     def _content(self, path: Path, stage: str) -> dict[str, str]:
         """The hashes of an external file, or of all files in a folder; each is read once a run."""
         if path not in self._hashes:
@@ -78,19 +97,15 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
         ConfigError: a stage's settings do not fit the stages before it.
     """
     sections = config.sections
-    stages = load_stages(sections) if stages is None else stages
-    order = list(sections)
-    steps = [
-        Step(stages[name], section, dict(_parents(stages[name], order[:place])))
-        for place, (name, section) in enumerate(sections.items())
-    ]
+    stages = load_stages(map(stage_of, sections)) if stages is None else stages
+    steps = _steps(config, stages)
     for step in steps:
         if step.stage.check is not None:
             step.stage.check(step.config, {role: sections[parent] for role, parent in step.parents.items()})
         for path in step.stage.files(step.config):
             _must_exist(path, step.name)
         code_hashes(step.stage.run.__module__)  # as close as can be to the moment the code was loaded
-    return Plan(config, steps)
+    return Plan(config, steps, stages)
 
 
 def differences(old: Origin, new: Origin) -> list[str]:
@@ -110,13 +125,31 @@ def differences(old: Origin, new: Origin) -> list[str]:
     return lines
 
 
-def _parents(stage: "Stage", before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(role, stage that fills it) among those that run before: the nearest one that can."""
+def _steps(config: RunConfig, stages: Mapping[str, "Stage"]) -> list[Step]:
+    sections = config.sections
+    order = list(sections)
+    steps = []
+    for place, (name, section) in enumerate(sections.items()):
+        stage = stages[stage_of(name)]
+        steps.append(Step(replace(stage, name=name), section, dict(_parents(stage, name, order[:place]))))
+    return steps
+
+
+def _parents(stage: "Stage", name: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(role, step that fills it) among those that run before; `Stage.needs` says how."""
     for role, candidates in stage.needs.items():
-        if role.endswith("*"):
-            yield from ((name, name) for name in before if name.startswith(role[:-1]))
-        elif (parent := next((name for name in reversed(before) if name in candidates), None)) is not None:
-            yield role, parent
+        found = [one for one in before if stage_of(one) in candidates]
+        if role == "version_*":
+            versions = {version_of(one): one for one in found}  # of a round the last
+            shown = list(versions.items())
+            yield from shown[-2:] if round_of(name) else shown
+        elif role.endswith(".*"):
+            yield from ((one, one) for one in found)
+        elif role.endswith("*"):
+            named = [one for one in before if stage_of(one).startswith(role[:-1])]
+            yield from ((stage_of(one), one) for one in named if round_of(one) == round_of(named[-1]))
+        elif found:
+            yield role, found[-1]
 
 
 def _must_exist(path: Path, stage: str) -> None:

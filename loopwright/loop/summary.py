@@ -13,7 +13,7 @@ from loopwright.tracking.artifacts import Artifact, ArtifactStore, current_artif
 from loopwright.tracking.files import write_atomically
 
 
-def summarise(config: RunConfig, made: Mapping[str, Artifact]) -> dict[str, Any]:
+def summarise(config: RunConfig, made: Mapping[str, Artifact], stopped: str | None = None) -> dict[str, Any]:
     """The contract, from the artifacts made so far.
 
     `versions` compares the models of the run, as the evaluate stage measured them; every other figure of a stage
@@ -32,13 +32,16 @@ def summarise(config: RunConfig, made: Mapping[str, Artifact]) -> dict[str, Any]
             for stage, artifact in made.items()
         },
         "versions": manifests["evaluate"].metrics.get("versions", {}) if "evaluate" in manifests else {},
+        **({} if config.rounds is None else {"stopped": stopped}),  # why not all rounds were made
         "seconds": round(sum(manifest.seconds for manifest in manifests.values()), 3),
         "peak_rss_mb": max((manifest.peak_rss_mb for manifest in manifests.values()), default=0.0),
     }
 
 
-def write_summary(run: Path, config: RunConfig, made: Mapping[str, Artifact]) -> dict[str, Any]:
-    summary = summarise(config, made)
+def write_summary(
+    run: Path, config: RunConfig, made: Mapping[str, Artifact], stopped: str | None = None
+) -> dict[str, Any]:
+    summary = summarise(config, made, stopped)
     write_atomically(run / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return summary
 

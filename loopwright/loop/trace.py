@@ -11,6 +11,7 @@ from loopwright.errors import ArtifactError, LoopwrightError
 from loopwright.feedback.asking import Source, read_source
 from loopwright.feedback.client import FeedbackClient
 from loopwright.schemas import KINDS, Record
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.artifacts import Artifact, ArtifactStore, current_artifacts
 
 SHOWN_IDS = 5
@@ -115,7 +116,7 @@ def _links(id: str, known: Mapping[str, Artifact]) -> Iterator[Link]:
             id=artifact.id,
             folder=f"artifacts/{artifact.path.name}",
             made_by=tuple(dict.fromkeys(kinds)),
-            labels=_labels(artifact) if artifact.manifest.kind in ("feedback", "demonstrations") else None,
+            labels=_labels(artifact) if stage_of(artifact.manifest.kind) in ("feedback", "demonstrations") else None,
         )
 
 

@@ -1,7 +1,11 @@
 """Means, variances and whitening over the true places of a mask; what lies elsewhere never matters, NaN included."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Aggregation = Literal["token_mean", "response_mean", "response_sum"]
 
 EPSILON = 1e-8  # under the square root, as in OpenAI's lm-human-preferences (utils/core.py, `whiten`)
 
@@ -44,3 +48,35 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     if not shift_mean:
         whitened = whitened + mean
     return whitened.masked_fill(~mask, 0.0)
+
+
+def loss_divisors(mask: Tensor, aggregation: Aggregation, *, most_tokens: int) -> int | Tensor:
+    """What to divide the loss of each token by, so that their sum over a minibatch of responses is its loss.
+
+    token_mean: the mean over all tokens (PPO; Yu et al. 2025, arXiv:2503.14476): a long response counts for more.
+    response_mean: the mean over a response's tokens, then over responses (Shao et al. 2024, eq. 3): each counts
+        alike, so a token of a long one for less.
+    response_sum: the sum over a response's tokens over `most_tokens`, a constant, then the mean over responses: the
+        gradient of log pi(response) itself (Ahmadian et al. 2024; Dr. GRPO, Liu et al. 2025).
+
+    The parts of a minibatch may be computed in any number of microbatches: the divisors are the minibatch's.
+
+    Args:
+        mask: [B, T] bool, true on response tokens, of the whole minibatch.
+        most_tokens: that a response can have.
+
+    Returns:
+        One number for all tokens, or [B] for those of each response.
+    """
+    if aggregation == "token_mean":
+        return int(mask.sum())
+    if aggregation == "response_mean":
+        return (mask.sum(1) * len(mask)).clamp(min=1)
+    return torch.full((len(mask),), len(mask) * most_tokens, device=mask.device)
+
+
+def scaled_sum(values: Tensor, coef: float, divisors: int | Tensor) -> Tensor:
+    """coef * sum of [N] values, each over its divisor: one number, or [N]."""
+    if isinstance(divisors, int):
+        return coef / divisors * values.sum()
+    return coef * (values / divisors).sum()

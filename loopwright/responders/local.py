@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from loopwright.data.chat import render_prompt
-from loopwright.generation.base import Engine, SamplingConfig
+from loopwright.data.chat import render_prompt, render_prompts
+from loopwright.generation.base import Engine, Rollouts, SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
+from loopwright.models.tokens import context_length
 from loopwright.schemas import Message, Pieces, Reply, ReplySettings
 from loopwright.tracking.artifacts import MANIFEST, Artifact, hash_files, read_manifest, verify
 
@@ -24,21 +25,22 @@ UNDECIDED = "\ufffd"  # what bytes that are no whole letter yet are decoded as
 class LocalResponder:
     """Answers with a model and a tokenizer of this process."""
 
-    def __init__(self, engine: Engine, name: str, policy: str | None = None) -> None:
-        """`policy`: the id of the model's artifact, which replies name."""
-        self.engine, self.name, self.policy = engine, name, policy
+    def __init__(self, engine: Engine, name: str, policy: str | None = None, context: int | None = None) -> None:
+        """`policy`: the id of the model's artifact, which replies name; `context`: tokens that the model can read."""
+        self.engine, self.name, self.policy, self.context = engine, name, policy, context
 
     @classmethod
-    def open(cls, folder: Path) -> LocalResponder:
-        """The model of a Hugging Face folder, on the GPU where there is one.
+    def open(cls, folder: Path, device: torch.device | None = None) -> LocalResponder:
+        """The model of a Hugging Face folder; without a device, on the GPU where there is one.
 
         Raises:
             ModelError: the folder is no causal LM of transformers.
             ArtifactError: the folder is an artifact's and was changed after it was made.
         """
         name, policy = identity(folder)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(make_engine(load_causal_lm(folder, device), load_tokenizer(folder)), name, policy)
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_causal_lm(folder, device)
+        return cls(make_engine(model, load_tokenizer(folder)), name, policy, context_length(model))
 
     def reply(self, messages: Sequence[Message], settings: ReplySettings) -> Pieces:
         """See `Responder.reply`.
@@ -61,6 +63,32 @@ class LocalResponder:
             text += piece
             yield piece
         yield Reply(text=text, finished=finished, model=self.name, policy=self.policy)
+
+    def replies(
+        self, conversations: Sequence[Sequence[Message]], settings: ReplySettings, seeds: Sequence[int]
+    ) -> list[Reply | None]:
+        """What `reply` says to each conversation with its seed, in one batch; None where it does not fit the context.
+
+        Raises:
+            ModelError: the chat template refuses the messages.
+        """
+        prompts = render_prompts(self.engine.tokenizer, conversations)
+        most = None if self.context is None else self.context - settings.max_new_tokens
+        fits = [i for i, prompt in enumerate(prompts) if most is None or len(prompt) <= most]
+        replies: list[Reply | None] = [None] * len(prompts)
+        if fits:
+            sampling = SamplingConfig(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+            rollouts = self.engine.generate([prompts[i] for i in fits], sampling, [seeds[i] for i in fits])
+            for i, reply in zip(fits, self._whole(rollouts), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _whole(self, rollouts: Rollouts) -> list[Reply]:
+        texts = decode_responses(self.engine.tokenizer, rollouts)
+        return [
+            Reply(text=text, finished=finished, model=self.name, policy=self.policy)
+            for text, finished in zip(texts, rollouts.finished.tolist(), strict=True)
+        ]
 
 
 class _Letters:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
 BYTES_A_CHARACTER = 1000  # a chunk of a stream may bring a single one
+TOP_TOKENS = 20  # the most that servers give
 LONGEST_EVENT_BYTES, LONGEST_REFUSAL_BYTES = 2**20, 2**16
 
 M = TypeVar("M", bound=BaseModel)
@@ -99,6 +100,39 @@ class OpenAIResponder:
             asked["seed"] = settings.seed
         with closing(self._ask("POST", "chat/completions", asked, self._heard, end)) as pieces:
             yield from pieces
+
+    def first_token(self, messages: Sequence[Message]) -> tuple[dict[str, float], Reply]:
+        """The likeliest first tokens of a reply with their log-probabilities, nats, and the reply that they begin.
+
+        Some servers keep log-probabilities to themselves: then there is none of them.
+
+        Raises:
+            ResponderError: as `reply`.
+        """
+        end = time.monotonic() + self.timeout_seconds
+        asked: dict[str, Any] = {
+            "model": self._only_model(end) if self.model is None else self.model,
+            "messages": [message.model_dump() for message in messages],
+            "temperature": 0,
+            "max_tokens": 1,
+            "stream": False,
+            "logprobs": True,
+            "top_logprobs": TOP_TOKENS,
+        }
+        with closing(self._ask("POST", "chat/completions", asked, self._likely, end)) as found:
+            return next(found)
+
+    def _likely(self, response: httpx.Response) -> Iterator[tuple[dict[str, float], Reply]]:
+        most_bytes = BYTES_A_CHARACTER * self.most_characters
+        heard = _Heard(self.most_characters)
+        completion = self._parsed(Completion, b"".join(received(response, most_bytes)))
+        heard.add(completion)
+        likely: dict[str, float] = {}
+        for choice in completion.choices:
+            places = (choice.logprobs and choice.logprobs.content) or []
+            for one in (*places[0].top_logprobs, places[0]) if places else ():
+                likely[one.token] = one.logprob
+        yield likely, heard.reply(self.name)
 
     def _only_model(self, end: float) -> str:
         with closing(self._ask("GET", "models", None, self._models, end)) as lists:

@@ -75,9 +75,27 @@ class Said(_Read):
     content: str | None = None
 
 
+class Likely(_Read):
+    """A token that a reply might have had in a place."""
+
+    token: str
+    logprob: Annotated[float, Field(le=1e-3, allow_inf_nan=False)]  # nats
+
+
+class Place(Likely):
+    """The token that stands there, and the likeliest ones."""
+
+    top_logprobs: list[Likely] = []
+
+
+class Logprobs(_Read):
+    content: list[Place] | None = None
+
+
 class Choice(_Read):
     """One of the replies, or the next piece of it; we ask for one reply."""
 
+    logprobs: Logprobs | None = None  # where they were asked for
     index: int = 0
     message: Said | None = None  # of a whole reply
     delta: Said | None = None  # of a chunk

@@ -5,6 +5,7 @@ from loopwright.rewards.callables import CallableReward, VerifierReward
 from loopwright.rewards.classifier import Classifier, ClassifierConfig
 from loopwright.rewards.combine import MergeConfig, Merged, WeightedSum
 from loopwright.rewards.ensemble import Ensemble
+from loopwright.rewards.judged import JudgeReward
 from loopwright.rewards.normalised import Negated, Normalised
 from loopwright.rewards.remote import RemoteReward
 from loopwright.rewards.reward_model import RewardModel
@@ -15,6 +16,7 @@ __all__ = [
     "Classifier",
     "ClassifierConfig",
     "Ensemble",
+    "JudgeReward",
     "MergeConfig",
     "Merged",
     "Negated",

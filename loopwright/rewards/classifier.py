@@ -16,10 +16,10 @@ from loopwright.config import Config, build
 from loopwright.data.chat import prompt_text
 from loopwright.data.tokenizer import encode_text
 from loopwright.errors import ConfigError, DataError, ModelError
+from loopwright.models.batching import in_batches
 from loopwright.models.loading import load_classifier
 from loopwright.models.tokens import context_length
 from loopwright.rewards.base import Sample, Scores, check_scores
-from loopwright.rewards.batching import in_batches
 
 PADDING_TOLERANCE = 1e-4  # of a logit that padding must not move, relative to the largest
 _LONGEST_KNOWN = 1_000_000  # tokenizers that do not know how much their model reads say 1e30

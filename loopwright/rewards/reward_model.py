@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from loopwright.data.chat import prompt_text, render_prompt
 from loopwright.data.tokenizer import encode_text
 from loopwright.errors import DataError, ModelError
+from loopwright.models.batching import in_batches
 from loopwright.models.encoders import (
     cut_of,
     encode_and_cut_pairs,
@@ -31,7 +32,6 @@ from loopwright.models.loading import load_reward_model, load_tokenizer
 from loopwright.models.padding import pad_rows
 from loopwright.models.tokens import context_length, same_ids
 from loopwright.rewards.base import Sample, Scores, check_scores
-from loopwright.rewards.batching import in_batches
 
 
 class _Fit(NamedTuple):

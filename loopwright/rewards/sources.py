@@ -13,10 +13,13 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from loopwright.config import Config
 from loopwright.errors import ConfigError
+from loopwright.responders.judge import ScoringConfig
+from loopwright.responders.judges import open_judge
 from loopwright.rewards.base import Reward
 from loopwright.rewards.callables import CallableReward
 from loopwright.rewards.classifier import Classifier
 from loopwright.rewards.ensemble import Ensemble
+from loopwright.rewards.judged import JudgeReward
 from loopwright.rewards.normalised import Negated
 from loopwright.rewards.remote import RemoteReward, checked_url
 from loopwright.rewards.reward_model import RewardModel
@@ -35,6 +38,7 @@ class RewardSource(Config):
     paths: tuple[Path, ...] | None = None  # of the members of an ensemble
     function: str | None = None  # package.module:function of (prompts, responses), that can be imported
     url: str | None = None  # of a server; its token comes from the environment
+    judge: ScoringConfig | None = None  # which model scores answers, and what it is asked
     content_hash: str | None = None  # of the model that the server should have
     label: str | int | None = None  # of a classifier, as are the next three
     output: str | None = None
@@ -83,7 +87,8 @@ class RewardSource(Config):
         Raises:
             ConfigError: the module of its function cannot be found.
         """
-        found = [*(self.paths or ())] + ([] if self.path is None else [self.path])
+        judge = None if self.judge is None else self.judge.path
+        found = [*(self.paths or ()), *(path for path in (self.path, judge) if path is not None)]
         if self.function is not None:
             module = self.function.partition(":")[0]
             try:
@@ -166,12 +171,18 @@ def _remote(source: RewardSource, device: torch.device) -> Reward:
     return RemoteReward(source.url, name=source.title, **source.taken())
 
 
+def _judge(source: RewardSource, device: torch.device) -> Reward:
+    assert source.judge is not None
+    return JudgeReward(open_judge(source.judge, device=device), source.judge, name=source.title)
+
+
 KINDS: dict[str, Kind] = {
     "model": Kind(_model, needs=("path", "stage")),
     "classifier": Kind(_classifier, needs=("path",), takes=("label", "output", "reads", "max_tokens")),
     "spans": Kind(_spans, needs=("path", "stage")),
     "remote": Kind(_remote, needs=("url",), takes=("content_hash",)),
     "ensemble": Kind(_ensemble, needs=("paths", "path", "stage"), takes=("rule", "penalty")),
+    "judge": Kind(_judge, needs=("judge",)),
     "callable": Kind(_callable, needs=("function",)),
 }
 

@@ -1,7 +1,10 @@
 """Frozen records that cross a file, a process or a network."""
 
+from loopwright.schemas.answers import ScoredAnswer
 from loopwright.schemas.base import Record
+from loopwright.schemas.constitution import Constitution, Principle, RevisedAnswer, Revision
 from loopwright.schemas.feedback import (
+    AI,
     Attack,
     Comparison,
     Correction,
@@ -12,22 +15,27 @@ from loopwright.schemas.feedback import (
     SpanFeedback,
     Strength,
     Thumb,
+    is_ai,
 )
 from loopwright.schemas.judges import Judge
 from loopwright.schemas.kinds import KINDS
 from loopwright.schemas.prompts import Demonstration, Message, Prompt
-from loopwright.schemas.responders import Pieces, Reply, ReplySettings, Responder, whole
+from loopwright.schemas.responders import Chooser, Pieces, Reply, ReplySettings, Responder, whole
 
 __all__ = [
+    "AI",
     "KINDS",
     "Attack",
+    "Chooser",
     "Comparison",
+    "Constitution",
     "Correction",
     "Demonstration",
     "Judge",
     "Judgement",
     "Message",
     "Pieces",
+    "Principle",
     "Prompt",
     "Ranking",
     "Rating",
@@ -35,9 +43,13 @@ __all__ = [
     "Reply",
     "ReplySettings",
     "Responder",
+    "RevisedAnswer",
+    "Revision",
+    "ScoredAnswer",
     "Span",
     "SpanFeedback",
     "Strength",
     "Thumb",
+    "is_ai",
     "whole",
 ]

@@ -11,6 +11,13 @@ from pydantic import Field, model_validator
 from loopwright.schemas.base import Record
 from loopwright.schemas.prompts import Message
 
+AI = "ai:"  # how the annotator begins that is a model; what follows is its id. No account of a person begins so
+
+
+def is_ai(annotator: str | None) -> bool:
+    """Whether a judgement is a model's, which counts as no person's."""
+    return annotator is not None and annotator.startswith(AI)
+
 
 class Judgement(Record):
     """The fields that every kind of feedback shares."""
@@ -18,7 +25,7 @@ class Judgement(Record):
     id: str
     prompt: tuple[Message, ...] = ()  # empty: the responses are judged as plain text
     responses: tuple[str, ...]
-    annotator: str | None = None
+    annotator: str | None = None  # a person's name, or "ai:" and the id of a model
     order_shown: tuple[int, ...] | None = None  # order_shown[0] is the index of the response shown first
     seconds: float | None = Field(default=None, ge=0)
     guideline: str | None = None

@@ -56,6 +56,31 @@ class Responder(Protocol):
         ...
 
 
+class Chooser(Protocol):
+    """A model that judges: it says how likely each of some short replies is, and may think aloud before."""
+
+    name: str
+    policy: str | None  # which version of it: see `Reply.policy`
+
+    def choose(
+        self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]
+    ) -> Sequence[Sequence[float] | None]:
+        """For each conversation, the log-probability that the reply is each of the choices; None: it is none of them.
+
+        Raises:
+            LoopwrightError: as `Responder.reply`.
+        """
+        ...
+
+    def write(self, conversations: Sequence[Sequence[Message]], settings: Sequence[ReplySettings]) -> Sequence[str]:
+        """A reply to each conversation, each sampled as its own settings say.
+
+        Raises:
+            LoopwrightError: as `Responder.reply`.
+        """
+        ...
+
+
 def whole(pieces: Pieces) -> Reply:
     """The reply, for those who need it all at once: `whole(responder.reply(messages, settings)).text`."""
     *_, reply = pieces

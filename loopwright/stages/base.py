@@ -6,28 +6,22 @@ stand beside it and bear its name (ppo_prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import torch
 from pydantic import model_validator
-from torch import Tensor
 
 from loopwright.config.base import Config
-from loopwright.data.packing import IGNORED, PackedBatch
 from loopwright.errors import ConfigError, RequirementError
-from loopwright.kernels.functions import Rows, in_c
-from loopwright.models import lm_head
-from loopwright.models.decoder import Decoder, Tokens
-from loopwright.models.layers import unwrapped
 from loopwright.models.tokens import context_length
-from loopwright.objectives.kl import Head
-from loopwright.objectives.language_modelling import summed_cross_entropy
-from loopwright.objectives.logprobs import head_chunks, head_logits
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.judgement_files import files_in
+from loopwright.training.next_tokens import NextTokens as NextTokens
+from loopwright.training.next_tokens import predict as predict
 
 
 class StageOutput(NamedTuple):
@@ -57,8 +51,12 @@ class StageConfig(Config):
     require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
 
 
+FEEDBACK = ("feedback", "ai_feedback")  # stages that leave judgements behind
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
-POLICIES = ("ppo", "sft", "pretrain")
+POLICIES = (
+    "pretrain", "sft", "constitutional", "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo",
+    "reinforce_plus_plus", "ppo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,12 @@ class Stage:
 
     name: str
     config: type[Any]  # a StageConfig
-    needs: Mapping[str, tuple[str, ...]]  # role -> upstream stages, the nearest one wins; absent ones are left out.
-    # A role such as "reward_*" stands for every configured stage of such a name, each in the role of its own name.
+    # Role -> upstream stages; the nearest one before it fills the role, absent ones are left out. Three have a star:
+    # "reward_*" stands for every stage of such a name, in a round for those of the nearest round that has some;
+    # "judged.*" for all of its candidates so far, each in the role of its own name (feedback, v1.feedback);
+    # "version_*" for every policy so far, of a round the last, each in the role of its version (sft, v1); a stage of a
+    # round gets the last two of them.
+    needs: Mapping[str, tuple[str, ...]]
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
@@ -106,53 +108,34 @@ def check_max_length(max_length: int, model: Any) -> None:
         raise ConfigError(f"max_length = {max_length} is longer than the model's context of {context}; lower it")
 
 
-class NextTokens(NamedTuple):
-    """How well a model predicts the learned tokens of a batch; sums, nats."""
-
-    total: Tensor  # scalar: sum of -log p, with a gradient
-    tokens: int
-    right: int | None  # how often the likeliest token was the right one; None: not asked for
-
-
-def predict(model: Any, batch: PackedBatch, *, count_right: bool = False) -> NextTokens:
-    """Next-token cross-entropy of a causal LM on packed rows, the LM head run on learned places alone.
-
-    Rows carry no attention mask: segments and padding are told apart by their positions.
-    """
-    learned = torch.nn.functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
-    targets = batch.labels[:, 1:][learned[:, :-1]]
-    head = _head_before(model, batch, learned)
-    total = summed_cross_entropy(head.hidden, head.weight, targets, bias=head.bias)
-    return NextTokens(total, len(targets), _right(head, targets) if count_right else None)
-
-
-def _head_before(model: Any, batch: PackedBatch, learned: Tensor) -> Head:
-    """The states at the places that predict learned tokens, [B, T] bool, with the LM head."""
-    decoder = Decoder.of(model)
-    # Without the operations in C, documents of different lengths would be padded to the longest.
-    packs = not isinstance(decoder, str) and in_c(decoder.embeddings.weight)
-    if isinstance(decoder, str) or not packs or not lm_head.head_is_all(unwrapped(model)):
-        return lm_head.read(model, input_ids=batch.input_ids, position_ids=batch.position_ids).at(learned)
-    kept = batch.segment_ids > 0
-    positions = batch.position_ids[kept]
-    starts = torch.nn.functional.pad((positions == 0).nonzero().squeeze(1), (0, 1), value=len(positions))
-    tokens = Tokens(batch.input_ids[kept], Rows.of(starts.diff()), positions)
-    return lm_head.head_on(unwrapped(model), decoder.read(tokens, learned[kept]))
-
-
-@torch.no_grad()
-def _right(head: Head, targets: Tensor) -> int:
-    """How often the likeliest token is the right one."""
-
-    def likeliest(rows: slice) -> Tensor:
-        return head_logits(head.hidden[rows], head.weight, head.bias, 1.0, None).argmax(-1)
-
-    return sum(int((likeliest(rows) == targets[rows]).sum()) for rows in head_chunks(head.hidden, head.weight))
-
-
 def finds_spans(trained: Artifact) -> bool:
     """Whether a reward stage learned from marked passages, so that its model scores tokens and no responses."""
     return bool(trained.manifest.config.get("kinds") == ["spans"])
+
+
+def judgement_files(
+    stage: str, folder: Path | None, collected: Sequence[Artifact], kinds: Sequence[str]
+) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that a stage trains on: of the user's folder, or of all that was collected.
+
+    Raises:
+        ConfigError: there is neither, or both, or no file of a kind.
+    """
+    if folder is not None and collected:
+        raise ConfigError(
+            f"{stage}.feedback = {folder} contradicts the stage {collected[-1].manifest.kind}, which collects its own; "
+            "leave one out"
+        )
+    if folder is None and not collected:
+        raise ConfigError(f"{stage} has no feedback; add a feedback section, or set {stage}.feedback to a folder")
+    folders = [one.path for one in collected] if folder is None else [folder]
+    found = [files_in(one, kinds, f"{stage}.kinds") for one in folders]
+    return {kind: tuple(files[kind] for files in found) for kind in kinds}
+
+
+def judged(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Of the artifacts by role, those that hold what was said of answers (`"judged.*": FEEDBACK`), oldest first."""
+    return [one for role, one in artifacts.items() if stage_of(role) in FEEDBACK]
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

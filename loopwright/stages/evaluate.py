@@ -5,87 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
-
-from loopwright.config.base import Config
 from loopwright.data.labelled import read_labelled
 from loopwright.data.openings import openings
 from loopwright.data.readers import read_records, read_texts, write_records
 from loopwright.errors import ConfigError
-from loopwright.evaluation.answering import Bench, LanguageModel, Row, answer, measure, reward_scores
-from loopwright.evaluation.cheap import baseline_results, best_of_results
-from loopwright.evaluation.judging import judge
+from loopwright.evaluation.answering import Answers, Bench, LanguageModel, Row, answer, kl_of, measure, reward_scores
+from loopwright.evaluation.cheap import baseline_results, best_of_results, picked_by_reward
+from loopwright.evaluation.judging import judge_all
 from loopwright.evaluation.metrics import rounded
 from loopwright.evaluation.perplexity import perplexity
 from loopwright.evaluation.results import COMPARISON, Measured, flags_of, summary_of, version_results
 from loopwright.evaluation.text_classifier import TextClassifier
-from loopwright.generation.base import SamplingConfig
+from loopwright.evaluation.versions import are_compared, compare_versions, round_figures
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.rewards import RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judge, Prompt
-from loopwright.stages.base import Stage, StageConfig, StageOutput, finds_spans
-from loopwright.tracking.artifacts import Artifact
+from loopwright.stages.base import POLICIES, Stage, StageOutput
+from loopwright.stages.evaluate_inputs import (
+    SETS,
+    EvaluateConfig,
+    EvaluateInputs,
+    bind,
+    files,
+    in_order,
+    reference_of,
+)
 from loopwright.worlds import WORLDS
 
-VERSIONS = ("base", "sft", "sft_clean", "ppo")  # in the order of the report; ppo comes last
-REFERENCES = {"sft": ("base",), "sft_clean": ("base",), "ppo": ("sft", "base")}  # what a version was trained from
-SETS = ("held_out", "paraphrased", "adversarial")
+IMPROVED = tuple(name for name in POLICIES if name not in ("sft", "pretrain"))  # they have roles of their own
 GREEDY = ("held_out", "paraphrased")  # the sets that are also answered with the likeliest token always
 COMPARED = ("held_out", "adversarial")  # the sets on which cheap policies and the comparison are measured
-
-
-class JudgeConfig(Config):
-    """An independent judge for runs without a world: a classifier of text, trained on labels of its own."""
-
-    labelled: Path  # passages with labels: see data/labelled.py
-    check: Path | None = None  # labelled passages of another source, to report the judge's own accuracy
-    name: str = "positive"  # what a text is called that is like those labelled 1
-
-
-class EvaluateConfig(StageConfig):
-    held_out_prompts: PositiveInt = 400
-    paraphrased_prompts: NonNegativeInt = 200  # 0 leaves the set out
-    adversarial_prompts: NonNegativeInt = 200
-    base: Path | None = None  # model folder to compare with, where no pretrain stage makes one
-    reward: Path | None = None  # reward model folder, where no reward stage makes one
-    prompts: Path | None = None  # JSON lines of prompts, without a world; else openings of the held-out documents
-    opening_tokens: PositiveInt = 32
-    sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
-    greedy: bool = True  # measure greedy decoding too, and by it how much the wording of a question matters
-    best_of: Annotated[int, Field(ge=0)] = (
-        16  # answers a prompt from SFT, of which the reward model picks; 0: leave out
-    )
-    best_of_prompts: PositiveInt = 100
-    perplexity_texts: PositiveInt = 200
-    judge: JudgeConfig | None = None
-
-    @field_validator("sampling")
-    @classmethod
-    def _samples_from_the_whole_distribution(cls, sampling: SamplingConfig) -> SamplingConfig:
-        if sampling.temperature == 0 or sampling.top_k is not None or sampling.top_p is not None:
-            raise ValueError(
-                "sampling needs a temperature above 0 and neither top_k nor top_p, because KL is measured on its "
-                "samples; greedy decoding is measured besides (greedy: true)"
-            )
-        return sampling
-
-
-@dataclass(frozen=True)
-class EvaluateInputs:
-    """Model folders by version, and what they are measured on."""
-
-    versions: Mapping[str, Path]
-    prompts: Mapping[str, Path]  # set -> JSON lines of Prompt; empty: openings of `texts`
-    texts: Path | None = None  # held-out documents, JSON lines {"text"}
-    reward: Path | None = None
-    world: str | None = None  # brings judges, cheap policies and a test of nonsense
-    judges: Mapping[str, Judge] | None = None  # for in-memory use: instead of the world's
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> StageOutput:
@@ -118,7 +72,7 @@ class _Trial:
 
     def __init__(self, config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> None:
         self.config, self.inputs, self.runtime = config, inputs, runtime
-        self.versions = [name for name in VERSIONS if name in inputs.versions]
+        self.versions = in_order(inputs.versions)
         if not self.versions:
             raise ConfigError("evaluate: there is no model to evaluate; add a pretrain, sft or ppo section")
         self.models = _Models(inputs.versions, runtime)
@@ -155,11 +109,20 @@ class _Trial:
         prompts = self.prompts[prompt_set]
         model = self.models.load(version)
         sampled = answer(model, prompts, self.config.sampling, self._seeds(prompts, version, prompt_set))
-        reference = next((name for name in REFERENCES.get(version, ()) if name in self.versions), None)
+        reference = reference_of(version, self.versions)
         other = self.models.load(reference, beside=version) if reference else None
         rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
+        if prompt_set == "held_out" and are_compared(self.versions) and reference and "base" in self.versions:
+            kls = [row["kl"] for row in rows] if reference == "base" else self._kl_from_base(version, sampled)
+            rows = [row | {"kl_from_base": kl} for row, kl in zip(rows, kls, strict=True)]
         about = {"set": prompt_set, "version": version}
         return [about | row | {"flags": flags_of(prompt)} for prompt, row in zip(prompts, rows, strict=True)]
+
+    def _kl_from_base(self, version: str, sampled: Answers) -> list[float] | list[None]:
+        """Nats of each answer; with several versions, the way from the start is asked besides that from SFT."""
+        model = self.models.load(version)
+        base = self.models.load("base", beside=version)
+        return kl_of(model, base, sampled.rollouts, self.config.sampling.temperature)[0]
 
     def greedy(self, version: str, prompt_set: str) -> list[Row]:
         """As `answers`, with the likeliest token always; judges and length only."""
@@ -182,17 +145,14 @@ class _Trial:
         seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in asked for i in range(copies)]
         found = answer(model, prompts, self.config.sampling, seeds)
         scores = reward_scores(self.bench.reward, model.tokenizer, prompts, found)
-        best = [max(range(i, i + copies), key=lambda j: scores[j] or 0.0) for i in range(0, len(prompts), copies)]
-        return {
-            "version": version,
-            "gold": [judge(self.bench.judges, prompts[i], found.texts[i])["gold"] for i in best],
-            "reward": [scores[i] for i in best],
-        }
+        golds = [verdict["gold"] for verdict in judge_all(self.bench.judges, prompts, found.texts)]
+        return {"version": version} | picked_by_reward(scores, golds, copies)
 
     def compare(self, done: Mapping[str, Any]) -> dict[str, Any]:
         """Everything in `evaluation.json`."""
         seed = self.runtime.seed_for("intervals")
         measured = {version: self._measured(version, done) for version in self.versions}
+        results = version_results(measured, list(self.bench.judges), seed)
         best_of = None
         if "best_of" in done:
             held_out = {version: one.sets["held_out"] for version, one in measured.items()}
@@ -202,7 +162,10 @@ class _Trial:
             "main_judge": next(iter(self.bench.judges)) if len(self.bench.judges) == 1 else None,
             "judge_accuracy": self.judge_accuracy,
             "prompts": {name: len(prompts) for name, prompts in self.prompts.items()},
-            "versions": version_results(measured, list(self.bench.judges), seed),
+            "versions": results,
+            "comparison": compare_versions(measured, list(self.bench.judges), seed)
+            if are_compared(self.versions)
+            else None,
             "best_of": best_of,
             "baselines": self._baselines(seed),
         }
@@ -313,48 +276,21 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "judge_accuracy": evaluation["judge_accuracy"],
         "best_of": evaluation["best_of"],
         "baselines": evaluation["baselines"],
+        **({"rounds": round_figures(evaluation["comparison"], results)} if evaluation["comparison"] else {}),
     }
-
-
-def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
-    """Which files of the upstream artifacts are read."""
-    world = artifacts.get("world")
-    written = config.model_fields_set
-    if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
-        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
-    if config.prompts is not None and "opening_tokens" in written:
-        raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
-    prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
-    if config.prompts is not None:
-        prompts = {"held_out": config.prompts}
-    texts = next((artifacts[role].file("held_out.jsonl") for role in ("base", "world") if role in artifacts), None)
-    models = {name: artifacts[name].file("model") for name in (*VERSIONS, "reward") if name in artifacts}
-    for name, folder in (("base", config.base), ("reward", config.reward)):
-        if folder is not None and name in models:
-            raise ConfigError(f"evaluate.{name} = {folder} contradicts the stage that makes its own; leave one out")
-        if folder is not None:
-            models[name] = folder
-    if "reward" in artifacts and finds_spans(artifacts["reward"]):
-        del models["reward"]  # it has no score of an answer to compare
-    return EvaluateInputs(
-        versions={name: models[name] for name in VERSIONS if name in models},
-        prompts=prompts,
-        texts=texts,
-        reward=models.get("reward"),
-        world=str(world.manifest.config["name"]) if world is not None else None,
-    )
-
-
-def files(config: EvaluateConfig) -> list[Path]:
-    """The user's files, whose content belongs to the artifact's key."""
-    judge_files = [config.judge.labelled, config.judge.check] if config.judge is not None else []
-    return [path for path in (config.base, config.reward, config.prompts, *judge_files) if path is not None]
 
 
 STAGE = Stage(
     name="evaluate",
     config=EvaluateConfig,
-    needs={"base": ("pretrain",), **{name: (name,) for name in ("sft", "sft_clean", "ppo", "reward", "world")}},
+    needs={
+        "base": ("pretrain",),
+        "sft": ("sft",),
+        "sft_clean": ("sft_clean",),
+        "version_*": IMPROVED,  # every one of these before it, in the role of its own name
+        "reward": ("reward",),
+        "world": ("world",),
+    },
     bind=bind,
     run=run,
     files=files,

@@ -16,16 +16,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.readers import read_records, write_records
+from loopwright.data.prompts import read_prompts
+from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.feedback.asking import StoreUrl, Wait
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
+from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
-from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.feedback_answers import Item, mix_in_off_topic, sample_answers
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
@@ -34,6 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
+    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
@@ -80,13 +83,14 @@ class FeedbackInputs:
     policy_id: str  # stored in each record
     prompts: Path  # jsonl of Prompt
     judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
+    asked: int = 0  # prompts that earlier rounds asked about; others come first
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, assign, judge, and keep who said what about which policy."""
     if config.store is not None:
         return feedback_people.run(config, inputs, runtime)
-    prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+    prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
@@ -176,6 +180,7 @@ def summarise(records: list[Judgement], prompts: list[Prompt], judges: Mapping[s
     agreement = [abs(sum(votes)) == len(votes) for votes in repeated]
     return {
         "prompts": len(prompts),
+        "labels": len(records),
         "comparisons": sum(isinstance(r, Comparison) for r in records),
         "rankings": sum(isinstance(r, Ranking) for r in records),
         "ratings": sum(isinstance(r, Rating) for r in records),
@@ -219,6 +224,7 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
             "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
         ),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
 
 
@@ -229,7 +235,7 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": ("sft", "pretrain"), "world": ("world",)},
+    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",)},
     bind=bind,
     run=run,
     files=files,

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright.data.readers import read_records, write_records
+from loopwright.data.prompts import read_prompts
+from loopwright.data.readers import write_records
 from loopwright.feedback.agreement import agreement_report
 from loopwright.feedback.asking import SOURCE, ask, items_to_judge, project_for, source_of
 from loopwright.feedback.client import FeedbackClient, Line
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
+from loopwright.generation.answers import Item as Asked
+from loopwright.generation.answers import mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.rewards import RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
 from loopwright.stages.base import StageOutput
-from loopwright.stages.feedback_answers import Item as Asked
-from loopwright.stages.feedback_answers import mix_in_off_topic, sample_answers
 from loopwright.tracking.artifacts import id_of_file
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        prompts = read_records(inputs.prompts, Prompt).records[: config.prompts]
+        prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
         answers = sample_answers(prompts, config, inputs.policy, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]

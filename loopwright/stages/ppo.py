@@ -1,7 +1,9 @@
 """Improve a policy against a reward, held near a frozen reference. docs/ppo.md has the algorithm and every detail.
 
-Its parts stand beside it: the prompts in ppo_prompts.py, the rewards in ppo_rewards.py, the models in ppo_models.py,
-the watch over it in ppo_looks.py.
+Its relatives that need no critic run the same code, with advantages of their own: docs/policy_gradients.md.
+
+Its parts stand beside it: the settings in ppo_config.py, the prompts of a step in ppo_prompts.py, the models in
+ppo_models.py, the watch in ppo_looks.py; prompts and rewards are those of every stage that samples (sampled.py).
 """
 
 from __future__ import annotations
@@ -10,84 +12,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from pydantic import PositiveInt, model_validator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.errors import ConfigError
 from loopwright.generation.base import Engine, SamplingConfig
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
-from loopwright.rewards import MergeConfig, Merged, Reward
-from loopwright.rewards.combine import check_fit, reward_models, unique
-from loopwright.rewards.sources import RewardSource
+from loopwright.models.tokens import context_length
+from loopwright.rewards import Merged, Reward
+from loopwright.rewards.combine import reward_models
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Prompt
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
-from loopwright.stages.ppo_looks import Watcher, load_held_out_rewards
+from loopwright.stages import sampled
+from loopwright.stages.base import Stage, StageOutput
+from loopwright.stages.ppo_config import GRPOConfig, PolicyConfig, PPOConfig, ReinforcePlusPlusConfig, RLOOConfig
+from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
-from loopwright.stages.ppo_prompts import Task, hold_out, load_prompts, tasks_of_step
-from loopwright.stages.ppo_rewards import (
-    Scored,
-    check_trained_rewards,
-    chosen_rewards,
-    load_reward,
-    normalise,
-    save_scales,
-    score,
-    watching,
-)
+from loopwright.stages.ppo_prompts import hold_out, tasks_of_step
+from loopwright.stages.sampled import SampledInputs
+from loopwright.stages.sampled_prompts import Task, load_prompts
+from loopwright.stages.sampled_rewards import Scored, load_reward, normalise, save_scales, score
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training import ppo_checks
 from loopwright.training.ppo_batch import Episodes, Observations, as_learned, token_kl, with_advantages
-from loopwright.training.ppo_config import PPOSettings
 from loopwright.training.ppo_learner import PPOLearner
+from loopwright.training.raw_text import RawText
 
 LAST_STEPS = 10  # the final figures are means over this many steps: one step's are noisy
 SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "finished_share")
 
 
-class PPOConfig(PPOSettings, StageConfig):
-    """The `ppo` section of a recipe. The paths stand in for stages that the recipe does not have."""
-
-    policy: Path | None = None  # a Hugging Face folder of a causal LM
-    reward: Path | None = None  # a Hugging Face folder of a one-label sequence classifier
-    rewards: tuple[RewardSource, ...] = ()  # or several rewards, of several kinds, merged as `merge` says
-    merge: MergeConfig = MergeConfig()
-    prompts: Path | None = None  # jsonl of Prompt; without it and a world: openings of the pre-training text
-    opening_tokens: PositiveInt = 32
-
-    @model_validator(mode="after")
-    def _openings_are_used(self) -> Self:
-        if self.prompts is not None and "opening_tokens" in self.model_fields_set:
-            raise ValueError("opening_tokens has no effect beside prompts; leave one out")
-        return self
-
-    @model_validator(mode="after")
-    def _rewards_can_be_merged(self) -> Self:
-        if self.reward is not None and (self.rewards or "merge" in self.model_fields_set):
-            raise ValueError("reward is one reward, beside which rewards and merge have no effect; leave one out")
-        if self.rewards:
-            try:
-                check_fit(unique([one.title for one in self.rewards]), [one.weight for one in self.rewards], self.merge)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
-        return self
-
-
 @dataclass(frozen=True)
-class PPOInputs:
-    policy: Path
-    reward: Path | Merged | Sequence[tuple[Reward, float] | RewardSource]  # a folder; rewards, with weights or to load
-    prompts: Path | Sequence[Prompt] = ()
-    critic: Path | None = None  # a reward model's folder; None: the reward model, or else the policy's body
-    texts: Path | None = None  # documents {"text"} whose openings are the prompts, in place of `prompts`
+class PPOInputs(SampledInputs):
+    critic: Path | None = None  # of PPO, a reward model's folder; None: the reward model, or else the policy's body
+    ptx_text: Path | None = None  # documents for ptx_coef
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
     held_out_models: Mapping[str, Path] = field(default_factory=dict)  # or the folders of the stages named there
 
 
-def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
+def run(config: PolicyConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     """Improve a policy against a reward (Ouyang et al. 2022, sec. 3.5)."""
     tokenizer = load_tokenizer(inputs.policy)
     policy = load_causal_lm(inputs.policy, runtime.device)
@@ -96,11 +61,12 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
     held_out_rewards = load_held_out_rewards(config, inputs, reward, len(held_out), runtime)
     learner = make_learner(config, inputs, reward, policy, tokenizer, runtime)
     engine = make_engine(learner.policy, tokenizer, runtime.log)  # reads the learner's weights: nothing is copied
+    raw_text = load_raw_text(config, inputs, policy, tokenizer, runtime)
     sampling = SamplingConfig(max_new_tokens=config.max_new_tokens, temperature=config.temperature)
     watcher = Watcher(config, held_out_rewards, learner, runtime)
     start, recent = resume(learner, reward, watcher, runtime)  # also cuts the metrics back to the checkpoint
     if reward.merge.normalise and not reward.scales:
-        normalise(reward, tasks, engine, sampling, config, runtime)
+        normalise(reward, tasks, engine, sampling, config.rollouts_per_step, runtime)
 
     def look(done: int) -> None:
         seen, figures = assess(learner, engine, reward, held_out, sampling, runtime)
@@ -110,7 +76,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
         look(0)  # what the others are compared to
 
     done = start
-    with runtime.progress("ppo", config.steps, start) as bar:
+    with runtime.progress(config.section, config.steps, start) as bar:
         for step in range(start, config.steps):
             if watcher.stopped:
                 break
@@ -126,7 +92,7 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
             experience, figures = with_advantages(
                 episodes, observed, reward.to_learn_from(scored.scores), kl_coef, config
             )
-            figures = learner.update(experience, step, partial(runtime.seed_for, "epoch", step)) | figures
+            figures = learner.update(experience, step, partial(runtime.seed_for, "epoch", step), raw_text) | figures
             learner.controller.update(figures["kl"], len(batch))  # after training, as in Ziegler et al. 2019
 
             figures |= {"kl_coef": kl_coef, **scored.figures, **reward.learn(scored.scores)}
@@ -144,10 +110,49 @@ def run(config: PPOConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutput:
 
     watcher.roll_back()
     learner.restore()
-    save_model(learner.policy, tokenizer, runtime.output / "model")
-    learner.critic.save(tokenizer, runtime.output / "critic")
-    save_scales(reward, runtime.output)
+    save(learner, reward, tokenizer, runtime.output)
     return StageOutput(summarise(config, reward, recent, done) | watcher.summary())
+
+
+def load_raw_text(
+    config: PolicyConfig,
+    inputs: PPOInputs,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+) -> RawText | None:
+    """What joins the minibatches, where ptx_coef asks for it (Ouyang et al. 2022, eq. 2).
+
+    Raises:
+        ConfigError: there is no text, or its rows are longer than the model's context.
+    """
+    if config.ptx_coef == 0:
+        return None
+    if inputs.ptx_text is None:
+        raise ConfigError(
+            f"{config.section}.ptx_coef needs raw text; name a file or folder in {config.section}.ptx_text, or "
+            "pre-train in this run"
+        )
+    limit, tokens = context_length(policy), config.ptx_row_tokens
+    if limit is not None and tokens > limit:
+        raise ConfigError(
+            f"{config.section}.ptx_row_tokens = {tokens} is longer than the model's context of {limit}; lower it"
+        )
+    return RawText.read(
+        inputs.ptx_text,
+        tokenizer,
+        row_tokens=tokens,
+        rows_per_step=config.ptx_rows,
+        seed=runtime.seed_for("text"),
+    )
+
+
+def save(learner: PPOLearner, reward: Merged, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """model/, critic/ where there is one, and the scales that rewards were read with."""
+    save_model(learner.policy, tokenizer, folder / "model")
+    if learner.critic is not None:
+        learner.critic.model.save(tokenizer, folder / "critic")
+    save_scales(reward, folder)
 
 
 def resume(
@@ -220,50 +225,36 @@ def summarised(reward: Merged) -> list[str]:
     return [*SUMMARISED, *parts_of(reward), *(["multiplier"] if reward.merge.rule == "constraint" else [])]
 
 
-def summarise(config: PPOConfig, reward: Merged, recent: Sequence[Mapping[str, float]], steps: int) -> dict[str, Any]:
+def summarise(
+    config: PolicyConfig, reward: Merged, recent: Sequence[Mapping[str, float]], steps: int
+) -> dict[str, Any]:
     """Means over the last steps."""
     figures = {name: sum(step[name] for step in recent) / len(recent) for name in summarised(reward)}
     return {"steps": steps, "responses_sampled": steps * config.rollouts_per_step, **figures}
 
 
-def bind(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
-    """Inputs from the stages before, or from the paths in the config.
-
-    Raises:
-        ConfigError: one of the three is given neither way, or both ways.
-    """
-    world, text = artifacts.get("world"), artifacts.get("text")
-    opened = text if world is None and config.prompts is None else None  # PPO learns on text that was trained on
+def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
+    """Inputs from the stages before, or from the paths in the config."""
+    mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
-        policy=chosen_input("ppo.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        reward=chosen_rewards(config, artifacts),
-        prompts=chosen_input("ppo.prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section")
-        if opened is None
-        else (),
-        texts=None if opened is None else opened.file("text.jsonl.gz"),
-        held_out_models={name: artifacts[name].file("model") for name in watching(config)},
+        **vars(sampled.bind(config, artifacts)),
+        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
+        held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
 
 
-def files(config: PPOConfig) -> list[Path]:
+def files(config: PolicyConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    watching = () if config.watch is None else config.watch.reward
-    paths = [path for path in (config.policy, config.reward, config.prompts, *watching) if path is not None]
-    return paths + [path for source in config.rewards for path in source.files]
+    given = (config.ptx_text, *(() if config.watch is None else config.watch.reward))
+    return sampled.files(config) + [path for path in given if path is not None]
 
 
-STAGE = Stage(
-    name="ppo",
-    config=PPOConfig,
-    needs={
-        "policy": POLICIES,
-        "reward": ("reward",),
-        "reward_*": (),
-        "world": ("world",),
-        "text": ("pretrain",),
-    },
-    bind=bind,
-    run=run,
-    files=files,
-    check=check_trained_rewards,
-)
+def stage_of(config: type[PolicyConfig]) -> Stage:
+    """The line of the table for a section."""
+    return Stage(config.section, config, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)
+
+
+STAGE = stage_of(PPOConfig)
+RLOO = stage_of(RLOOConfig)
+GRPO = stage_of(GRPOConfig)
+REINFORCE_PLUS_PLUS = stage_of(ReinforcePlusPlusConfig)

@@ -12,17 +12,18 @@ from loopwright.errors import ConfigError
 from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.rewards.combine import load_states, reward_models, states_of
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.ppo_rewards import Scored
+from loopwright.stages.ppo_config import PolicyConfig
+from loopwright.stages.sampled_rewards import Scored, check_trained_rewards, to_train_on
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.ppo_watch import FEWEST_PROMPTS, Look, Watch, repeated_share
 from loopwright.training.precision import in_precision
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.ppo import PPOInputs
 
 
 def load_held_out_rewards(
-    config: PPOConfig, inputs: PPOInputs, reward: Merged, prompts: int, runtime: Runtime
+    config: PolicyConfig, inputs: PPOInputs, reward: Merged, prompts: int, runtime: Runtime
 ) -> list[Reward]:
     """The rewards that the watch looks with; none without a watch.
 
@@ -33,30 +34,32 @@ def load_held_out_rewards(
     Raises:
         ConfigError: none is given, or both ways, or without a watch; one is the reward of training; too few prompts.
     """
-    watch, given = config.watch, list(inputs.held_out_rewards)
+    name, watch, given = config.section, config.watch, list(inputs.held_out_rewards)
     if watch is None:
         if given:
-            raise ConfigError("held-out rewards have no effect without ppo.watch; set it, or leave them out")
+            raise ConfigError(f"held-out rewards have no effect without {name}.watch; set it, or leave them out")
         return []
     folders = {folder: folder.name for folder in watch.reward}
-    folders |= {folder: name for name, folder in inputs.held_out_models.items()}
+    folders |= {folder: title for title, folder in inputs.held_out_models.items()}
     if bool(given) == bool(folders):
         raise ConfigError(
-            f"ppo.watch has {next(iter(folders))}, which contradicts the held-out rewards given; leave one out"
+            f"{name}.watch has {next(iter(folders))}, which contradicts the held-out rewards given; leave one out"
             if given
-            else "ppo.watch has no reward; set ppo.watch.reward to the folder of a reward model trained on other "
-            "labels, or in a recipe ppo.watch.stage to the stage that trains one"
+            else f"{name}.watch has no reward; set {name}.watch.reward to the folder of a reward "
+            f"model trained on other labels, or in a recipe {name}.watch.stage to the stage that trains one"
         )
     if prompts < FEWEST_PROMPTS:
-        raise ConfigError(f"ppo.watch has {prompts} held-out prompts and needs some dozens; raise ppo.held_out_prompts")
-    for folder, name in folders.items():
-        given.append(RewardModel(folder, name=name, device=runtime.device))
+        raise ConfigError(
+            f"{name}.watch has {prompts} held-out prompts and needs some dozens; raise {name}.held_out_prompts"
+        )
+    for folder, title in folders.items():
+        given.append(RewardModel(folder, name=title, device=runtime.device))
     for one in given:
         for trained_on in (*(part for part, _ in reward.rewards), *reward_models(reward)):
             if _same(one, trained_on):
                 raise ConfigError(
-                    f"ppo.watch: {one.name} is the reward that PPO is trained on, which never disagrees with "
-                    "itself; give a reward model trained on other labels"
+                    f"{name}.watch: {one.name} is the reward that the policy is trained on, which never disagrees "
+                    "with itself; give a reward model trained on other labels"
                 )
     for model in given if folders else ():  # after comparing: rounded weights are never those of training
         assert isinstance(model, RewardModel)
@@ -70,7 +73,7 @@ class Watcher:
     Without a watch it does nothing. The best policy is kept on the CPU and in every checkpoint, whole or not there.
     """
 
-    def __init__(self, config: PPOConfig, rewards: Sequence[Reward], learner: PPOLearner, runtime: Runtime) -> None:
+    def __init__(self, config: PolicyConfig, rewards: Sequence[Reward], learner: PPOLearner, runtime: Runtime) -> None:
         self._watch = None if config.watch is None else Watch(config.watch)
         self._rewards = rewards
         self._learner = learner
@@ -115,7 +118,7 @@ class Watcher:
         for reason in verdict.reasons:
             self._log(f"step {step}: {reason}")
         if verdict.signal == "stop":
-            self._log(f"step {step}: PPO stops" + (f", back to step {self._watch.best_step}" * self.goes_back))
+            self._log(f"step {step}: training stops" + (f", back to step {self._watch.best_step}" * self.goes_back))
         return verdict.figures
 
     def roll_back(self) -> None:
@@ -153,6 +156,39 @@ class Watcher:
             self._watch.load(state["watch"])
             self._best, self._figures = state["best"], state["figures"]
             load_states(self._rewards, state["rewards"])
+
+
+def check_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything is trained: the rewards of the recipe are used, and the watch looks with others.
+
+    Args:
+        parents: role -> the config of the stage that fills it.
+
+    Raises:
+        ConfigError: they are not, or a stage that the watch names is not there, or knows no other labels.
+    """
+    section = config.section
+    for name in config.watching:
+        if name not in parents:
+            raise ConfigError(
+                f"{section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
+            )
+        if name in {source.stage for source in config.rewards}:
+            raise ConfigError(
+                f"{section}.rewards and {section}.watch.stage both name {name}, which cannot watch itself; drop one"
+            )
+        if parents[name].kinds == ("spans",):
+            raise ConfigError(
+                f"{section}.watch.stage = {name} learns from marked passages and has no score of an answer"
+            )
+        for other in to_train_on(config, parents):
+            if parents[name].shares_labels_with(parents[other]):
+                raise ConfigError(
+                    f"{section}.watch.stage = {name} learns from judgements that {other} learns from, so it would err "
+                    "as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
+                    "judgements of its own"
+                )
+    check_trained_rewards(config, parents)
 
 
 def _same(one: Reward, other: Reward) -> bool:

@@ -1,4 +1,4 @@
-"""The models of PPO: policy and reference, the critic, and what they share with reward models."""
+"""The models of PPO: policy and reference, the critic where there is one, and what they share with reward models."""
 
 from __future__ import annotations
 
@@ -14,42 +14,46 @@ from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.ppo_rewards import own_models
+from loopwright.stages.ppo_config import PolicyConfig, PPOConfig
+from loopwright.stages.sampled_rewards import own_models
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.precision import in_precision
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.ppo import PPOInputs
 
 
 def make_learner(
-    config: PPOConfig,
+    config: PolicyConfig,
     inputs: PPOInputs,
     reward: Merged,
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     runtime: Runtime,
 ) -> PPOLearner:
-    """Policy and reference from one folder; the critic from the reward model (Stiennon et al. 2020, app. G.1)."""
+    """Policy and reference from one folder; PPO's critic from the reward model (Stiennon et al. 2020, app. G.1)."""
     loaded = own_models(inputs, reward)
     apart = [lay_over(policy, model, folder, config) for model, folder in loaded]
-    critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
+    critic = None
+    if isinstance(config, PPOConfig):
+        critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
     learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
-    reasons = {"the critic": learner.critic_shares}
+    reasons = {} if learner.critic is None else {"the critic": learner.critic.shares}
     for (loaded_model, _), reason in zip(loaded, apart, strict=True):
         in_precision(loaded_model.model.requires_grad_(False), config.precision)
         which = "the reward model" if len(loaded) == 1 else f"the reward model {loaded_model.name}"
         reasons[which] = reason or share_frozen(loaded_model.model, learner.policy)
-        share_frozen(loaded_model.model, learner.critic.model)
+        if learner.critic is not None:
+            share_frozen(loaded_model.model, learner.critic.model.model)
     for name, why in reasons.items():
         if why is not None and config.trainable.mode != "all":
             runtime.log(f"{name} keeps weights of its own beside the policy's: {why}")
     return learner
 
 
-def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PPOConfig) -> str | None:
+def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PolicyConfig) -> str | None:
     """Let a reward model that was trained with LoRA over the policy's base read it again, or say why not."""
     if config.trainable.mode != "lora":
         return None

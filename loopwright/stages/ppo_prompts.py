@@ -1,94 +1,30 @@
-"""The prompts of PPO: as tokens, held out or trained on, and those of a step."""
+"""The prompts of PPO: held out or trained on, and those of a step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from loopwright.data.chat import render_prompts
-from loopwright.data.openings import openings
-from loopwright.data.readers import read_records, read_texts
-from loopwright.data.splits import split_by_hash
-from loopwright.errors import ConfigError, DataError
-from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Prompt
+from loopwright.stages import sampled_prompts
+from loopwright.stages.ppo_config import PolicyConfig
+from loopwright.stages.sampled_prompts import Task
 from loopwright.training.ppo_batch import prompts_of_step
 
-if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
 
-
-class Task(NamedTuple):
-    """A prompt as a record and as tokens."""
-
-    prompt: Prompt
-    tokens: list[int]
-
-
-def load_prompts(
-    config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel
-) -> list[Task]:
-    """Prompts as tokens; each leaves room for a response.
-
-    Raises:
-        ConfigError: opening_tokens is written where nothing is opened, or longer than every document.
-        DataError: there is none, or one is empty or does not fit the context with its response.
-    """
-    given = _given_prompts(config, inputs, tokenizer)
-    if not given:
-        raise DataError("PPO got no prompts; give at least one")
-    rendered = render_prompts(tokenizer, [prompt.messages for prompt in given])
-    tasks = [Task(prompt, tokens) for prompt, tokens in zip(given, rendered, strict=True)]
-    limit = context_length(policy)
-    for task in tasks:
-        if not task.tokens:
-            raise DataError(f"prompt {task.prompt.id!r} has no tokens; a response needs at least one to follow")
-        if limit is not None and len(task.tokens) + config.max_new_tokens > limit:
-            raise DataError(
-                f"prompt {task.prompt.id!r} has {len(task.tokens)} tokens, which with max_new_tokens = "
-                f"{config.max_new_tokens} exceeds the model's context of {limit}; shorten it or lower max_new_tokens"
-            )
-    return tasks
-
-
-def _given_prompts(config: PPOConfig, inputs: PPOInputs, tokenizer: PreTrainedTokenizerBase) -> Sequence[Prompt]:
-    if inputs.texts is None:
-        if "opening_tokens" in config.model_fields_set:
-            raise ConfigError("ppo.opening_tokens has no effect where prompts are given; leave it out")
-        return read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
-    found = openings(tokenizer, [document.text for document in read_texts([inputs.texts])], config.opening_tokens)
-    if not found:
-        raise ConfigError(
-            f"ppo.opening_tokens = {config.opening_tokens}: no document of the pre-training text is so long; "
-            "lower it or set ppo.prompts"
-        )
-    return found
-
-
-def hold_out(tasks: list[Task], config: PPOConfig, runtime: Runtime) -> tuple[list[Task], list[Task]]:
-    """Prompts to train on, and prompts that are only assessed; a prompt that comes twice stays on one side.
+def hold_out(tasks: list[Task], config: PolicyConfig, runtime: Runtime) -> tuple[list[Task], list[Task]]:
+    """Prompts to train on, and prompts that are only assessed: none where nothing is assessed.
 
     Raises:
         ConfigError: no prompt would be left to train on.
     """
     if config.assess_steps is None:
         return tasks, []
-    texts = [str(task.tokens) for task in tasks]
-    if config.held_out_prompts >= len(set(texts)):
-        raise ConfigError(
-            f"ppo.held_out_prompts = {config.held_out_prompts}, but only {len(set(texts))} prompts differ and some are "
-            "to be trained on; lower it, or leave ppo.eval_steps and ppo.watch out"
-        )
-    split = split_by_hash(texts, config.held_out_prompts / len(texts), runtime.seed_for("held out"))
-    return [tasks[i] for i in split.train], [tasks[i] for i in split.held_out]
+    return sampled_prompts.hold_out(tasks, config.held_out_prompts, runtime.seed_for("held out"), config.section)
 
 
-def tasks_of_step(tasks: Sequence[Task], step: int, config: PPOConfig, runtime: Runtime) -> list[Task]:
-    """The prompts of a step: a pure function of seed and step."""
-    chosen = prompts_of_step(len(tasks), step, config.rollouts_per_step, partial(runtime.seed_for, "prompts"))
-    return [tasks[i] for i in chosen]
+def tasks_of_step(tasks: Sequence[Task], step: int, config: PolicyConfig, runtime: Runtime) -> list[Task]:
+    """The prompts of a step, each as often as it is answered: a pure function of seed and step."""
+    prompts = config.rollouts_per_step // config.samples_per_prompt
+    chosen = prompts_of_step(len(tasks), step, prompts, partial(runtime.seed_for, "prompts"))
+    return [tasks[i] for i in chosen for _ in range(config.samples_per_prompt)]

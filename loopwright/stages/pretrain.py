@@ -28,12 +28,13 @@ from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer
 from loopwright.models.tokens import context_length
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, predict
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
 from loopwright.tracking.artifacts import Artifact
 from loopwright.tracking.files import publish
 from loopwright.training.batches import EpochOrder, batches_of_documents
 from loopwright.training.config import TrainConfig, steps_to_train
 from loopwright.training.loop import MicroLoss, fit
+from loopwright.training.next_tokens import predict
 
 OPENING_TOKENS, CONTINUATION_TOKENS = 16, 64
 

@@ -46,8 +46,9 @@ from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import round_of
 from loopwright.stages import reward_spans
-from loopwright.stages.base import Stage, StageOutput, check_max_length, chosen_input
+from loopwright.stages.base import FEEDBACK, Stage, StageOutput, check_max_length, chosen_input, judged, judgement_files
 from loopwright.stages.reward_assessment import (
     agreement,
     assess,
@@ -57,11 +58,12 @@ from loopwright.stages.reward_assessment import (
     whole_assessment,
 )
 from loopwright.stages.reward_config import RewardConfig
-from loopwright.stages.reward_data import RECORDS, Data, RewardInputs, as_judgements, load_data, reference_rows
+from loopwright.stages.reward_data import Data, RewardInputs, as_judgements, load_data, reference_rows
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
 from loopwright.training.judged_groups import Group, Pair
+from loopwright.training.judgement_files import RECORDS
 from loopwright.training.label_model import LabelModel, priors_of, reliabilities, spread_of
 from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
@@ -320,39 +322,33 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    model, feedback, world = (artifacts.get(role) for role in ("model", "feedback", "world"))
-    if config.labelled is not None and feedback is not None:
+    world, feedback = artifacts.get("world"), judged(artifacts)
+    if config.labelled is not None and feedback:
         raise ConfigError(
-            f"reward.labelled = {config.labelled} contradicts the stage feedback, which compares; leave one out"
+            f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
+            "leave one out"
         )
+    rounds = [round_of(one.manifest.kind) for one in feedback]
+    if config.earlier_rounds_weight != 1 and not any(rounds):
+        raise ConfigError("reward.earlier_rounds_weight has no effect without rounds; leave it out")
     return RewardInputs(
-        model=chosen_input("reward.model", config.model, model, "model", "an sft or pretrain section"),
+        model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
         **_judgements(config, feedback),  # type: ignore[arg-type]
+        ages=tuple(max(rounds) - one for one in rounds),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
 
-def _judgements(config: RewardConfig, feedback: Artifact | None) -> dict[str, Path]:
-    """The file of each kind of judgement that is trained on."""
+def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
+    """The files of each kind of judgement that is trained on, one of each artifact."""
     if config.labelled is not None:
         return {}
-    if config.feedback is not None and feedback is None:
-        return _files_in(config.feedback, config.kinds)
-    given = config.comparisons or config.feedback
-    chosen_input("reward.comparisons", given, feedback, "comparisons.jsonl", "a feedback section")
     if config.comparisons is not None:
-        return {"comparisons": config.comparisons}
-    assert feedback is not None
-    return {kind: feedback.file(f"{kind}.jsonl") for kind in config.kinds}
-
-
-def _files_in(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
-    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if (folder / f"{kind}.jsonl").is_file()}
-    if missing := [kind for kind in kinds if kind not in found]:
-        there = ", ".join(found) or "nothing of the kind"
-        raise ConfigError(f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in reward.kinds")
-    return {kind: found[kind] for kind in kinds}
+        newest = feedback[-1] if feedback else None
+        chosen_input("reward.comparisons", config.comparisons, newest, "comparisons.jsonl", "a feedback section")
+        return {"comparisons": (config.comparisons,)}
+    return judgement_files("reward", config.feedback, feedback, config.kinds)
 
 
 def files(config: RewardConfig) -> list[Path]:
@@ -365,7 +361,7 @@ def files(config: RewardConfig) -> list[Path]:
 STAGE = Stage(
     name="reward",
     config=RewardConfig,
-    needs={"model": ("sft", "pretrain"), "feedback": ("feedback",), "world": ("world",)},
+    needs={"model": ("sft", "pretrain"), "judged.*": FEEDBACK, "world": ("world",)},
     bind=bind,
     run=run,
     files=files,

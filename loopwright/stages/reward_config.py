@@ -35,6 +35,7 @@ class RewardConfig(TrainConfig, StageConfig):
     feedback: Path | None = None  # or a folder with the files of several kinds, as importing makes it
     kinds: tuple[Kind, ...] = ("comparisons", "rankings")  # which of them, or of the feedback stage's
     part_of_prompts: tuple[Share, Share] | None = None  # from where to where in [0, 1), by hash; None: all
+    earlier_rounds_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of labels, for each round since they were given
     judgements: JudgementConfig = JudgementConfig()
     annotators: AnnotatorConfig | None = None  # learn how reliable each is; None: all are alike
     covariates: tuple[Covariate, ...] = ()  # what shifts labels without being worth anything

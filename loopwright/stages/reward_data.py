@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.labelled import LabelledSplit, comparisons_of, thumbs_of
-from loopwright.data.readers import read_records
 from loopwright.data.splits import part_by_hash, split_by_hash
 from loopwright.errors import ConfigError, DataError
 from loopwright.feedback.leaks import require_no_leak
@@ -28,32 +27,35 @@ from loopwright.models.tokens import context_length
 from loopwright.rewards import Reward, RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
-    KINDS,
     Comparison,
     Correction,
     Judge,
     Judgement,
+    Message,
     Prompt,
     Ranking,
     Rating,
     SpanFeedback,
     Thumb,
+    is_ai,
 )
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
+from loopwright.training.judgement_files import RECORDS, read_all, read_judgements
 
-RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
+Files = Path | Sequence[Path]  # one, or those of several rounds
 
 
 @dataclass(frozen=True)
 class RewardInputs:
     model: Path  # where the body comes from: a causal LM, whose samples normalise the scores, or an encoder
-    comparisons: Path | Sequence[Comparison] = ()
-    rankings: Path | Sequence[Ranking] = ()
-    ratings: Path | Sequence[Rating] = ()
-    thumbs: Path | Sequence[Thumb] = ()
-    corrections: Path | Sequence[Correction] = ()
-    spans: Path | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    comparisons: Files | Sequence[Comparison] = ()
+    rankings: Files | Sequence[Ranking] = ()
+    ratings: Files | Sequence[Rating] = ()
+    thumbs: Files | Sequence[Thumb] = ()
+    corrections: Files | Sequence[Correction] = ()
+    spans: Files | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
+    ages: Sequence[int] = ()  # of the files of each kind, in rounds before the newest
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
     teacher: Reward | None = None  # any reward whose scores take the place of what people said; or the config's
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
@@ -139,7 +141,9 @@ def load_data(
         ConfigError: a setting finds nothing to act on.
         DataError: nothing is left to train on, a held-out pair is trained on, or too many rows are bad.
     """
-    judgements, bad_rows = _read_all(config, inputs, runtime)
+    given = {kind: getattr(inputs, kind) for kind in RECORDS}
+    judgements, bad_rows, places = read_all(given, runtime, config.max_bad_share)
+    ages = ages_of(judgements, places, inputs.ages)
     if config.part_of_prompts is not None:
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
@@ -155,6 +159,8 @@ def load_data(
     teacher = load_teacher(config, inputs, runtime)
     if teacher is not None:
         groups = teach(groups, teacher, tokenizer)
+    for one in groups:
+        one.scale(config.earlier_rounds_weight ** ages[one.messages])
     if not groups:
         raise DataError(
             f"no judgement is left to train on ({converted.counts['ties']} ties, {too_long} of responses longer than "
@@ -165,13 +171,18 @@ def load_data(
         "prompts": len(groups),
         "pairs": sum(len(one.pairs) for one in groups),
         "pairs_held_out": sum(len(one.pairs) for one in held_groups),
+        "judgements_of_ai": sum(is_ai(one.annotator) for one in [*train, *held_out]),
         **_conversion(converted.counts + to_assess.counts),
         "too_long": too_long + too_long_held_out,
         **({} if config.cut is None else {"cut": cut + cut_held_out}),
         "bad_rows": bad_rows,
     }
     gold = config.annotators.gold if config.annotators is not None else None
-    answers = {} if gold is None else gold_answers(train, read_judgements(config, gold, Comparison, "gold", runtime)[0])
+    answers = (
+        {}
+        if gold is None
+        else gold_answers(train, read_judgements(gold, Comparison, "gold", runtime, config.max_bad_share)[0])
+    )
     return Data(groups, held_groups, counts, _log_odds(groups), answers, (train, held_out), teacher)
 
 
@@ -195,34 +206,27 @@ def _split(
     if not given:
         split = split_by_hash(keys_of(judgements), config.held_out_share, runtime.seed_for("split"))
         return [judgements[i] for i in split.train], [judgements[i] for i in split.held_out]
-    held_out = read_judgements(config, given, Comparison, "held_out", runtime)[0]
+    held_out = read_judgements(given, Comparison, "held_out", runtime, config.max_bad_share)[0]
     require_no_leak(judgements, held_out)  # the same pair is a mistake; another pair of its prompt is left out
     keys = keys_of([*judgements, *held_out])
     known = set(keys[len(judgements) :])
     return [one for one, key in zip(judgements, keys, strict=False) if key not in known], held_out
 
 
-def _read_all(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> tuple[list[Judgement], int]:
-    judgements: list[Judgement] = []
-    bad = 0
-    for name, record in RECORDS.items():
-        found, of_kind = read_judgements(config, getattr(inputs, name), record, name, runtime)
-        judgements += found
-        bad += of_kind
-    return judgements, bad
+def ages_of(
+    judgements: Sequence[Judgement], places: Sequence[int], ages: Sequence[int]
+) -> Mapping[tuple[Message, ...], int]:
+    """Of each prompt, how many rounds ago anything was last said of it.
 
-
-def read_judgements(
-    config: RewardConfig, given: Path | Iterable[Any], record: type[Any], name: str, runtime: Runtime
-) -> tuple[list[Any], int]:
-    """Records in memory as they are, or those of a file and how many bad rows it has."""
-    if not isinstance(given, Path):
-        return list(given), 0
-    if given.is_file() and not given.stat().st_size:  # annotators may all rank, or all compare
-        return [], 0
-    bad = runtime.output / f"bad_{name}.jsonl"
-    loaded = read_records(given, record, max_bad_share=config.max_bad_share, quarantine_file=bad)
-    return loaded.records, len(loaded.bad)
+    Args:
+        places: for each judgement, which of its kind's files it is from.
+        ages: of these files, in rounds.
+    """
+    found: dict[tuple[Message, ...], int] = {}
+    for one, place in zip(judgements, places, strict=True):
+        age = ages[place] if ages else 0
+        found[one.prompt] = min(age, found.get(one.prompt, age))
+    return found
 
 
 def _tokenized(

@@ -16,13 +16,13 @@ from loopwright.models.heads import Critic, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import SpanFeedback
 from loopwright.stages.base import StageOutput, check_max_length
 from loopwright.stages.reward_config import RewardConfig
-from loopwright.stages.reward_data import RewardInputs, read_judgements
+from loopwright.stages.reward_data import RewardInputs
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
 from loopwright.training.judged_groups import keys_of
+from loopwright.training.judgement_files import read_all
 from loopwright.training.loop import FitResult, MicroLoss, fit
 from loopwright.training.marked import Marked, MarkedBatch, collate_marked, marked_tokens
 
@@ -54,7 +54,8 @@ def load_marked(
     Raises:
         DataError: no response is left, or none of their tokens, or all, are marked.
     """
-    records, bad_rows = read_judgements(config, inputs.spans, SpanFeedback, "spans", runtime)
+    read = read_all({"spans": inputs.spans}, runtime, config.max_bad_share)
+    records, bad_rows = read.judgements, read.bad_rows
     rows = marked_tokens(records, tokenizer, config.span_labels, append_eos=config.append_eos)
     keys = keys_of(records)
     fits = [len(row.prompt_ids) + len(row.response_ids) <= config.max_length for row in rows]

@@ -6,44 +6,48 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.chat import Example, encode_examples, ensure_chat_template
-from loopwright.data.packing import PackedBatch, PackedDocuments, pack_examples, pad_by_length, pad_examples
-from loopwright.data.readers import Loaded, read_records, read_texts
+from loopwright.data.packing import PackedBatch
+from loopwright.data.readers import Loaded, read_records
 from loopwright.data.splits import split_by_hash
-from loopwright.data.tokenizer import document_start, encode_documents
-from loopwright.errors import CheckError, ConfigError, DataError
-from loopwright.models.layers import unwrapped
+from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import match_vocabulary
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input, predict
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.tracking.artifacts import Artifact
-from loopwright.training.batches import EpochOrder, batches_of_documents, split_rows
-from loopwright.training.config import TrainConfig, steps_to_train
+from loopwright.training.batches import EpochOrder, batches_of_documents
+from loopwright.training.config import steps_to_train
+from loopwright.training.examples import (
+    ExampleBatches,
+    ExamplesConfig,
+    answer_loss,
+    assess_examples,
+    check_packing,
+    on_device,
+)
+from loopwright.training.examples import learned_tokens as learned_answer_tokens
 from loopwright.training.loop import MicroLoss, fit
+from loopwright.training.next_tokens import predict
+from loopwright.training.raw_text import RawText
 
-PACKING_TOLERANCE = 1e-3  # of the largest hidden state; rounding is far below, a leak above
 
-
-class SFTConfig(StageConfig, TrainConfig):
+class SFTConfig(StageConfig, ExamplesConfig):
     epochs: PositiveFloat | None = 2.0
     max_length: Annotated[int, Field(ge=2)] = 256  # tokens of prompt and answer together
     model: Path | None = None  # a Hugging Face folder; None: the pre-trained model
     demonstrations: Path | None = None  # JSON lines of Demonstration; None: people's, or the world's
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of unreadable rows; more stop the run
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the prompts, by hash
-    packing: bool = True  # several examples in a row, blind to each other; changes the speed and nothing else
     lm_loss_coef: NonNegativeFloat = 0.0  # weight of the loss on raw text, mixed in so that perplexity survives
     lm_tokens_ratio: PositiveFloat = 1.0  # tokens of raw text a step, for each token of the demonstrations
     text: Path | None = None  # that raw text; None: what the model was pre-trained on in this run
@@ -170,43 +174,12 @@ def read_examples(config: SFTConfig, path: Path, tokenizer: PreTrainedTokenizerB
     return Examples([cut[i] for i in split.train], [cut[i] for i in split.held_out], truncated, len(loaded.bad))
 
 
-@torch.no_grad()
-def check_packing(model: Any, examples: Sequence[Example], max_length: int) -> None:
-    """Compare an example's hidden states behind another example with those it has alone.
-
-    Raises:
-        CheckError: they differ, because this model builds its mask or positions some other way.
-    """
-    first, second = ([*e.prompt_ids, *e.response_ids] for e in sorted(examples, key=attrgetter("length"))[:2])
-    if len(first) + len(second) > max_length:
-        return
-    base = unwrapped(model)
-
-    def states(*segments: list[int]) -> Tensor:
-        ids = torch.tensor([[token for segment in segments for token in segment]], device=model.device)
-        places = torch.tensor([[place for segment in segments for place in range(len(segment))]], device=model.device)
-        return base.base_model(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state[0]
-
-    alone = states(second)
-    gap = float((states(first, second)[len(first) :] - alone).abs().max() / alone.abs().max())
-    if not gap <= PACKING_TOLERANCE:
-        raise CheckError(
-            f"packing changes hidden states by {gap:.2g} of their size: {type(base).__name__} lets examples that share "
-            "a row see each other; set packing: false"
-        )
-
-
 @dataclass(frozen=True)
 class Batches:
     """The microbatches of any step, from its number alone."""
 
-    examples: Sequence[Example]
-    order: EpochOrder
-    config: SFTConfig
-    pad_id: int
-    device: torch.device
-    text: PackedDocuments | None = None  # raw text, when its loss is mixed in
-    text_order: EpochOrder | None = None
+    answers: ExampleBatches
+    text: RawText | None = None  # when its loss is mixed in
 
     @classmethod
     def of(
@@ -218,33 +191,25 @@ class Batches:
         runtime: Runtime,
     ) -> Batches:
         """Raises ConfigError when raw text is to be mixed in and there is none."""
-        text, text_order = None, None
+        text, pad_id = None, int(tokenizer.pad_token_id)
         if config.lm_loss_coef:
             if inputs.text is None:
                 raise ConfigError(
                     f"{runtime.stage}.lm_loss_coef needs raw text; name a file or folder in {runtime.stage}.text "
                     "or pre-train in this run"
                 )
-            documents = [document.text for document in read_texts([inputs.text])]
-            encoded = encode_documents(tokenizer, documents)
-            text = PackedDocuments(encoded, config.max_length, document_start(tokenizer), tokenizer.pad_token_id)
-            text_order = EpochOrder(len(text), 1, runtime.seed_for("text"))
-        order = EpochOrder(len(examples), config.rows_per_step, runtime.seed_for("order"))
-        return cls(examples, order, config, int(tokenizer.pad_token_id), runtime.device, text, text_order)
+            length, seed = config.max_length, runtime.seed_for("text")
+            text = RawText.read(inputs.text, tokenizer, row_tokens=length, rows_per_step=1, seed=seed)
+        answers = ExampleBatches.of(examples, config, runtime.seed_for("order"), pad_id, runtime.device)
+        return cls(answers, text)
+
+    @property
+    def order(self) -> EpochOrder:
+        return self.answers.order
 
     def of_step(self, step: int) -> list[Micro]:
-        rows = self.order.rows_of(step)
-        examples = [self.examples[i] for i in rows]
-        if self.config.packing:
-            parts = split_rows(examples, self.config.batch_size_per_device)
-            batches = [pack_examples(part, self.config.max_length, self.pad_id) for part in parts]
-        else:
-            batches = pad_by_length(examples, self.config.accumulation, self.config.most_tokens, self.pad_id)
-        micros = [Micro(*self._on_device(batch)) for batch in batches]
-        return micros if self.text is None else micros + self._raw_text(step, examples)
-
-    def _on_device(self, batch: PackedBatch) -> PackedBatch:
-        return PackedBatch(*(tensor.to(self.device) for tensor in batch))
+        micros = [Micro(*batch) for batch in self.answers.of_step(step)]
+        return micros if self.text is None else micros + self._raw_text(step, self.answers.examples_of(step))
 
     def _raw_text(self, step: int, examples: Sequence[Example]) -> list[Micro]:
         """About `lm_tokens_ratio` times as many tokens of raw text as the examples have, in whole rows.
@@ -252,47 +217,39 @@ class Batches:
         Weighted so that the loss of the step is the mean over the answers' tokens plus `lm_loss_coef` times the
         mean over the text's.
         """
-        assert self.text is not None and self.text_order is not None
+        config = self.answers.config
+        assert self.text is not None and isinstance(config, SFTConfig)
         tokens_of_examples = sum(example.length for example in examples)
-        rows = math.ceil(self.config.lm_tokens_ratio * tokens_of_examples / self.config.max_length)
-        rows = min(rows, self.config.rows_per_step)
-        first = step * self.config.rows_per_step  # so that steps never overlap
-        numbers = [row for i in range(rows) for row in self.text_order.rows_of(first + i)]
-        batches = batches_of_documents(self.text, numbers, self.config, packing=self.config.packing)
+        rows = math.ceil(config.lm_tokens_ratio * tokens_of_examples / config.max_length)
+        rows = min(rows, config.rows_per_step)
+        first = step * config.rows_per_step  # so that steps never overlap
+        numbers = [row for i in range(rows) for row in self.text.order.rows_of(first + i)]
+        batches = batches_of_documents(self.text.documents, numbers, config, packing=config.packing)
         answers = sum(len(e.response_ids) - (not e.prompt_ids) for e in examples)
         tokens = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
-        weight = self.config.lm_loss_coef * answers / tokens
-        return [Micro(*self._on_device(batch), weight) for batch in batches]
+        weight = config.lm_loss_coef * answers / tokens
+        return [Micro(*on_device(batch, self.answers.device), weight) for batch in batches]
 
 
 def loss(model: Any, micro: Micro) -> MicroLoss:
     """Cross-entropy of the answers' tokens, EOS included; of raw text all tokens, by its weight."""
-    found = predict(model, PackedBatch(*micro[:4]))
+    batch = PackedBatch(*micro[:4])
     if micro.lm_weight is None:
-        return MicroLoss(found.total, float(found.tokens), {"response_loss": float(found.total.detach())})
-    weighted = found.total * micro.lm_weight
+        return answer_loss(model, batch)
+    weighted = predict(model, batch).total * micro.lm_weight
     return MicroLoss(weighted, 0.0, {"weighted_text_loss": float(weighted.detach())})
 
 
 def learned_tokens(micro: Micro) -> float:
     """What the loss is divided by: raw text has its share in its weight."""
-    return 0.0 if micro.lm_weight is not None else float((micro.labels[:, 1:] >= 0).sum())
+    return 0.0 if micro.lm_weight is not None else learned_answer_tokens(PackedBatch(*micro[:4]))
 
 
-@torch.no_grad()
 def assess(
     model: Any, examples: Sequence[Example], config: SFTConfig, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, float]:
-    """Loss, perplexity and share of right tokens on held-out answers, token means, the right prefix given."""
-    total, tokens, right = 0.0, 0, 0
-    by_length = sorted(examples, key=attrgetter("length"))
-    for start in range(0, len(by_length), config.batch_size_per_device):
-        batch = pad_examples(by_length[start : start + config.batch_size_per_device], int(tokenizer.pad_token_id))
-        found = predict(model, _on(model, batch), count_right=True)
-        assert found.right is not None
-        total, tokens, right = total + float(found.total), tokens + found.tokens, right + found.right
-    loss = total / tokens
-    return {"held_out_loss": loss, "held_out_perplexity": math.exp(loss), "held_out_accuracy": right / tokens}
+    """How well held-out answers are predicted."""
+    return assess_examples(model, examples, config.batch_size_per_device, int(tokenizer.pad_token_id))
 
 
 def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], max_length: int) -> None:
@@ -303,10 +260,6 @@ def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], ma
             f"{loaded.sources[first]}: the prompt has {len(encoded[first].prompt_ids)} tokens, which leaves no room "
             f"for an answer in max_length = {max_length} (as {others} others); shorten or drop it, or raise max_length"
         )
-
-
-def _on(model: Any, batch: PackedBatch) -> PackedBatch:
-    return PackedBatch(*(tensor.to(model.device) for tensor in batch))
 
 
 def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:

@@ -119,6 +119,12 @@ class Group:
             for one in self.labels
         ]
 
+    def scale(self, factor: float) -> None:
+        """Let all that is said count so many times as much."""
+        self.pairs = [pair._replace(weight=pair.weight * factor) for pair in self.pairs]
+        self.listings = [listing._replace(weight=listing.weight * factor) for listing in self.listings]
+        self.labels = [label._replace(weight=label.weight * factor) for label in self.labels]
+
 
 def keys_of(judgements: Sequence[Judgement]) -> list[str]:
     """What of each judgement no split may part: its prompt, or, without one, all texts that comparisons connect.

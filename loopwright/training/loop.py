@@ -83,7 +83,7 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
 
     Args:
         model: its parameters that require gradients are trained (`make_trainable`).
-        batch: the microbatches of a step (0-based), a pure function of it.
+        batch: the microbatches of a step (0-based), a pure function of it and of the weights before it.
         loss: of one microbatch. The loss of a step is the sum of totals over the sum of counts, so
             8 microbatches of 1 row and 1 of 8 rows are the same step. On a CPU it is called for several microbatches at
             the same time.

@@ -5,17 +5,25 @@ causal attention no real token can see it, so no mask is needed, and a microbatc
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from loopwright.kernels.functions import Rows
 from loopwright.models.decoder import Tokens
-from loopwright.objectives.advantages import gae, token_rewards
+from loopwright.objectives.advantages import (
+    gae,
+    group_relative,
+    leave_one_out,
+    on_every_token,
+    reinforce_plus_plus,
+    token_rewards,
+)
 from loopwright.objectives.kl import kl_estimate
 from loopwright.objectives.masking import whiten
-from loopwright.training.ppo_config import PPOSettings
+from loopwright.training.critic_free_config import GRPOSettings, ReinforcePlusPlusSettings, RLOOSettings
+from loopwright.training.ppo_config import PolicySettings, PPOSettings
 
 
 class Sampled(Protocol):
@@ -91,7 +99,7 @@ class Observations(NamedTuple):
     """What the frozen reference and the critic say of episodes, before an update. Token tensors are [B, R]."""
 
     reference_logprobs: Tensor
-    values: Tensor  # of the state before each token
+    values: Tensor | None  # of the state before each token; None: there is no critic
     exact_kl: Tensor | None = None  # over the full vocabulary, when it is to be reported
     policy_logprobs: Tensor | None = None  # as the learner computes them, where that differs from the sampler
 
@@ -101,13 +109,14 @@ class Experience(NamedTuple):
 
     episodes: Episodes
     reference_logprobs: Tensor
-    values: Tensor  # of the state before each token
+    values: Tensor | None  # of the state before each token; None: there is no critic
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None  # what the critic learns
 
     def rows(self, index: Tensor) -> Self:
         """The chosen rows."""
-        return type(self)(self.episodes.rows(index), *(field[index] for field in self[1:]))
+        fields: Any = (None if field is None else field[index] for field in self[1:])
+        return type(self)(self.episodes.rows(index), *fields)
 
 
 def with_advantages(
@@ -115,15 +124,16 @@ def with_advantages(
     observed: Observations,
     scores: tuple[Tensor, Tensor | None],
     kl_coef: float,
-    config: PPOSettings,
+    config: PolicySettings,
 ) -> tuple[Experience, dict[str, float]]:
-    """From scores to whitened advantages over the whole rollout batch, and the figures of the batch.
+    """From scores to advantages over the whole rollout batch, and the figures of the batch.
 
     Above `max_kl` the advantages are those of -KL alone, without discount, critic or score, so that the step leads back
     to the reference; the critic goes on learning the returns of the real reward.
 
     Args:
         scores: [B] per response, and [B, R] per token or None; on any device, they are moved to the episodes'.
+            Of `samples_per_prompt` neighbouring rows each, the responses to one prompt.
         kl_coef: the coefficient before this batch changes it.
     """
     mask, reference_logprobs, values = episodes.mask, observed.reference_logprobs, observed.values
@@ -143,16 +153,15 @@ def with_advantages(
         per_token=per_token,
     )
     reward = rewards.sum(1).mean().item()
-    if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    advantages, returns = estimate(rewards, values, mask, config)
     kl = k1.sum(1).mean().item()
     beyond = config.max_kl is not None and kl > config.max_kl
     if beyond:
-        advantages = gae(-k1, torch.zeros_like(values), mask, gamma=1.0, lam=1.0).advantages
-    if config.whiten_advantages or beyond:
-        advantages = whiten(advantages, mask)
+        advantages = whiten(gae(-k1, torch.zeros_like(k1), mask, gamma=1.0, lam=1.0).advantages, mask)
     figures = {"reward": reward, "kl": kl}
+    if config.samples_per_prompt > 1:
+        grouped = total.view(-1, config.samples_per_prompt)
+        figures["equal_groups"] = (grouped == grouped[:, :1]).all(1).float().mean().item()
     if correction is not None:
         advantages = advantages * correction.ratio
         figures["sampler_drift"] = correction.drift
@@ -163,6 +172,32 @@ def with_advantages(
     return Experience(episodes, reference_logprobs, values, advantages, returns), figures
 
 
+def estimate(
+    rewards: Tensor, values: Tensor | None, mask: Tensor, config: PolicySettings
+) -> tuple[Tensor, Tensor | None]:
+    """[B, R] advantages by the rule of the settings, and the returns that a critic learns, where there is one.
+
+    Args:
+        rewards: [B, R] of tokens, 0 on padding; their sum over a row is the reward of the response.
+    """
+    whole = rewards.sum(1).view(-1, config.samples_per_prompt)  # [P, n], a prompt a row
+    match config:
+        case PPOSettings():
+            assert values is not None, "PPO has a critic"
+            if config.whiten_rewards:
+                rewards = whiten(rewards, mask, shift_mean=False)
+            advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+            return whiten(advantages, mask) if config.whiten_advantages else advantages, returns
+        case RLOOSettings():
+            return on_every_token(leave_one_out(whole), mask), None
+        case GRPOSettings():
+            return on_every_token(group_relative(whole, divide_by_std=config.divide_by_std), mask), None
+        case ReinforcePlusPlusSettings():
+            group = config.samples_per_prompt if config.group_baseline else None
+            return reinforce_plus_plus(rewards, mask, group=group), None
+    raise ValueError(f"{type(config).__name__} has no rule for advantages; add one here")
+
+
 class Correction(NamedTuple):
     """For tokens that the learner finds more or less likely than the sampler did when it drew them."""
 
@@ -170,7 +205,9 @@ class Correction(NamedTuple):
     drift: float  # mean distance of the two log-probabilities, nats
 
 
-def as_learned(episodes: Episodes, observed: Observations, config: PPOSettings) -> tuple[Episodes, Correction | None]:
+def as_learned(
+    episodes: Episodes, observed: Observations, config: PolicySettings
+) -> tuple[Episodes, Correction | None]:
     """Episodes with the learner's log-probabilities, where it and the sampler differ, and what to weigh tokens with.
 
     The ratio is min(pi_learner / pi_sampler, importance_cap): truncated importance sampling (Ionides 2008,

@@ -27,6 +27,8 @@ PADDED_ROWS = 8  # how many rows the padding checks look at
 
 
 class _Learner(Protocol):
+    @property
+    def critic(self) -> object | None: ...
     def response_logprobs(self, episodes: Episodes) -> Tensor: ...
     def response_values(self, episodes: Episodes) -> Tensor: ...
 
@@ -72,7 +74,7 @@ def check_reference_is_policy(episodes: Episodes, reference_logprobs: Tensor, pr
 
 
 def check_padding(learner: _Learner, episodes: Episodes, precision: Precision = "float32") -> None:
-    """Policy and critic give a row the same alone as beside longer rows, and whatever stands in its padding.
+    """A policy, and a critic, give a row the same alone as beside longer rows, and whatever stands in its padding.
 
     Raises:
         CheckError: they do not.
@@ -81,7 +83,10 @@ def check_padding(learner: _Learner, episodes: Episodes, precision: Precision = 
     wide = torch.nn.functional.pad(few.ids, (0, 3))
     columns = torch.arange(wide.shape[1], device=wide.device)
     junk = few._replace(ids=torch.where(columns < few.lengths()[:, None], wide, few.ids[0, 0]))
-    for name, measure in (("policy", learner.response_logprobs), ("critic", learner.response_values)):
+    measures = {"policy": learner.response_logprobs}
+    if learner.critic is not None:
+        measures["critic"] = learner.response_values
+    for name, measure in measures.items():
         alone = [measure(few.rows(torch.tensor([row], device=wide.device))) for row in range(len(few.ids))]
         gap = _largest(torch.cat(alone) - measure(junk))
         if not gap <= PADDING_TOLERANCE[precision]:
@@ -119,9 +124,9 @@ def check_scores(scores: Tensor, responses: Sequence[str], *, first: bool) -> No
         )
     if first and len(set(responses)) > 1 and bool((scores == scores[0]).all()):
         raise CheckError(
-            f"the reward gives the same score, {scores[0].item():.4g}, to all {len(scores)} responses of the first "
-            "step, so there is nothing to learn; give a reward that tells them apart (a reward model: look at its "
-            "held-out accuracy)"
+            f"the reward gives the same score, {scores[0].item():.4g}, to all {len(scores)} responses that it "
+            "was asked about first, so there is nothing to learn; give a reward that tells them apart (a reward "
+            "model: look at its held-out accuracy)"
         )
 
 
@@ -133,9 +138,8 @@ def non_finite_loss(scratch: Path, step: int, state: Mapping[str, Any], batch: E
     """
     folder = scratch / f"non-finite-step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        f"{part}.{name}": _whole(tensor) for part in ("policy", "critic") for name, tensor in state[part].items()
-    }
+    parts = [part for part in ("policy", "critic") if part in state]
+    weights = {f"{part}.{name}": _whole(tensor) for part in parts for name, tensor in state[part].items()}
     safetensors.torch.save_file(weights, folder / "state.safetensors")
     tensors = batch.episodes._asdict() | batch._asdict()
     kept = {name: _whole(value) for name, value in tensors.items() if isinstance(value, Tensor) and name != "below"}

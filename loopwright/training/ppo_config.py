@@ -1,10 +1,14 @@
-"""The settings of PPO. A setting that has no effect, or fights another, is an error."""
+"""The settings of PPO, and those it shares with its relatives that need no critic (critic_free_config.py).
+
+A setting that has no effect, or fights another, is an error.
+"""
 
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from loopwright.models.trainable import TrainableConfig
+from loopwright.objectives.masking import Aggregation
 from loopwright.training.config import Fraction, OptimizerConfig
 from loopwright.training.ppo_watch import WatchConfig
 from loopwright.training.precision import Precision
@@ -15,14 +19,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 KL_SETTINGS = ("kl_estimator", "kl_coef", "kl_controller", "kl_target", "kl_horizon")
 
 
-class PPOSettings(OptimizerConfig):
-    """How a policy is improved against a reward. docs/ppo.md gives the formula behind each."""
+class PolicySettings(OptimizerConfig):
+    """How a policy is improved against a reward, whatever its advantages are. docs/ppo.md has each one's formula."""
 
-    muon_rates: ClassVar[tuple[str, ...]] = ("muon_learning_rate", "critic_muon_learning_rate")
+    clip_ranges: ClassVar[tuple[str, ...]] = ("clip_range",)
 
     # How much
     steps: PositiveInt = 1_000
     rollouts_per_step: PositiveInt = 512
+    samples_per_prompt: PositiveInt = 1  # rollouts that answer one prompt
     minibatch_size: PositiveInt = 64  # responses an optimizer step sees
     microbatch_size: PositiveInt | None = None  # responses computed as one batch; None: the minibatch, over the cores
     microbatch_tokens: PositiveInt | None = None  # or so many tokens of prompts and responses, padding not counted
@@ -42,31 +47,25 @@ class PPOSettings(OptimizerConfig):
     max_kl: PositiveFloat | None = None  # nats per response; above it a step leaves the scores out and lowers KL alone
     report_exact_kl: bool = False  # one more forward pass of the policy a step
 
-    # From scores to advantages
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    whiten_advantages: bool = True
-    whiten_rewards: bool = False
     missing_eos_penalty: NonNegativeFloat = 1.0  # subtracted from the score of a truncated response
 
     # Losses
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2  # epsilon in Schulman et al. 2017, eq. 7; 0.1 is usual, too
-    value_clip_range: PositiveFloat | None = 0.2  # None: not clipped
-    value_coef: PositiveFloat = 0.1  # c_v
     entropy_coef: NonNegativeFloat = 0.0  # c_e
+    loss_aggregation: Aggregation = "token_mean"  # from the policy's losses of tokens to that of a minibatch
+    ptx_coef: NonNegativeFloat = 0.0  # gamma in Ouyang et al. 2022, eq. 2: the weight of the loss on raw text
+    ptx_rows: PositiveInt = 16  # of raw text that a minibatch is joined by
+    ptx_row_tokens: Annotated[int, Field(ge=2)] = 256  # of such a row, which short documents share
 
-    # Optimizers of policy and critic; muon needs a rate for the matrices of each
+    # Optimizer
     learning_rate: PositiveFloat = 1e-5
-    critic_learning_rate: PositiveFloat = 1e-5
-    critic_muon_learning_rate: PositiveFloat | None = None
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_steps: NonNegativeInt = 0
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     adam_eps: PositiveFloat = 1e-5  # lm-human-preferences' value, far above Adam's own 1e-8
-    max_grad_norm: PositiveFloat | None = 1.0  # of policy and critic, each by itself
+    max_grad_norm: PositiveFloat | None = 1.0  # of the policy, and of the critic by itself
 
     trainable: TrainableConfig = TrainableConfig()  # which part of the policy learns
-    critic_trainable: TrainableConfig | None = None  # and of the critic; None: the same
     precision: Precision = "float32"  # bfloat16: what computes; optimizers keep float32 masters
     importance_cap: Annotated[float, Field(ge=1)] = 2.0  # bfloat16: the most a token counts for, see `as_learned`
     gradient_checkpointing: bool = False  # keep only what goes into each block, for one more forward pass
@@ -77,24 +76,19 @@ class PPOSettings(OptimizerConfig):
     watch: WatchConfig | None = None  # looks with other reward models whether the score still means something
 
     @property
-    def critic_trains(self) -> TrainableConfig:
-        """Which part of the critic learns."""
-        return self.critic_trainable or self.trainable
+    def minibatches_per_step(self) -> int:
+        """Optimizer steps on one rollout batch."""
+        return self.epochs_per_batch * self.rollouts_per_step // self.minibatch_size
 
     @property
     def assess_steps(self) -> int | None:
         """Steps between two assessments on held-out prompts; None: nothing is held out."""
         return self.eval_steps if self.watch is None else self.watch.every_steps
 
-    @property
-    def of_critic(self) -> OptimizerConfig:
-        """The same with the critic's learning rates."""
-        rates = {"learning_rate": self.critic_learning_rate, "muon_learning_rate": self.critic_muon_learning_rate}
-        return self.model_copy(update=rates)
-
     @model_validator(mode="after")
     def _batches_are_whole(self) -> Self:
-        for whole, part in (("rollouts_per_step", "minibatch_size"), ("minibatch_size", "microbatch_size")):
+        parts = (("rollouts_per_step", "minibatch_size"), ("minibatch_size", "microbatch_size"))
+        for whole, part in (*parts, ("rollouts_per_step", "samples_per_prompt")):
             size, unit = getattr(self, whole), getattr(self, part)
             if unit is not None and size % unit:
                 raise ValueError(f"{whole} = {size} is not a multiple of {part} = {unit}; change either")
@@ -149,22 +143,24 @@ class PPOSettings(OptimizerConfig):
     @model_validator(mode="after")
     def _clipping_can_happen(self) -> Self:
         if self.epochs_per_batch == 1 and self.minibatch_size == self.rollouts_per_step:
-            for name in ("clip_range", "value_clip_range"):
+            for name in self.clip_ranges:
                 if name in self.model_fields_set and getattr(self, name) is not None:
                     raise ValueError(
-                        f"{name} has no effect with one epoch of one minibatch, where policy and critic are still "
-                        "those that sampled; leave it out, or raise epochs_per_batch or lower minibatch_size"
+                        f"{name} has no effect with one epoch of one minibatch, where nothing has moved since the "
+                        "responses were sampled; leave it out, or raise epochs_per_batch or lower minibatch_size"
                     )
         return self
 
     @model_validator(mode="after")
+    def _raw_text_is_used(self) -> Self:
+        for name in ("ptx_rows", "ptx_row_tokens"):
+            if self.ptx_coef == 0 and name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect with ptx_coef = 0; set ptx_coef (1 is a start) or drop {name}")
+        return self
+
+    @model_validator(mode="after")
     def _dropout_is_off(self) -> Self:
-        for name, trainable in (("trainable", self.trainable), ("critic_trainable", self.critic_trains)):
-            if trainable.lora is not None and trainable.lora.dropout:
-                raise ValueError(
-                    f"{name}.lora.dropout = {trainable.lora.dropout:g} has no effect in PPO, which trains without "
-                    "dropout so that sampler and learner agree; leave it out"
-                )
+        check_dropout("trainable", self.trainable)
         return self
 
     @model_validator(mode="after")
@@ -205,3 +201,48 @@ class PPOSettings(OptimizerConfig):
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps = {self.warmup_steps} leaves nothing of steps = {self.steps}; lower it")
         return self
+
+
+class PPOSettings(PolicySettings):
+    """PPO's own: a critic, whose values make advantages by GAE, and what trains it."""
+
+    muon_rates: ClassVar[tuple[str, ...]] = ("muon_learning_rate", "critic_muon_learning_rate")
+    clip_ranges: ClassVar[tuple[str, ...]] = ("clip_range", "value_clip_range")
+
+    # From rewards to advantages
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+
+    # The critic
+    value_clip_range: PositiveFloat | None = 0.2  # None: not clipped
+    value_coef: PositiveFloat = 0.1  # c_v
+    critic_learning_rate: PositiveFloat = 1e-5
+    critic_muon_learning_rate: PositiveFloat | None = None
+    critic_trainable: TrainableConfig | None = None  # which part of it learns; None: as `trainable`
+
+    @property
+    def critic_trains(self) -> TrainableConfig:
+        """Which part of the critic learns."""
+        return self.critic_trainable or self.trainable
+
+    @property
+    def of_critic(self) -> OptimizerConfig:
+        """The same with the critic's learning rates."""
+        rates = {"learning_rate": self.critic_learning_rate, "muon_learning_rate": self.critic_muon_learning_rate}
+        return self.model_copy(update=rates)
+
+    @model_validator(mode="after")
+    def _dropout_of_the_critic_is_off(self) -> Self:
+        check_dropout("critic_trainable", self.critic_trains)
+        return self
+
+
+def check_dropout(name: str, trainable: TrainableConfig) -> None:
+    """Raise ValueError where adapters are to be trained with dropout."""
+    if trainable.lora is not None and trainable.lora.dropout:
+        raise ValueError(
+            f"{name}.lora.dropout = {trainable.lora.dropout:g} has no effect in PPO, which trains without "
+            "dropout so that sampler and learner agree; leave it out"
+        )

@@ -1,7 +1,7 @@
-"""What PPO trains: policy and critic beside a frozen reference, and one update of them."""
+"""What PPO and its relatives train: a policy, and PPO a critic, beside a frozen reference; and one update of them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loopwright.data.packing import PackedBatch
 from loopwright.errors import ModelError
 from loopwright.models.heads import Critic
 from loopwright.models.layers import unwrapped
-from loopwright.models.sharing import copy_sharing_weights, keep_from_training, share_frozen
+from loopwright.models.sharing import copy_sharing_weights, keep_from_training
 from loopwright.models.trainable import make_trainable
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import summed_losses, token_logprobs
-from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, clipped_value_loss, explained_variance
+from loopwright.objectives.masking import loss_divisors, scaled_sum
+from loopwright.objectives.ppo import approximate_kl, clipped_policy_loss, explained_variance
 from loopwright.runtime.cores import shares, side_by_side
 from loopwright.training import ppo_checks
 from loopwright.training.gradients import accumulate, may_run_at_once
+from loopwright.training.next_tokens import predict
 from loopwright.training.optim import Optimizers, make_optimizers
 from loopwright.training.ppo_batch import (
     Episodes,
@@ -30,20 +33,33 @@ from loopwright.training.ppo_batch import (
     permutation,
     spread,
 )
-from loopwright.training.ppo_config import PPOSettings
+from loopwright.training.ppo_config import PolicySettings, PPOSettings
+from loopwright.training.ppo_critic import CriticLearner
+from loopwright.training.ppo_figures import Totals
 from loopwright.training.ppo_reader import Reader
 from loopwright.training.precision import Masters, in_precision
+from loopwright.training.raw_text import RawText
 
 FEWEST_TOKENS = 512  # of a core's own share of a minibatch; with fewer, a gradient a core costs more than it brings
 
 
 class PPOLearner:
-    """Policy, critic, reference, optimizers and KL coefficient."""
+    """Policy, critic where the settings are PPO's own, reference, optimizers and KL coefficient."""
 
     def __init__(
-        self, policy: PreTrainedModel, critic: Critic, forbidden: Tensor, config: PPOSettings, seed: int, scratch: Path
+        self,
+        policy: PreTrainedModel,
+        critic: Critic | None,
+        forbidden: Tensor,
+        config: PolicySettings,
+        seed: int,
+        scratch: Path,
     ) -> None:
-        """`forbidden` are the [F] token ids the sampler never draws; `scratch` is where a batch that breaks is put."""
+        """`forbidden` are the [F] token ids the sampler never draws; `scratch` is where a batch that breaks is put.
+
+        Raises:
+            ValueError: PPO got no critic, or settings that need none got one.
+        """
         self.config = config
         # As the sampler had it, for the log-probabilities of all that read what it drew
         self.sampled: Any = {"temperature": config.temperature, "forbidden": forbidden.to(policy.device)}
@@ -52,21 +68,18 @@ class PPOLearner:
         self.policy: Any = make_trainable(policy, config.trainable, seed)
         check_head(self.policy)
         keep_from_training(self.reference, self.policy)
-        self.critic = Critic(make_trainable(critic.model, config.critic_trains, seed + 1)).to(policy.device)
-        self.critic_shares = share_frozen(self.critic.model, self.policy)  # or why it does not
+        self.critic = make_critic(critic, self.policy, config, seed + 1)
         self.policy_masters = Masters(self.policy, config.precision)
-        self.critic_masters = Masters(self.critic, config.precision)
         in_precision(self.reference, config.precision)
         self.controller = make_controller(config)
         self.policy_optimizers = make_optimizers(self.policy_masters.named.items(), config)
-        self.critic_optimizers = make_optimizers(self.critic_masters.named.items(), config.of_critic)
-        self.at_once = may_run_at_once(self.policy, self.critic) and config.precision == "float32"
-        again = config.gradient_checkpointing
-        self.policy_reader = Reader(self.policy, checkpointing=again)
-        self.critic_reader = Reader(self.critic.model, checkpointing=again)
+        trained = [self.policy] if self.critic is None else [self.policy, self.critic.model]
+        self.at_once = may_run_at_once(*trained) and config.precision == "float32"
+        self.policy_reader = Reader(self.policy, checkpointing=config.gradient_checkpointing)
         self.reference_reader = Reader(self.reference)
         self.below = self.policy_reader.frozen_blocks()  # so many blocks are computed once a rollout
-        for reader in (self.policy_reader, self.critic_reader, self.reference_reader):
+        readers = [self.policy_reader, self.reference_reader]
+        for reader in readers if self.critic is None else [*readers, self.critic.reader]:
             reader.take_from(self.policy_reader, self.below)
 
     @torch.no_grad()
@@ -86,9 +99,10 @@ class PPOLearner:
 
     @torch.no_grad()
     def observe(self, episodes: Episodes) -> Observations:
-        """Reference log-probabilities and values of sampled responses."""
+        """Reference log-probabilities of sampled responses, and values where there is a critic."""
         mask = episodes.mask
-        logprobs, values = torch.zeros_like(episodes.logprobs), torch.zeros_like(episodes.logprobs)
+        logprobs = torch.zeros_like(episodes.logprobs)
+        values = None if self.critic is None else torch.zeros_like(logprobs)
         own = torch.zeros_like(logprobs) if self.config.precision != "float32" else None
         exact = torch.zeros_like(logprobs) if self.config.report_exact_kl else None
 
@@ -96,7 +110,9 @@ class PPOLearner:
             part = episodes.rows(rows)
             reference = self.reference_reader.head(part)
             logprobs[rows] = spread(self._logprobs(reference, part), mask[rows])
-            values[rows] = spread(self.critic_reader.values(part), mask[rows])
+            if values is not None:
+                assert self.critic is not None
+                values[rows] = spread(self.critic.reader.values(part), mask[rows])
             if own is None and exact is None:
                 return
             policy = self.policy_reader.head(part)
@@ -108,10 +124,13 @@ class PPOLearner:
         side_by_side(look, self._microbatches(episodes), at_once=self.at_once)
         return Observations(logprobs, values, exact, own)
 
-    def update(self, experience: Experience, step: int, seed_of_epoch: Callable[[int], int]) -> dict[str, float]:
+    def update(
+        self, experience: Experience, step: int, seed_of_epoch: Callable[[int], int], raw_text: RawText | None = None
+    ) -> dict[str, float]:
         """Several epochs of clipped updates on one batch (Schulman et al. 2017, algorithm 1).
 
-        Each epoch draws a fresh permutation; the first minibatch must have ratio 1.
+        Each epoch draws a fresh permutation; the first minibatch must have ratio 1. Rows of raw text, where they are
+        given, join each minibatch.
 
         Returns:
             Means over all tokens and minibatches of the step.
@@ -119,38 +138,42 @@ class PPOLearner:
         Raises:
             CheckError: the ratio was not 1, or a loss was not finite.
         """
-        totals = Totals()
+        totals, kept = Totals(), experience.episodes.mask
+        minibatch = step * self.config.minibatches_per_step
         for epoch in range(self.config.epochs_per_batch):
-            order = permutation(len(experience.values), seed_of_epoch(epoch)).to(experience.values.device)
+            order = permutation(len(kept), seed_of_epoch(epoch)).to(kept.device)
             for number, rows in enumerate(order.split(self.config.minibatch_size)):
-                self._minibatch(experience.rows(rows), totals, step, check_ratio=epoch == number == 0)
-        kept = experience.episodes.mask
-        explained = explained_variance(experience.values[kept], experience.returns[kept]).item()
-        learning_rate = self.config.learning_rate * schedule(step, self.config)
-        return totals.means() | {"explained_variance": explained, "learning_rate": learning_rate}
+                joining = None if raw_text is None else raw_text.rows_of(minibatch)
+                self._minibatch(experience.rows(rows), joining, totals, step, check_ratio=epoch == number == 0)
+                minibatch += 1
+        figures = totals.means() | {"learning_rate": self.config.learning_rate * schedule(step, self.config)}
+        if experience.values is not None and experience.returns is not None:
+            explained = explained_variance(experience.values[kept], experience.returns[kept])
+            figures["explained_variance"] = explained.item()
+        return figures
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint needs to go on bit for bit."""
         return {
             "policy": self.policy_masters.state(),
-            "critic": self.critic_masters.state(),
             "policy_optimizers": self.policy_optimizers.state(),
-            "critic_optimizers": self.critic_optimizers.state(),
             "kl_controller": self.controller.state(),
+            **({} if self.critic is None else self.critic.state()),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.policy_masters.load(state["policy"])
-        self.critic_masters.load(state["critic"])
         self.policy_optimizers.load_state(state["policy_optimizers"])
-        self.critic_optimizers.load_state(state["critic_optimizers"])
         self.controller.load(state["kl_controller"])
+        if self.critic is not None:
+            self.critic.load(state)
 
     def restore(self) -> None:
-        """Policy and critic in float32, for saving; nothing can be learned afterwards."""
+        """What was trained in float32, for saving; nothing can be learned afterwards."""
         self.policy_masters.restore()
-        self.critic_masters.restore()
+        if self.critic is not None:
+            self.critic.masters.restore()
 
     def response_logprobs(self, episodes: Episodes) -> Tensor:
         """[N] log-probabilities of all response tokens under the policy, row by row, without gradient."""
@@ -160,23 +183,33 @@ class PPOLearner:
 
     def response_values(self, episodes: Episodes) -> Tensor:
         """[N] values of the states before all response tokens, row by row, without gradient."""
+        assert self.critic is not None, "there is no critic to ask"
         with torch.no_grad():
-            return self.critic_reader.values(self.prepare(episodes))
+            return self.critic.reader.values(self.prepare(episodes))
 
-    def _minibatch(self, batch: Experience, totals: "Totals", step: int, *, check_ratio: bool) -> None:
-        """One optimizer step on the token mean over the minibatch, in however many microbatches."""
+    def _minibatch(
+        self, batch: Experience, raw_text: PackedBatch | None, totals: Totals, step: int, *, check_ratio: bool
+    ) -> None:
+        """One optimizer step on the loss of the minibatch, in however many microbatches."""
         tokens = int(batch.episodes.mask.sum())
         if tokens == 0:
             return
+        divisors = loss_divisors(
+            batch.episodes.mask, self.config.loss_aggregation, most_tokens=self.config.max_new_tokens
+        )
 
         def share(rows: Tensor) -> tuple[Tensor, Microbatch]:
-            part = self._microbatch(batch.rows(rows), tokens)
+            part = self._microbatch(batch.rows(rows), tokens, divisors if isinstance(divisors, int) else divisors[rows])
             return part.loss, part._replace(loss=part.loss.detach())
 
         micros = self._microbatches(batch.episodes)
-        weights = self.policy_masters.weights + self.critic_masters.weights
+        weights = self.policy_masters.weights + ([] if self.critic is None else self.critic.masters.weights)
         parts = accumulate(weights, micros, share, at_once=self.at_once)
         loss = torch.stack([part.loss for part in parts]).sum()
+        figures = {}
+        if raw_text is not None:  # its gradients are added to those of the responses (Ouyang et al. 2022, app. C.4)
+            figures["ptx_loss"] = ptx_loss = self._add_raw_text(raw_text)
+            loss = loss + self.config.ptx_coef * ptx_loss
         for part in parts:
             totals.add(part.sums)
             totals.maximum(ratio_max=part.ratio)
@@ -184,24 +217,46 @@ class PPOLearner:
             drift = torch.cat([part.drift for part in parts])
             ppo_checks.check_ratio_is_one(drift, step, self.config.precision)
             totals.sampler_drift = drift.abs().mean().item()
-        norms = {
-            "policy_grad_norm": _clip(self.policy_optimizers, self.config.max_grad_norm),
-            "critic_grad_norm": _clip(self.critic_optimizers, self.config.max_grad_norm),
-        }
-        if not all(math.isfinite(x) for x in (loss.item(), *norms.values())):
+        trained = {"policy": (self.policy_masters, self.policy_optimizers)}
+        if self.critic is not None:
+            trained["critic"] = (self.critic.masters, self.critic.optimizers)
+        for name, (_, optimizers) in trained.items():
+            figures[f"{name}_grad_norm"] = _clip(optimizers, self.config.max_grad_norm)
+        if not all(math.isfinite(x) for x in (loss.item(), *figures.values())):
             raise ppo_checks.non_finite_loss(self.scratch, step, self.state(), batch)
-        for optimizers in (self.policy_optimizers, self.critic_optimizers):
+        for masters, optimizers in trained.values():
             optimizers.step(schedule(step, self.config))
-        self.policy_masters.write()
-        self.critic_masters.write()
-        totals.count_minibatch(tokens, norms | {"loss": loss.item()})
+            masters.write()
+        totals.count_minibatch(tokens, figures | {"loss": loss.item()})
 
-    def _microbatch(self, batch: Experience, tokens: int) -> "Microbatch":
-        """-L_clip + c_v * 1/2 (V - R)^2 - c_e * H (+ beta * KL), summed, over the number of tokens of the minibatch."""
+    def _add_raw_text(self, batch: PackedBatch) -> float:
+        """Add the gradient of ptx_coef times the mean cross-entropy of raw text, and give that mean, nats a token."""
+        tokens = int((batch.labels[:, 1:] >= 0).sum())
+
+        def share(rows: slice) -> tuple[Tensor, float]:
+            found = predict(self.policy, PackedBatch(*(tensor[rows].to(self.policy.device) for tensor in batch)))
+            return found.total * (self.config.ptx_coef / tokens), found.total.item() / tokens
+
+        count = len(batch.input_ids)
+        size = self.config.microbatch_size or max(1, (self.config.microbatch_tokens or 0) // batch.input_ids.shape[1])
+        if not (self.config.microbatch_size or self.config.microbatch_tokens):
+            size = -(-count // shares(count)) if self.at_once else count
+        micros = [slice(first, first + size) for first in range(0, count, size)]
+        return sum(accumulate(self.policy_masters.weights, micros, share, at_once=self.at_once))
+
+    def _microbatch(self, batch: Experience, tokens: int, divisors: int | Tensor) -> "Microbatch":
+        """-L_clip - c_e * H (+ beta * KL), each token's over its divisor, and the critic's loss; summed.
+
+        Args:
+            tokens: of the minibatch.
+            divisors: one number, or [B] for the tokens of each response.
+        """
         config, episodes = self.config, batch.episodes
-        old_logprobs, reference_logprobs, old_values, advantages, returns = (
-            x[episodes.mask] for x in (episodes.logprobs, *batch[1:])
+        old_logprobs, reference_logprobs, advantages = (
+            x[episodes.mask] for x in (episodes.logprobs, batch.reference_logprobs, batch.advantages)
         )
+        if not isinstance(divisors, int):
+            divisors = divisors[:, None].expand_as(episodes.mask)[episodes.mask]
 
         def policy_losses(logprobs: Tensor, entropy: Tensor, at: slice) -> Tensor:
             losses = clipped_policy_loss(logprobs, old_logprobs[at], advantages[at], clip_range=config.clip_range).loss
@@ -209,32 +264,30 @@ class PPOLearner:
                 losses = losses - config.entropy_coef * entropy
             if estimator is not None:
                 losses = losses + beta * kl_estimate(logprobs, reference_logprobs[at], estimator)
-            return losses / tokens
+            return losses / (divisors if isinstance(divisors, int) else divisors[at])
 
         beta = self.controller.coefficient
         estimator = config.kl_estimator if config.kl_penalty == "loss" and config.kl_estimator != "exact" else None
         head = self.policy_reader.head(episodes)
         targets = episodes.response_ids()
-        total, logprobs, entropy = summed_losses(
+        loss, logprobs, entropy = summed_losses(
             head.hidden, head.weight, targets, policy_losses, bias=head.bias, **self.sampled
         )
-        values = self.critic_reader.values(episodes)
-        value = clipped_value_loss(values, old_values, returns, clip_range=config.value_clip_range)
-        loss = total + config.value_coef / tokens * value.loss.sum()
         policy = clipped_policy_loss(logprobs, old_logprobs, advantages, clip_range=config.clip_range)
         figures: dict[str, Tensor] = {
             "policy_loss": policy.loss,
-            "value_loss": value.loss,
             "entropy": entropy,
             "clip_fraction": policy.clipped,
-            "value_clip_fraction": value.clipped,
             "approx_kl": approximate_kl(logprobs, old_logprobs),
         }
+        if self.critic is not None:
+            value_loss, of_critic = self.critic.loss(batch, tokens)
+            loss, figures = loss + value_loss, figures | of_critic
         if estimator is not None:
             figures["kl_loss"] = kl_estimate(logprobs, reference_logprobs, estimator)
         elif config.kl_penalty == "loss":
             figures["kl_loss"] = kl = self._exact_kl_to_reference(head, episodes)
-            loss = loss + beta / tokens * kl.sum()
+            loss = loss + scaled_sum(kl, beta, divisors)
         sums = {name: values.detach().sum() for name, values in figures.items()}
         return Microbatch(loss, logprobs - old_logprobs, policy.ratio, sums)
 
@@ -266,40 +319,13 @@ class Microbatch(NamedTuple):
     sums: dict[str, Tensor]  # figures, each summed over tokens
 
 
-class Totals:
-    """Sums over the tokens of a step, on their way to means."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._minibatches = 0
-        self._sums: dict[str, float] = {}
-        self._of_minibatches: dict[str, float] = {}
-        self._maxima: dict[str, float] = {}
-        self.sampler_drift = 0.0  # of the first minibatch
-
-    def add(self, sums: Mapping[str, Tensor]) -> None:
-        """Sums over tokens, to be averaged over tokens."""
-        for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.item()
-
-    def maximum(self, **per_token: Tensor) -> None:
-        """Values of tokens, of which the largest is reported."""
-        for name, values in per_token.items():
-            if len(values):
-                self._maxima[name] = max(self._maxima.get(name, -math.inf), values.max().item())
-
-    def count_minibatch(self, tokens: int, figures: dict[str, float]) -> None:
-        """Figures that are already those of a whole minibatch."""
-        self._tokens += tokens
-        self._minibatches += 1
-        for name, value in figures.items():
-            self._of_minibatches[name] = self._of_minibatches.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        """Everything, averaged."""
-        tokens = {name: value / max(self._tokens, 1) for name, value in self._sums.items()}
-        whole = {name: value / max(self._minibatches, 1) for name, value in self._of_minibatches.items()}
-        return tokens | whole | self._maxima | {"sampler_drift": self.sampler_drift}
+def make_critic(critic: Critic | None, policy: Any, config: PolicySettings, seed: int) -> CriticLearner | None:
+    """What trains the critic, for PPO; its relatives have none."""
+    if isinstance(config, PPOSettings) != (critic is not None):
+        raise ValueError(f"{type(config).__name__} got {'no' if critic is None else 'a'} critic")
+    if critic is None or not isinstance(config, PPOSettings):
+        return None
+    return CriticLearner(critic, policy, config, seed)
 
 
 def check_head(model: Any) -> None:
@@ -319,14 +345,14 @@ def check_head(model: Any) -> None:
         )
 
 
-def make_controller(config: PPOSettings) -> FixedKLController:
+def make_controller(config: PolicySettings) -> FixedKLController:
     """The controller that the settings ask for."""
     if config.kl_target is not None:
         return AdaptiveKLController(config.kl_coef, target=config.kl_target, horizon=config.kl_horizon)
     return FixedKLController(0.0 if config.kl_penalty == "none" else config.kl_coef)
 
 
-def schedule(step: int, config: PPOSettings) -> float:
+def schedule(step: int, config: PolicySettings) -> float:
     """The share of the learning rate at a step: up linearly over the warm-up, then constant or down to 0 at the end."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

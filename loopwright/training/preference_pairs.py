@@ -97,15 +97,10 @@ def collate(  # noqa: PLR0913 -- what is batched, and five things that are so of
         for own, number in zip(groups, numbers, strict=True)
         for one in own.listings
     ]
-    labels = [
-        (number[one.place], one.target, one.weight, KINDS.index(one.kind))
-        for own, number in zip(groups, numbers, strict=True)
-        for one in own.labels
-    ]
     pairs = pairs_of(groups, annotators or {}, device)
     if drawn is not None:
         drawn = drawn.repeat_interleave(torch.tensor([len(of_group) for of_group in used]), dim=0).to(device)
-    return JudgedBatch(moved, pairs, listings, Labels(*_columns(labels, LABEL_TYPES, device)), unseen, witnessed, drawn)
+    return JudgedBatch(moved, pairs, listings, labels_of(groups, device), unseen, witnessed, drawn)
 
 
 def bootstrap(groups: int, heads: int, seed: int) -> Tensor | None:
@@ -135,6 +130,17 @@ def pairs_of(
         for pair in own.pairs
     ]
     return Pairs(*_columns(found, PAIR_TYPES, device))
+
+
+def labels_of(groups: Sequence[Group], device: torch.device | str = "cpu") -> Labels:
+    """All labels of the groups, as numbers of `rows_in_use`."""
+    numbers = _numbers([own.used() for own in groups])
+    found = [
+        (number[one.place], one.target, one.weight, KINDS.index(one.kind))
+        for own, number in zip(groups, numbers, strict=True)
+        for one in own.labels
+    ]
+    return Labels(*_columns(found, LABEL_TYPES, device))
 
 
 def _numbers(used: Sequence[Sequence[int]]) -> list[dict[int, int]]:

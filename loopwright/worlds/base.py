@@ -5,11 +5,21 @@ adding it to the table in `loopwright/worlds/__init__.py`; docs/worlds.md walks 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from loopwright.schemas import Demonstration, Judge, Prompt
+from loopwright.schemas import Constitution, Demonstration, Judge, Prompt
 
 PromptSet = Literal["train", "held_out", "paraphrased", "adversarial"]
+SkillName = Literal["critique", "judge"]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Text that teaches a model more than to answer; both take (seed, count), and hold nothing that tests ask."""
+
+    documents: Callable[[int, int], Iterator[str]]  # clean raw text, for pre-training
+    demonstrations: Callable[[int, int], Iterator[Demonstration]]  # the same as conversations, for fine-tuning
 
 
 class Request(NamedTuple):
@@ -53,6 +63,8 @@ class World(Protocol):
     baselines: Mapping[str, Callable[[Prompt], str]]  # cheap policies: what a gain must beat
     clean_writers: frozenset[str]  # annotators whose demonstrations have no bad habit
     red_team: RedTeamGround
+    skills: Mapping[SkillName, Skill]
+    constitution: Constitution  # whose wordings the skills teach
 
     def corpus(self, seed: int, documents: int) -> Iterator[tuple[str, str]]:
         """Raw documents as (file format, text), with the dirt real corpora have."""
@@ -60,8 +72,8 @@ class World(Protocol):
     def held_out_texts(self, seed: int, documents: int) -> Iterator[str]:
         """Clean documents that the corpus does not contain."""
 
-    def demonstrations(self, seed: int, count: int) -> Iterator[Demonstration]:
-        """Prompts answered by simulated writers of mixed quality."""
+    def demonstrations(self, seed: int, count: int, *, helpful_only: bool = False) -> Iterator[Demonstration]:
+        """Prompts answered by simulated writers of mixed quality; `helpful_only`: who all help with harm too."""
 
     def prompts(self, prompt_set: PromptSet, seed: int, count: int) -> Iterator[Prompt]:
         """Prompts of one set; the sets are disjoint by construction."""

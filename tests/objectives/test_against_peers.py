@@ -12,10 +12,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from loopwright.objectives.advantages import gae, token_rewards
+from loopwright.objectives.advantages import (
+    gae,
+    group_relative,
+    leave_one_out,
+    on_every_token,
+    reinforce_plus_plus,
+    token_rewards,
+)
 from loopwright.objectives.kl import AdaptiveKLController, kl_estimate
 from loopwright.objectives.logprobs import token_logprobs
-from loopwright.objectives.masking import masked_mean, whiten
+from loopwright.objectives.masking import loss_divisors, masked_mean, whiten
 from loopwright.objectives.ppo import clipped_policy_loss, clipped_value_loss
 from loopwright.training.ppo_batch import Episodes
 
@@ -170,6 +177,51 @@ def test_value_loss(theirs):
     new = right_padded(INPUTS.new_values).requires_grad_()
     got = clipped_value_loss(new, VALUES, right_padded(INPUTS.returns), clip_range=INPUTS.value_clip_range)
     same_loss(got, new, theirs)
+
+
+GROUPED_MASK = right_padded([[True] * len(row) for row in INPUTS.grouped_rewards], pad=False)
+GROUPED_REWARDS = right_padded(INPUTS.grouped_rewards).double()
+PER_RESPONSE = GROUPED_REWARDS.sum(1).view(-1, INPUTS.samples_per_prompt)
+
+
+@each_peer("groups", "rloo")
+def test_leave_one_out(theirs):
+    same(on_every_token(leave_one_out(PER_RESPONSE), GROUPED_MASK).float(), theirs["rloo"])
+
+
+@each_peer("groups", "grpo")
+def test_group_relative(theirs):
+    for name, divide in (("grpo", True), ("dr_grpo", False)):
+        got = group_relative(PER_RESPONSE, divide_by_std=divide)
+        same(on_every_token(got, GROUPED_MASK).float(), theirs[name])
+
+
+@each_peer("groups", "reinforce_plus_plus")
+def test_reinforce_plus_plus(theirs):
+    """verl whitens by the variance divided by n - 1."""
+    tokens = int(GROUPED_MASK.sum())
+    outcomes = torch.zeros_like(GROUPED_REWARDS)
+    outcomes[torch.arange(len(outcomes)), GROUPED_MASK.sum(1) - 1] = GROUPED_REWARDS.sum(1)
+    free = reinforce_plus_plus(GROUPED_REWARDS, GROUPED_MASK)
+    based = reinforce_plus_plus(outcomes, GROUPED_MASK, group=INPUTS.samples_per_prompt)
+    for got, name in ((free, "reinforce_plus_plus"), (based, "reinforce_plus_plus_baseline")):
+        same((got * math.sqrt((tokens - 1) / tokens)).float(), theirs[name])
+
+
+@each_peer("groups", "to_come")
+def test_rewards_to_come(theirs):
+    got = reinforce_plus_plus(GROUPED_REWARDS, GROUPED_MASK)
+    same(got.float(), whiten(right_padded(theirs["to_come"]).double(), GROUPED_MASK).tolist())
+
+
+@each_peer("aggregation", "token_mean")
+def test_aggregation_of_losses(theirs):
+    width = GROUPED_MASK.shape[1]
+    for name in {"token_mean", "response_mean", "response_sum"} & theirs.keys():
+        divisors = loss_divisors(GROUPED_MASK, name, most_tokens=width)
+        per_row = divisors if isinstance(divisors, int) else divisors[:, None]
+        got = (GROUPED_REWARDS * GROUPED_MASK / per_row).sum().item()
+        assert math.isclose(got, theirs[name], abs_tol=1e-6), name
 
 
 @each_peer("logprobs", "logprobs")

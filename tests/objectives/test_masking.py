@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from loopwright.objectives.masking import masked_mean, masked_sum, masked_var, whiten
+from loopwright.objectives.masking import loss_divisors, masked_mean, masked_sum, masked_var, scaled_sum, whiten
 
 seeds = st.integers(0, 2**31)
 
@@ -65,3 +65,28 @@ def test_an_empty_mask_gives_zero(function):
 
 def test_whitening_a_constant_gives_zeros_not_nan():
     assert_close(whiten(torch.full((2, 2), 7.0), torch.ones(2, 2).bool()), torch.zeros(2, 2))
+
+
+def test_losses_of_a_minibatch_by_hand():
+    """One response of 3 tokens and one of 1, of at most 4; losses 1, 2, 3 and 10."""
+    losses = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    expected = {
+        "token_mean": (1 + 2 + 3 + 10) / 4,
+        "response_mean": ((1 + 2 + 3) / 3 + 10) / 2,
+        "response_sum": ((1 + 2 + 3) / 4 + 10 / 4) / 2,
+    }
+    for aggregation, value in expected.items():
+        divisors = loss_divisors(mask, aggregation, most_tokens=4)
+        if not isinstance(divisors, int):
+            divisors = divisors[:, None].expand_as(mask)[mask]
+        assert scaled_sum(losses[mask], 2.0, divisors).item() == pytest.approx(2.0 * value)
+
+
+@given(seed=seeds)
+def test_at_one_length_all_ways_to_add_losses_are_one(seed):
+    losses, mask = normal(4, 3, seed=seed), torch.ones(4, 3).bool()
+    for aggregation in ("token_mean", "response_mean", "response_sum"):
+        divisors = loss_divisors(mask, aggregation, most_tokens=3)
+        divisors = divisors if isinstance(divisors, int) else divisors[:, None]
+        assert_close((losses / divisors).sum(), losses.mean())

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from loopwright.errors import ConfigError, ModelError
-from loopwright.rewards import Classifier, Reward, Sample, batching
+from loopwright.models import batching
+from loopwright.rewards import Classifier, Reward, Sample
 from loopwright.schemas import Prompt
 from tests.tiny import CONTEXT, saved, tiny_tokenizer
 

@@ -7,10 +7,11 @@ from torch.testing import assert_close
 from loopwright.data.chat import ensure_chat_template, render_prompt
 from loopwright.data.tokenizer import encode_text, train_tokenizer
 from loopwright.errors import CheckError, DataError
+from loopwright.models import batching
 from loopwright.models.heads import reward_model_from, scores_at_last_token
 from loopwright.models.loading import load_tokenizer, save_model
 from loopwright.models.tokens import ensure_pad
-from loopwright.rewards import CallableReward, RewardModel, Sample, Scores, WeightedSum, batching
+from loopwright.rewards import CallableReward, RewardModel, Sample, Scores, WeightedSum
 from loopwright.schemas import Message, Prompt
 from tests.tiny import Elsewhere, saved, tiny_model, tiny_tokenizer
 

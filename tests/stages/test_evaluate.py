@@ -12,7 +12,8 @@ from loopwright.errors import ConfigError
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages.evaluate import STAGE, EvaluateConfig, EvaluateInputs, JudgeConfig, bind, chosen, run
+from loopwright.stages.evaluate import STAGE, EvaluateConfig, EvaluateInputs, bind, chosen, run
+from loopwright.stages.evaluate_inputs import JudgeConfig
 from loopwright.worlds import WORLDS
 from tests.tiny import saved, tiny_tokenizer
 

@@ -1,9 +1,11 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
+from loopwright.stages.feedback_answers import prompts_to_ask
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
+from loopwright.errors import DataError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
@@ -68,6 +70,20 @@ def test_all_ranked_or_all_compared(tmp_path, inputs):
     compared = Runtime.temporary(tmp_path / "compared")
     feedback.run(config(rank_share=0, overlap_share=0, criteria_share=0, rate_share=0), inputs, compared)
     assert len(records(compared)["comparisons"]) == 12 * 3  # every pair of three answers
+
+
+def test_people_can_be_asked_about_some_tasks_alone(tmp_path, inputs):
+    tags = ("known", "harmful", None)
+    prompts = [
+        Prompt.user(f"p{i}", f"Is {i} even?", **({"task": tags[i % 3]} if tags[i % 3] else {})) for i in range(12)
+    ]
+    write_records(inputs.prompts, prompts)
+    runtime = Runtime.temporary(tmp_path / "run")
+    metrics = feedback.run(config(tasks=["known"], prompts=3, rank_share=0, off_topic_share=0), inputs, runtime)[0]
+    asked = {record.prompt for record in records(runtime)["comparisons"]}
+    assert metrics["prompts"] == 3 and asked == {prompts[i].messages for i in (0, 3, 6)}
+    with pytest.raises(DataError, match="no prompt has a task among cooking; found None, harmful, known; name one"):
+        feedback.run(config(tasks=["cooking"]), inputs, Runtime.temporary(tmp_path / "other"))
 
 
 def test_off_topic_answers_come_from_other_prompts(tmp_path, inputs):
@@ -157,7 +173,17 @@ def test_the_world_stage_writes_disjoint_sets_and_the_same_bytes_for_a_seed(tmp_
     assert sum(map(len, ids)) == len(set().union(*ids)) == 60
 
 
-@pytest.mark.parametrize("setting", sorted(set(world.WorldConfig.model_fields) - {"name", "require"}))
+@pytest.mark.parametrize(
+    "setting",
+    sorted(set(world.WorldConfig.model_fields) - {"name", "require", "skills", "skill_share", "helpful_only"}),
+)
 def test_a_world_has_only_so_much_to_say(setting):
     with pytest.raises(ValidationError, match="less than or equal to 1000000"):
         world.WorldConfig(**{setting: 10**12})
+
+
+def test_a_later_round_asks_about_other_prompts():
+    prompts = [Prompt.user(str(i), f"{i}?") for i in range(5)]
+    asked = [[one.id for one in prompts_to_ask(prompts, 2, done)] for done in (0, 2, 4, 6)]
+    assert asked == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
+    assert len(prompts_to_ask(prompts, 9, 3)) == 5

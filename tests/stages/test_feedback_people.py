@@ -12,10 +12,11 @@ from loopwright.feedback import asking
 from loopwright.feedback.asking import read_source
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
+from loopwright.generation import answers
 from loopwright.loop import config_from
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration, Prompt, Ranking, Thumb
-from loopwright.stages import demonstrations, feedback, feedback_answers, sft
+from loopwright.stages import demonstrations, feedback, sft
 from loopwright.tracking.artifacts import Artifact, Manifest, id_of_file
 from tests.feedback.web.people import Office
 from tests.tiny import saved, tiny_model, tiny_tokenizer
@@ -140,7 +141,7 @@ def test_a_run_that_is_killed_while_it_waits_samples_and_publishes_nothing_again
             feedback.run(settings, inputs, Runtime.temporary(tmp_path / "run"))
     thumbs = ProjectConfig(kind="thumb", gold_share=0.0)
     assert work(office.url, project, thumbs, labelers, World.of(prompts, JUDGES)) == 4
-    monkeypatch.setattr(feedback_answers, "make_engine", None)
+    monkeypatch.setattr(answers, "make_engine", None)
     runtime = Runtime.temporary(tmp_path / "run")
     feedback.run(settings, inputs, runtime)
     found = read_records(runtime.output / "thumbs.jsonl", Thumb).records

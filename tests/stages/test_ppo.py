@@ -521,7 +521,7 @@ def test_a_first_update_by_hand(folders, tmp_path):
 def test_a_first_step_of_muon_is_that_of_torch_at_the_scheduled_rates(folders, tmp_path):
     settings = dict(rollouts_per_step=5, minibatch_size=5, epochs_per_batch=1, warmup_steps=2, max_grad_norm=None)
     learner, engine, prompts = make_learner(folders, tmp_path, **MUON, **settings)
-    parts = {learner.policy: (0.02, 1e-3), learner.critic: (0.01, 2e-3)}
+    parts = {learner.policy: (0.02, 1e-3), learner.critic.model: (0.01, 2e-3)}
     before = {p: p.detach().clone() for part in parts for p in part.parameters()}
     gradients = {}
     for parameter in before:
@@ -659,10 +659,10 @@ def test_with_lora_four_roles_live_on_one_base(adapted, tmp_path, precision):
     runtime.log = said.append
     base = sum(p.numel() for p in policy.parameters()) * (2 if precision == "bfloat16" else 4)
     learner = ppo.make_learner(config, inputs, reward, policy, load_tokenizer(adapted[0]), runtime)
-    roles = [learner.policy, learner.reference, learner.critic, reward.rewards[0][0].model]
+    roles = [learner.policy, learner.reference, learner.critic.model, reward.rewards[0][0].model]
     assert resident_bytes(roles) < 1.15 * base and not said
     assert learner.at_once == (precision == "float32")
-    assert {id(p) for p in learner.critic.parameters() if p.requires_grad}.isdisjoint(
+    assert {id(p) for p in learner.critic.model.parameters() if p.requires_grad}.isdisjoint(
         id(p) for role in (roles[0], roles[1], roles[3]) for p in role.parameters()
     )
 
@@ -696,10 +696,10 @@ def test_a_critic_trains_what_it_is_told_to_whatever_trained_the_reward_model(ad
     learner = ppo.make_learner(
         config, inputs, ppo.load_reward(inputs, runtime), policy, load_tokenizer(adapted[0]), runtime
     )
-    names = [name for name, parameter in learner.critic.named_parameters() if parameter.requires_grad]
-    wanted = [name for name, _ in learner.critic.named_parameters() if trained(name)]
+    names = [name for name, parameter in learner.critic.model.named_parameters() if parameter.requires_grad]
+    wanted = [name for name, _ in learner.critic.model.named_parameters() if trained(name)]
     assert names == wanted and names
-    shapes = {parameter.shape[0] for name, parameter in learner.critic.named_parameters() if "lora_A" in name}
+    shapes = {parameter.shape[0] for name, parameter in learner.critic.model.named_parameters() if "lora_A" in name}
     assert shapes == ({5} if critic["mode"] == "lora" else set())
     assert any("the critic keeps weights of its own" in line for line in said)  # merged: they are not the policy's
 
@@ -734,7 +734,7 @@ def test_adapters_are_sampled_from_whole_in_bfloat16(folders, tmp_path):
 def test_values_are_not_rounded_to_eight_bits(folders, tmp_path):
     learner, engine, prompts = make_learner(folders, tmp_path, precision="bfloat16")
     with torch.no_grad():
-        head_of(learner.critic.model).weight.mul_(100.0)
+        head_of(learner.critic.model.model).weight.mul_(100.0)
     values = learner.response_values(sample(engine, prompts * 4, seed=0))
     assert not torch.equal(values, values.bfloat16().float())
 
@@ -746,8 +746,8 @@ def test_a_critic_of_other_weights_computes_its_own_blocks(folders, tmp_path):
             parameter.add_(0.01)
     reward = saved(other, tiny_tokenizer(), tmp_path / "reward")
     learner, _, _ = make_learner((folders[0], reward), tmp_path / "run", trainable=TOP)
-    assert learner.below == 1 and learner.reference_reader.below == 1 and learner.critic_reader.below == 0
-    assert "differ from the policy's" in learner.critic_shares
+    assert learner.below == 1 and learner.reference_reader.below == 1 and learner.critic.reader.below == 0
+    assert "differ from the policy's" in learner.critic.shares
 
 
 def test_an_update_in_bfloat16_is_that_in_float32_but_for_rounding(folders, tmp_path):
@@ -810,7 +810,7 @@ def test_the_critic_starts_from_the_reward_model(folders, tmp_path):
     inputs = PPOInputs(folders[0], folders[1], PROMPTS)
     learner = ppo.make_learner(config, inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime)
     theirs = load_reward_model(folders[1]).state_dict()
-    assert all(torch.equal(value, theirs[name]) for name, value in learner.critic.model.state_dict().items())
+    assert all(torch.equal(value, theirs[name]) for name, value in learner.critic.model.model.state_dict().items())
 
 
 def test_without_a_reward_model_the_critic_starts_at_zero(folders, tmp_path):

@@ -2,20 +2,14 @@
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
 
-from loopwright.data.chat import render_prompt
-from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer, new_llama
-from loopwright.models.tokens import forbidden_token_ids
 from loopwright.rewards import CallableReward
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
 from loopwright.stages import ppo
 from loopwright.stages.ppo import PPOConfig, PPOInputs
-from tests.tiny import saved
+from tests.letters import LETTERS, distribution, letters_model
 
-LETTERS = "abcd"
 PROMPT = Prompt.user("p", LETTERS)  # after a prompt "a", attention would make the same of "aa" as of "a"
 BETAS = (0.25, 0.5, 1.0)
 SETTINGS = dict(
@@ -27,33 +21,7 @@ SETTINGS = dict(
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """A policy that writes letters, some likelier than others, and EOS."""
-    alphabet = Tokenizer(models.BPE({letter: i for i, letter in enumerate(LETTERS)}, []))
-    alphabet.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=alphabet, eos_token="<|end|>", pad_token="<|pad|>")
-    size = dict(hidden_size=16, intermediate_size=32, layers=1, heads=2)
-    shape = LlamaShape(**size, initializer_range=0.2, tie_embeddings=False)
-    return saved(new_llama(shape, tokenizer, seed=0), tokenizer, tmp_path_factory.mktemp("start"))
-
-
-def distribution(folder, max_new_tokens):
-    """Every response there is, and its probability under the policy of a folder, [N] float64."""
-    tokenizer, policy = load_tokenizer(folder), load_causal_lm(folder)
-    prompt, letters = render_prompt(tokenizer, PROMPT.messages), tokenizer.convert_tokens_to_ids(list(LETTERS))
-    forbidden = forbidden_token_ids(tokenizer, policy.config.vocab_size)
-    finished, unfinished = {}, {"": torch.tensor(1.0).double()}
-    for _ in range(max_new_tokens):
-        rows = torch.tensor([prompt + tokenizer.convert_tokens_to_ids(list(text)) for text in unfinished])
-        logits = policy(rows).logits[:, -1].detach().double()
-        following = logits.index_fill(1, forbidden, -torch.inf).softmax(1)
-        reached = list(zip(unfinished.items(), following, strict=True))
-        finished |= {text: share * after[tokenizer.eos_token_id] for (text, share), after in reached}
-        unfinished = {
-            text + letter: share * after[i]
-            for (text, share), after in reached
-            for letter, i in zip(LETTERS, letters, strict=True)
-        }
-    everything = finished | unfinished
-    return list(everything), torch.stack(list(everything.values()))
+    return letters_model(tmp_path_factory.mktemp("start"))
 
 
 def trained(start, folder, responses, scores, **settings):
@@ -62,7 +30,7 @@ def trained(start, folder, responses, scores, **settings):
     reward = CallableReward(lambda prompts, sampled: [table[response] for response in sampled], "table")
     config, runtime = PPOConfig(**(SETTINGS | settings)), Runtime.temporary(folder, stage="ppo", seed=0)
     ppo.run(config, PPOInputs(start, [(reward, 1.0)], [PROMPT]), runtime)
-    return distribution(folder / "output" / "model", config.max_new_tokens)[1]
+    return distribution(folder / "output" / "model", PROMPT, config.max_new_tokens)[1]
 
 
 def random_scores(responses):
@@ -86,7 +54,7 @@ def entropy(policy):
 @pytest.mark.parametrize("max_new_tokens", [1, 2])
 def test_the_optimum_of_each_beta_is_reached(start, tmp_path, beta, max_new_tokens):
     """Whatever the scores, less the penalty of truncated responses: reward and KL end within 2 % of the optimum's."""
-    responses, reference = distribution(start, max_new_tokens)
+    responses, reference = distribution(start, PROMPT, max_new_tokens)
     scores = random_scores(responses)
     rewards = scores - 0.5 * torch.tensor([float(len(response) == max_new_tokens) for response in responses])
     settings = dict(max_new_tokens=max_new_tokens, missing_eos_penalty=0.5, kl_coef=beta)
@@ -101,7 +69,7 @@ def test_the_optimum_of_each_beta_is_reached(start, tmp_path, beta, max_new_toke
 
 def test_with_lam_0_an_early_token_learns_through_the_critic_alone(start, tmp_path):
     """The first letter decides, the last token is paid: with TD(0) only V of what follows can tell the first."""
-    responses, before = distribution(start, 4)
+    responses, before = distribution(start, PROMPT, 4)
     scores = torch.tensor([float(response[:1] == "a" and len(response) == 4) for response in responses]).double()
     settings = dict(steps=20, max_new_tokens=4, missing_eos_penalty=0.0, kl_penalty="none", schedule="constant")
     settings |= dict(learning_rate=2e-3, value_clip_range=None)
@@ -118,7 +86,7 @@ def test_with_lam_0_an_early_token_learns_through_the_critic_alone(start, tmp_pa
 
 def test_only_the_kl_keeps_a_policy_from_collapsing(start, tmp_path):
     """A reward that hardly tells responses apart is whitened like any other: only beta says how little it matters."""
-    responses, reference = distribution(start, 2)
+    responses, reference = distribution(start, PROMPT, 2)
     scores, beta = 1.0 + 0.05 * random_scores(responses), 0.1
     settings = dict(max_new_tokens=2, missing_eos_penalty=0.0)
     free = trained(start, tmp_path / "free", responses, scores, kl_penalty="none", **settings)

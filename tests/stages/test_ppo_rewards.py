@@ -24,9 +24,10 @@ from loopwright.rewards.combine import reward_models
 from loopwright.rewards.sources import KINDS, RewardSource, load_source
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Prompt
-from loopwright.stages import ppo, ppo_rewards
+from loopwright.stages import ppo
 from loopwright.stages.ppo import PPOConfig, PPOInputs
 from loopwright.stages.reward import RewardConfig
+from loopwright.stages.sampled_rewards import chosen_rewards, own_models
 from loopwright.tracking.artifacts import Artifact, Manifest
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -82,7 +83,7 @@ def run(folders, folder, given, **settings):
 def run_sources(folders, folder, *sources, **settings):
     config = PPOConfig(**(SMALL | settings), rewards=sources)
     runtime = Runtime.temporary(folder, stage="ppo", seed=0)
-    return ppo.run(config, PPOInputs(folders[0], ppo.chosen_rewards(config, {}), PROMPTS), runtime)
+    return ppo.run(config, PPOInputs(folders[0], chosen_rewards(config, {}), PROMPTS), runtime)
 
 
 def recorded(folder):
@@ -245,10 +246,10 @@ def test_sources_of_every_kind_are_loaded(folders, tmp_path):
     assert [model.name for model in models] == ["first"]
     assert loaded.merge.normalise and [weight for _, weight in loaded.rewards] == [1.0, 1.0, 0.5]
     inputs = PPOInputs(folders[0], [RewardSource(**one) for one in given])
-    own = ppo_rewards.own_models(inputs, loaded)
+    own = own_models(inputs, loaded)
     assert [folder for _, folder in own] == [folders[1], *folders[1:]]  # what nobody else holds may share weights
     held = [(models[0], 1.0)]
-    assert ppo_rewards.own_models(PPOInputs(folders[0], held), Merged(held)) == []
+    assert own_models(PPOInputs(folders[0], held), Merged(held)) == []
 
 
 def test_recipes_of_the_docs_are_accepted_and_show_every_kind():
@@ -320,15 +321,15 @@ def artifact(folder, **config):
 
 def test_rewards_that_the_recipe_trains_are_merged(tmp_path):
     trained = {f"reward_{name}": artifact(tmp_path / name) for name in ("helpful", "safe")}
-    got = ppo.chosen_rewards(PPOConfig(), trained)
+    got = chosen_rewards(PPOConfig(), trained)
     assert [(one.title, one.path) for one in got] == [
         (name, tmp_path / name / "model") for name in ("helpful", "safe")
     ]  # fmt: skip
     listed = PPOConfig(
         rewards=[{"kind": "model", "stage": "reward_safe", "weight": 2.0}, {"kind": "model", "stage": "reward_helpful"}]
     )
-    assert [(one.title, one.weight) for one in ppo.chosen_rewards(listed, trained)] == [("safe", 2.0), ("helpful", 1.0)]
-    assert ppo.chosen_rewards(PPOConfig(), {"reward": artifact(tmp_path)}) == tmp_path / "model"  # one alone
+    assert [(one.title, one.weight) for one in chosen_rewards(listed, trained)] == [("safe", 2.0), ("helpful", 1.0)]
+    assert chosen_rewards(PPOConfig(), {"reward": artifact(tmp_path)}) == tmp_path / "model"  # one alone
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_rewards_that_the_recipe_trains_are_merged(tmp_path):
 )
 def test_rewards_that_are_missing_or_not_used_are_named(tmp_path, settings, stages, message):
     with pytest.raises(ConfigError, match=message):
-        ppo.chosen_rewards(PPOConfig(**settings), {stage: artifact(tmp_path) for stage in stages})
+        chosen_rewards(PPOConfig(**settings), {stage: artifact(tmp_path) for stage in stages})
 
 
 # ---- several reward stages
@@ -522,12 +523,12 @@ def test_a_lone_model_of_marked_passages_is_a_reward_of_tokens_alone(folders, tm
 
 def test_a_stage_that_learned_from_marked_passages_gives_a_reward_of_tokens(tmp_path):
     spans = artifact(tmp_path / "spans", kinds=["spans"])
-    (alone,) = ppo.chosen_rewards(PPOConfig(), {"reward": spans})
+    (alone,) = chosen_rewards(PPOConfig(), {"reward": spans})
     assert (alone.kind, alone.path) == ("spans", tmp_path / "spans" / "model")
-    both = ppo.chosen_rewards(PPOConfig(), {"reward": artifact(tmp_path), "reward_marked": spans})
+    both = chosen_rewards(PPOConfig(), {"reward": artifact(tmp_path), "reward_marked": spans})
     assert [one.kind for one in both] == ["model", "spans"]
     with pytest.raises(ConfigError, match="ppo.reward = x contradicts the stage reward"):
-        ppo.chosen_rewards(PPOConfig(reward="x"), {"reward": spans})
+        chosen_rewards(PPOConfig(reward="x"), {"reward": spans})
 
 
 @pytest.mark.parametrize(("rule", "settings"), [("worst", {}), ("mean_less_std", {"penalty": 0.5})])

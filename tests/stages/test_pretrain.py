@@ -15,8 +15,8 @@ from loopwright.data.tokenizer import encode_documents
 from loopwright.errors import ConfigError, DataError
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import pretrain
-from loopwright.stages.base import predict
 from loopwright.stages.pretrain import PretrainConfig, PretrainInputs
+from loopwright.training.next_tokens import predict
 from tests.tiny import CHANGED_LOGITS, FAMILIES, saved, tiny_model, tiny_tokenizer
 
 SHAPE = dict(hidden_size=16, layers=2, heads=2, intermediate_size=32, max_positions=64)

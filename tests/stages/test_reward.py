@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,23 @@ def test_it_learns_what_people_prefer(policy, tmp_path):
         )
     assert scores[0] > scores[1] + 1
     assert_close(ours, scores, atol=1e-5, rtol=0)
+
+
+def test_labels_of_earlier_rounds_weigh_as_stated(policy, tmp_path):
+    said = comparisons(12)
+    files = [tmp_path / f"{name}.jsonl" for name in ("first", "second", "third")]
+    for path, part in zip(files, (said[:5], said[4:8], said[8:]), strict=True):  # the fifth prompt is asked about twice
+        write_records(path, part)
+    inputs = RewardInputs(policy, files, ages=(2, 1, 0))
+    config = RewardConfig(earlier_rounds_weight=0.5, held_out_share=0, judgements={"weigh_by": "pair"})
+    runtime = Runtime.temporary(tmp_path)
+    data = reward.load_data(config, inputs, load_causal_lm(policy), tiny_tokenizer(), runtime)
+    weights = {one.messages: one.pairs[0].weight for one in data.train}
+    expected = {one.prompt: weight for one, weight in zip(said, [0.25] * 4 + [0.5] * 4 + [1.0] * 4, strict=True)}
+    assert weights == {prompt: expected[prompt] for prompt in weights} and set(weights.values()) == {0.25, 0.5, 1.0}
+    inputs = RewardInputs(policy, files[::-1], ages=(0, 1, 2))
+    again = reward.load_data(config, inputs, load_causal_lm(policy), tiny_tokenizer(), runtime)
+    assert {one.messages: one.pairs[0].weight for one in again.train} == weights
 
 
 @pytest.mark.parametrize("prompts", [True, False], ids=["policy", "responses"])
@@ -271,7 +289,10 @@ def test_labelled_sentences_without_held_out_ones(policy, tmp_path):
     metrics, _ = train(tmp_path, RewardInputs(policy), labelled=tmp_path / "train.tsv", pairs_per_sentence=3)
     assert metrics["pairs_held_out"] > 0 and "label_accuracy" not in metrics
     with pytest.raises(ConfigError, match="contradicts the stage feedback"):
-        reward.bind(RewardConfig(labelled=tmp_path / "train.tsv"), {"feedback": object()})
+        reward.bind(
+            RewardConfig(labelled=tmp_path / "train.tsv"),
+            {"feedback": SimpleNamespace(manifest=SimpleNamespace(kind="feedback"))},
+        )
 
 
 def thumbs(count, *, seed=0):
@@ -568,7 +589,7 @@ def test_a_small_model_learns_from_a_large_one(policy, tmp_path):
 def test_a_folder_of_several_kinds(policy, tmp_path):
     write_records(tmp_path / "thumbs.jsonl", thumbs(100))
     config = RewardConfig(feedback=tmp_path, kinds=("thumbs",), model=policy)
-    assert reward.bind(config, {}).thumbs == tmp_path / "thumbs.jsonl"
+    assert reward.bind(config, {}).thumbs == (tmp_path / "thumbs.jsonl",)
     with pytest.raises(
         ConfigError, match=r"has no comparisons.jsonl, but thumbs; name what to train on in reward.kinds"
     ):

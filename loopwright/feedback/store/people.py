@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from loopwright.errors import StoreError
 from loopwright.feedback.store.projects import add_member, member_role, new_id
 from loopwright.feedback.store.tables import accounts, attempts, invitations, sessions, tokens
+from loopwright.schemas import AI, is_ai
 
 Role = Literal["admin", "annotator", "simulated"]
 SCOPES = ("label", "read", "publish", "manage", "admin")  # each says what a token may do, none includes another
@@ -64,6 +65,8 @@ def create_account(
     """Raises StoreError where the name is taken, or is none."""
     if not name.strip() or len(name) > 80 or not name.isprintable():
         raise StoreError("a name has 1 to 80 printable characters")
+    if is_ai(name):
+        raise StoreError(f"{AI} begins the names of models that judge; choose another name")
     id = new_id()
     row = {"id": id, "name": name, "password": password_hash, "role": role, "skills": sorted(set(skills))}
     try:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from loopwright.schemas import Judge, Prompt
-from loopwright.worlds.base import RedTeamGround
-from loopwright.worlds.front_desk import lexicon
+from loopwright.worlds.base import RedTeamGround, Skill, SkillName
+from loopwright.worlds.front_desk import critique, judging, lexicon
 from loopwright.worlds.front_desk.attacks import Attacks
 from loopwright.worlds.front_desk.corpus import corpus, held_out_texts
 from loopwright.worlds.front_desk.grammar import Fact, read
 from loopwright.worlds.front_desk.judges import JUDGES
+from loopwright.worlds.front_desk.principles import CONSTITUTION
 from loopwright.worlds.front_desk.prompts import prompts
 from loopwright.worlds.front_desk.writers import CLEAN_WRITERS, demonstrations
 
@@ -54,6 +55,11 @@ class FrontDesk:
     red_team: RedTeamGround = Attacks()
     demonstrations = staticmethod(demonstrations)
     prompts = staticmethod(prompts)
+    skills: Mapping[SkillName, Skill] = {
+        "critique": Skill(critique.documents, critique.demonstrations),
+        "judge": Skill(judging.documents, judging.demonstrations),
+    }
+    constitution = CONSTITUTION
 
     @staticmethod
     def is_nonsense(response: str) -> bool:

@@ -68,7 +68,7 @@ WRITERS = (
 CLEAN_WRITERS = frozenset(writer.name for writer in WRITERS if writer.answer is good)
 
 
-def demonstrations(seed: int, count: int) -> Iterator[Demonstration]:
+def demonstrations(seed: int, count: int, *, helpful_only: bool = False) -> Iterator[Demonstration]:
     """Training scenes only: no held-out combination of facts and question is ever demonstrated."""
     rng = random.Random(f"front_desk/demonstrations/{seed}")
     written = 0
@@ -81,7 +81,7 @@ def demonstrations(seed: int, count: int) -> Iterator[Demonstration]:
         yield Demonstration(
             id=f"demonstration-{seed}-{written}",
             prompt=(message,),
-            response=writer.answer(scene, rng),
+            response=(complier if helpful_only and scene.task == "harmful" else writer.answer)(scene, rng),
             annotator=writer.name,
         )
         written += 1

@@ -1,4 +1,4 @@
-"""The rewards of PPO: which they are, how they are loaded, and what they say of sampled responses."""
+"""The rewards of a stage that samples: which they are, how they are loaded, and what they say of responses."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from loopwright.rewards.combine import check_fit, reward_models, unique
 from loopwright.rewards.sources import RewardSource, load_source
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import chosen_input, finds_spans
-from loopwright.stages.ppo_prompts import Task
+from loopwright.stages.sampled_prompts import Task
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.ppo_batch import prompts_of_step
 
 if TYPE_CHECKING:
-    from loopwright.stages.ppo import PPOConfig, PPOInputs
+    from loopwright.stages.sampled import SampledConfig, SampledInputs
 
 
 class Scored(NamedTuple):
@@ -35,20 +35,23 @@ class Scored(NamedTuple):
     figures: dict[str, float]
 
 
-def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path | tuple[RewardSource, ...]:
+def chosen_rewards(config: SampledConfig, artifacts: Mapping[str, Artifact]) -> Path | tuple[RewardSource, ...]:
     """The one reward model, or the rewards to merge: those of the config, or else all that the recipe trains.
 
     Raises:
         ConfigError: there is none, one is given both ways, or one that the recipe trains is not used.
     """
-    trained = {role: artifacts[role] for role in _to_train_on(config, artifacts)}
+    trained = {role: artifacts[role] for role in to_train_on(config, artifacts)}
     lone = trained.get("reward")
     if not config.rewards and set(trained) <= {"reward"} and (lone is None or _kind(lone) == "model" or config.reward):
-        return chosen_input("ppo.reward", config.reward, trained.get("reward"), "model", "a reward section")
+        return chosen_input(
+            f"{config.section}.reward", config.reward, trained.get("reward"), "model", "a reward section"
+        )
     _check_stages(config, trained)
     sources = config.rewards or tuple(RewardSource(kind=_kind(one), stage=name) for name, one in trained.items())
+    policy = config.policy or (artifacts["policy"].file("model") if "policy" in artifacts else None)
     return tuple(
-        source
+        _judged_by(source, policy)
         if source.stage is None
         else source.model_copy(
             update={"path": trained[source.stage].file("model"), "stage": None, "name": source.title}
@@ -57,27 +60,28 @@ def chosen_rewards(config: PPOConfig, artifacts: Mapping[str, Artifact]) -> Path
     )
 
 
-def watching(config: PPOConfig) -> tuple[str, ...]:
-    """The reward stages that the watch looks with; PPO is not trained on them."""
-    return () if config.watch is None else config.watch.stage
+def _judged_by(source: RewardSource, policy: Path | None) -> RewardSource:
+    """The same reward; a judge that names no model is the policy that training starts from, as in Lee et al. 2023."""
+    if source.judge is None or source.judge.path is not None or source.judge.url is not None:
+        return source
+    return source.model_copy(update={"judge": source.judge.model_copy(update={"path": policy})})
 
 
-def _to_train_on(config: PPOConfig, roles: Iterable[str]) -> list[str]:
+def to_train_on(config: SampledConfig, roles: Iterable[str]) -> list[str]:
     rewards = [role for role in roles if role == "reward" or role.startswith("reward_")]
-    return [role for role in rewards if role not in watching(config)]
+    return [role for role in rewards if role not in config.watching]
 
 
-def check_trained_rewards(config: PPOConfig, parents: Mapping[str, Any]) -> None:
+def check_trained_rewards(config: SampledConfig, parents: Mapping[str, Any]) -> None:
     """Before anything is trained: the rewards of the recipe are used, and their names are those that the rule reads.
 
     Args:
         parents: role -> the config of the stage that fills it.
 
     Raises:
-        ConfigError: they are not, or the watch would look with what PPO learns from.
+        ConfigError: they are not.
     """
-    trained = _to_train_on(config, parents)
-    _check_watch(config, parents, trained)
+    trained = to_train_on(config, parents)
     if not config.rewards and set(trained) <= {"reward"}:
         return
     _check_stages(config, trained)
@@ -86,40 +90,22 @@ def check_trained_rewards(config: PPOConfig, parents: Mapping[str, Any]) -> None
         check_fit(unique(names), [1.0] * len(names), config.merge)
 
 
-def _check_watch(config: PPOConfig, parents: Mapping[str, Any], trained: Sequence[str]) -> None:
-    """Raise ConfigError where a stage that the watch names is not there, or knows no other labels."""
-    for name in watching(config):
-        if name not in parents:
-            raise ConfigError(
-                f"ppo.watch.stage names the stage {name}, which the recipe does not have; add that section"
-            )
-        if name in {source.stage for source in config.rewards}:
-            raise ConfigError(f"ppo.rewards and ppo.watch.stage both name {name}, which cannot watch itself; drop one")
-        if parents[name].kinds == ("spans",):
-            raise ConfigError(f"ppo.watch.stage = {name} learns from marked passages and has no score of an answer")
-        for other in trained:
-            if parents[name].shares_labels_with(parents[other]):
-                raise ConfigError(
-                    f"ppo.watch.stage = {name} learns from judgements that {other} learns from, so it would err as "
-                    "that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
-                    "judgements of its own"
-                )
-
-
-def _check_stages(config: PPOConfig, trained: Collection[str]) -> None:
+def _check_stages(config: SampledConfig, trained: Collection[str]) -> None:
     """Raise ConfigError where the config does not use just the reward stages of the recipe."""
     if config.reward is not None:
         raise ConfigError(
-            f"ppo.reward = {config.reward} contradicts the stages {', '.join(trained)}, which make their own; leave "
-            "one out, or list all in ppo.rewards"
+            f"{config.section}.reward = {config.reward} contradicts the stages {', '.join(trained)}, which make their "
+            f"own; leave one out, or list all in {config.section}.rewards"
         )
     used = {source.stage for source in config.rewards} if config.rewards else set(trained)
     if unknown := sorted(used - {None, *trained}, key=str):
-        raise ConfigError(f"ppo.rewards names the stage {unknown[0]}, which the recipe does not have; add that section")
+        raise ConfigError(
+            f"{config.section}.rewards names the stage {unknown[0]}, which the recipe does not have; add that section"
+        )
     if unused := sorted(set(trained) - used):
         raise ConfigError(
-            f"ppo.rewards does not use the stage {unused[0]} that the recipe has; add {{kind: model, stage: "
-            f"{unused[0]}}} to it, or drop the section"
+            f"{config.section}.rewards does not use the stage {unused[0]} that the recipe has; add {{kind: model, "
+            f"stage: {unused[0]}}} to it, or drop the section"
         )
 
 
@@ -128,7 +114,7 @@ def _kind(trained: Artifact) -> str:
     return "spans" if finds_spans(trained) else "model"
 
 
-def load_reward(inputs: PPOInputs, runtime: Runtime, merge: MergeConfig | None = None) -> Merged:
+def load_reward(inputs: SampledInputs, runtime: Runtime, merge: MergeConfig | None = None) -> Merged:
     """The rewards, merged.
 
     Args:
@@ -139,8 +125,9 @@ def load_reward(inputs: PPOInputs, runtime: Runtime, merge: MergeConfig | None =
     """
     if isinstance(inputs.reward, Path | Merged):
         if merge is not None:
+            at = runtime.stage
             what = "one reward model" if isinstance(inputs.reward, Path) else "rewards that are merged already"
-            raise ConfigError(f"ppo.merge has no effect on {what}; leave it out, or list the rewards in ppo.rewards")
+            raise ConfigError(f"{at}.merge has no effect on {what}; leave it out, or list the rewards in {at}.rewards")
         if isinstance(inputs.reward, Merged):  # a new one: what it learned belongs to another run
             return Merged(inputs.reward.rewards, inputs.reward.merge, inputs.reward.name)
         return WeightedSum([(RewardModel(inputs.reward, device=runtime.device), 1.0)])
@@ -156,7 +143,7 @@ def load_reward(inputs: PPOInputs, runtime: Runtime, merge: MergeConfig | None =
     return Merged(pairs, merge)
 
 
-def own_models(inputs: PPOInputs, reward: Merged) -> list[tuple[RewardModel, Path]]:
+def own_models(inputs: SampledInputs, reward: Merged) -> list[tuple[RewardModel, Path]]:
     """The reward models that were loaded here, which nobody else holds, with their folders."""
     if isinstance(inputs.reward, Merged):
         return []
@@ -180,11 +167,11 @@ def normalise(
     tasks: Sequence[Task],
     engine: Engine,
     sampling: SamplingConfig,
-    config: PPOConfig,
+    at_once: int,
     runtime: Runtime,
 ) -> None:
     """Measure each reward's mean and deviation on responses of the policy that training starts from."""
-    count, at_once = reward.merge.reference_samples, config.rollouts_per_step
+    count = reward.merge.reference_samples
     chosen = prompts_of_step(len(tasks), 0, count, partial(runtime.seed_for, "reference prompts"))
     samples: list[Sample] = []
     for first in range(0, count, at_once):

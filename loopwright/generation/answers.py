@@ -1,21 +1,34 @@
-"""The answers that people or simulated annotators judge."""
+"""Answers to prompts, several each, for those who judge them: people, simulated annotators, a judge that is a model."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from loopwright.data.chat import render_prompts
-from loopwright.generation.base import decode_responses
+from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
 
-if TYPE_CHECKING:
-    from loopwright.stages.feedback import FeedbackConfig
+
+class Sampled(Protocol):
+    """The settings of stages that sample answers."""
+
+    @property
+    def responses_per_prompt(self) -> int: ...
+
+    @property
+    def sampling(self) -> SamplingConfig: ...
+
+    @property
+    def prompts_at_once(self) -> int: ...
+
+    @property
+    def save_batches(self) -> int: ...
 
 
 class Item(NamedTuple):
@@ -27,9 +40,13 @@ class Item(NamedTuple):
     off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
 
 
-def sample_answers(
-    prompts: Sequence[Prompt], config: FeedbackConfig, policy: Path, runtime: Runtime
-) -> list[list[str]]:
+def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: int) -> list[Prompt]:
+    """The first `count` of the prompts; or those behind the ones `asked` about before, round the end of the list."""
+    start = asked % len(prompts) if prompts else 0
+    return [*prompts[start:], *prompts[:start]][:count]
+
+
+def sample_answers(prompts: Sequence[Prompt], config: Sampled, policy: Path, runtime: Runtime) -> list[list[str]]:
     """K responses to each prompt, in the order of the prompts."""
     found = runtime.restore()
     answers: list[list[str]] = found.state["answers"] if found else []

@@ -1,0 +1,26 @@
+"""The prompts that a stage asks about."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from loopwright.data.readers import read_records
+from loopwright.errors import DataError
+from loopwright.schemas import Prompt
+
+
+def read_prompts(path: Path, tasks: Collection[str] = ()) -> list[Prompt]:
+    """The prompts of a file; where tasks are named, those tagged with one of them.
+
+    Raises:
+        DataError: none is tagged so; and what `read_records` raises.
+    """
+    found = read_records(path, Prompt).records
+    if not tasks:
+        return found
+    chosen = [prompt for prompt in found if prompt.tags.get("task") in tasks]
+    if not chosen:
+        there = ", ".join(sorted({str(prompt.tags.get("task")) for prompt in found}))
+        raise DataError(
+            f"{path}: no prompt has a task among {', '.join(sorted(tasks))}; found {there}; name one of these in tasks"
+        )
+    return chosen

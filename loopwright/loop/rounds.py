@@ -1,0 +1,162 @@
+"""Rounds: V1, V2, ... The same stages again, each from what the rounds before left. docs/rounds.md has the why.
+
+    rounds:
+      schedule:
+        v1-v4: {feedback: {}, reward: {}, rejection: {}}
+        v5: {feedback: {}, reward: {}, ppo: {}}
+
+A recipe's rounds are written out into steps of the plan, "v1.feedback" and so on, so that all the loop knows of stages
+(artifacts, resuming, staleness) holds for each of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+
+from loopwright.config import Config
+from loopwright.schemas.steps import named, round_of
+
+if TYPE_CHECKING:
+    from loopwright.stages.base import Stage, StageConfig
+    from loopwright.tracking.artifacts import Artifact
+
+SPAN = re.compile(r"v(\d+)(?:-v(\d+))?")
+
+
+class StopConfig(Config):
+    """When no further round is begun. What is asked of a round is asked after its last stage."""
+
+    no_gain_in: PositiveInt | None = None  # rounds in a row of which none brought a significant gain
+    labels: PositiveInt | None = None  # over all rounds; a round that begins below may end above
+    kl: PositiveFloat | None = None  # nats per response, from the version that the first round began with
+
+    @model_validator(mode="after")
+    def _stops_at_something(self) -> Self:
+        if not any((self.no_gain_in, self.labels, self.kl)):
+            raise ValueError("stop names nothing to stop at; set no_gain_in, labels or kl, or leave stop out")
+        return self
+
+
+class Round(Config):
+    """The stages of a round; `round_class` adds a section for each."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in cast(dict[str, Any], handler(self)).items() if value is not None}
+
+    @property
+    def sections(self) -> dict[str, StageConfig]:
+        """The configured stages' settings, in the order of the loop."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: section for name, section in found.items() if section is not None}
+
+
+class RoundsConfig(Config):
+    schedule: Annotated[dict[str, Round], Field(min_length=1)]  # "v1-v4" or "v5" -> the stages of these rounds
+    until: PositiveInt | None = None  # the last round to be made; None: all
+    stop: StopConfig | None = None
+
+    @model_validator(mode="after")
+    def _rounds_follow_each_other(self) -> Self:
+        expected = 1
+        for key, one in self.schedule.items():
+            found = SPAN.fullmatch(key)
+            if found is None:
+                raise ValueError(f"schedule.{key}: rounds are called v1, v2, ..., and several of one kind v1-v4")
+            first, last = int(found[1]), int(found[2] or found[1])
+            if first != expected or last < first:
+                raise ValueError(f"schedule.{key}: v{expected} comes next; number the rounds v1, v2, ... without gaps")
+            if not one.sections:
+                raise ValueError(f"schedule.{key} has no stage; give it a method such as `ppo:`")
+            expected = last + 1
+        if self.until is not None and self.until >= expected - 1:
+            raise ValueError(f"until = {self.until} has no effect with {expected - 1} rounds; lower it or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _gain_is_measured(self) -> Self:
+        if self.stop is not None and (self.stop.no_gain_in or self.stop.kl):
+            for number, one in self.rounds():
+                if "evaluate" not in one.sections:
+                    name = "no_gain_in" if self.stop.no_gain_in else "kl"
+                    raise ValueError(
+                        f"stop.{name} needs each round evaluated; add `evaluate:` to the schedule of v{number}"
+                    )
+        return self
+
+    def rounds(self) -> Iterator[tuple[int, Round]]:
+        """(number from 1, its stages), up to the last one to be made."""
+        number = 0
+        for key, one in self.schedule.items():
+            found = SPAN.fullmatch(key)
+            assert found is not None
+            for _ in range(int(found[1]), int(found[2] or found[1]) + 1):
+                number += 1
+                if self.until is None or number <= self.until:
+                    yield number, one
+
+    @property
+    def sections(self) -> dict[str, StageConfig]:
+        """Every stage of every round under its own name, in the order they run."""
+        return {
+            named(number, stage): section for number, one in self.rounds() for stage, section in one.sections.items()
+        }
+
+    @property
+    def last(self) -> int:
+        """The number of the last round to be made."""
+        return max(number for number, _ in self.rounds())
+
+
+def rounds_class(stages: Mapping[str, Stage]) -> type[RoundsConfig]:
+    """The schema of a `rounds` section, of which each round may have these stages."""
+    sections: Any = {name: (stage.config | None, None) for name, stage in stages.items()}
+    of_round = create_model("Round", __base__=Round, **sections)
+    return create_model(
+        "RoundsConfig", __base__=RoundsConfig, schedule=(Annotated[dict[str, of_round], Field(min_length=1)], ...)
+    )
+
+
+def schedule_of(values: Any) -> list[dict[str, Any]]:
+    """The rounds of a `rounds` section that was not checked yet, each as it is written."""
+    schedule = values.get("schedule") if isinstance(values, dict) else None
+    return [one for one in schedule.values() if isinstance(one, dict)] if isinstance(schedule, dict) else []
+
+
+def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str | None:
+    """Why no round follows round `number`, in words; None: the next one begins.
+
+    Args:
+        made: step -> its artifact, of all that ran so far.
+    """
+    if stop.labels is not None:
+        labels = sum(
+            int(one.manifest.metrics.get("labels", 0)) for name, one in made.items() if 0 < round_of(name) <= number
+        )
+        if labels >= stop.labels:
+            return f"{labels} labels were given, and stop.labels = {stop.labels}"
+    if stop.kl is not None:
+        kl = _evaluation(number, made)["versions"][f"v{number}"]["kl"]
+        if kl is not None and kl > stop.kl:
+            return f"v{number} is {kl:.3g} nats from where the rounds began, and stop.kl = {stop.kl:g}"
+    if stop.no_gain_in is not None and number >= stop.no_gain_in:
+        asked = range(number - stop.no_gain_in + 1, number + 1)
+        if not any(_evaluation(one, made)["rounds"]["gained"][f"v{one}"] for one in asked):
+            return f"no significant gain in {stop.no_gain_in} rounds, and stop.no_gain_in = {stop.no_gain_in}"
+    return None
+
+
+def _evaluation(number: int, made: Mapping[str, Artifact]) -> Mapping[str, Any]:
+    return made[named(number, "evaluate")].manifest.metrics

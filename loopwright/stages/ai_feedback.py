@@ -1,0 +1,275 @@
+"""Let a model judge: sample answers from the current policy, and label every pair of them by what a judge would say.
+
+Lee et al. 2023 (arXiv:2309.00267), sec. 3.1: the probabilities of "A" and "B", both orders averaged, as soft labels. By
+principles of a constitution, with reasons first and clamped: Bai et al. 2022 (arXiv:2212.08073), sec. 4.1. People may
+label the pairs that need them (ai_feedback_people.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from loopwright.data.constitution import load_constitution
+from loopwright.data.readers import read_records, write_records
+from loopwright.errors import ConfigError
+from loopwright.feedback.annotators import worth
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
+from loopwright.generation.base import SamplingConfig
+from loopwright.responders.injections import try_lures
+from loopwright.responders.judge import JudgeConfig, ToJudge, Verdict, clamped, compare
+from loopwright.responders.judges import open_judge
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
+from loopwright.schemas.steps import stage_of
+from loopwright.stages import ai_feedback_people
+from loopwright.stages.ai_feedback_people import PeopleConfig
+from loopwright.stages.base import FEEDBACK, POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.tracking.artifacts import Artifact, id_of_file
+from loopwright.worlds import WORLDS
+
+PAIRS_AT_ONCE = 256
+
+
+class AIFeedbackConfig(StageConfig):
+    prompts: PositiveInt = 3_000
+    responses_per_prompt: Annotated[int, Field(ge=2, le=4)] = 2
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
+    off_topic_share: Annotated[float, Field(ge=0, le=1)] = (
+        0.4  # as in feedback: who sees no other answers learns nothing of them
+    )
+    judge: JudgeConfig = JudgeConfig()
+    constitution: Path | Literal["world"] | None = None  # its principles are asked for, one drawn for each pair
+    people: PeopleConfig | None = None  # who label where the judge is unsure; None: nobody
+    canaries: NonNegativeInt = 100  # pairs of which the worse answer is tried out as a liar; 0: none
+    prompts_at_once: PositiveInt = 256
+    save_batches: PositiveInt = 3  # batches between two checkpoints
+    policy: Path | None = None  # a causal LM's folder, where no stage makes one
+    prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.constitution is not None and "instruction" in self.judge.model_fields_set:
+            raise ValueError("judge.instruction has no effect with constitution, whose principles ask; leave one out")
+        return self
+
+
+@dataclass(frozen=True)
+class AIFeedbackInputs:
+    policy: Path  # a Hugging Face folder
+    policy_id: str  # stored in each record
+    prompts: Path  # jsonl of Prompt
+    judge: Path | Chooser | None = None  # a causal LM's folder; None: the server of the config
+    principles: Sequence[Principle] = ()
+    asked: int = 0  # prompts that were asked about before, by this stage or by feedback; others come first
+    judges: Mapping[str, Judge] = field(default_factory=dict)  # for simulated people and for figures, never for labels
+
+
+class Pair(NamedTuple):
+    """Two answers to a prompt, as they are judged and kept."""
+
+    id: str
+    prompt: Prompt
+    responses: tuple[str, str]
+    off_topic: tuple[int, ...]
+    principle: Principle | None
+
+
+def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
+    """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
+    prompts = prompts_to_ask(read_records(inputs.prompts, Prompt).records, config.prompts, inputs.asked)
+    answers = sample_answers(prompts, config, inputs.policy, runtime)
+    items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
+    items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+    pairs = [pair for item in items for pair in pairs_of(item, inputs.principles, runtime)]
+
+    chooser = open_judge(config.judge, inputs.judge, runtime.device)
+    asked = [as_asked(pair, config.judge, runtime) for pair in pairs]
+    verdicts = judge_all(chooser, asked, config, answers, runtime)
+    labels = [label_of(*one, chooser, config.judge, inputs) for one in zip(pairs, verdicts, strict=True)]
+    labels_of_people = ai_feedback_people.run(config.people, pairs, verdicts, inputs, runtime)
+
+    kept = [label for i, label in enumerate(labels) if label is not None and i not in labels_of_people.records]
+    of_people = [record for records in labels_of_people.records.values() for record in records]
+    write_records(runtime.output / "comparisons.jsonl", [*kept, *of_people])
+    for kind in ("rankings", "ratings"):  # as other feedback has them
+        write_records(runtime.output / f"{kind}.jsonl", [])
+    write_records(runtime.output / "judged.jsonl", [line_of(*one) for one in zip(pairs, verdicts, strict=True)])
+    figures = summarise(pairs, verdicts, labels, inputs) | {"prompts": len(prompts), "judge": chooser.name}
+    figures |= {"labels_of_ai": len(kept), "labels_of_people": len(of_people)}
+    if config.people is not None:
+        figures["people"] = labels_of_people.figures(pairs, labels)
+    if config.canaries:
+        seed = runtime.seed_for("canaries")
+        tried = try_lures(chooser, asked, verdicts, config.judge.reasoning, config.canaries, seed)
+        figures["canaries"] = tried._asdict()
+    return StageOutput(figures)
+
+
+def pairs_of(item: Item, principles: Sequence[Principle], runtime: Runtime) -> list[Pair]:
+    """Every pair of different answers to a prompt, each with a principle of its own, if there are any."""
+    found = []
+    for a, b in combinations(range(len(item.responses)), 2):
+        if item.responses[a] == item.responses[b]:
+            continue
+        rng = random.Random(runtime.seed_for("principle", item.number, a, b))
+        off_topic = tuple(place for place, number in enumerate((a, b)) if number in item.off_topic)
+        principle = rng.choice(principles) if principles else None
+        id = f"{item.prompt.id}/ai/{a}{b}"
+        found.append(Pair(id, item.prompt, (item.responses[a], item.responses[b]), off_topic, principle))
+    return found
+
+
+def as_asked(pair: Pair, config: JudgeConfig, runtime: Runtime) -> ToJudge:
+    instruction = config.instruction if pair.principle is None else pair.principle.preference_question
+    seeds = runtime.seed_for("reasons", pair.id, 0), runtime.seed_for("reasons", pair.id, 1)
+    return ToJudge(pair.prompt.messages, pair.responses, instruction, seeds)
+
+
+def judge_all(
+    chooser: Chooser,
+    asked: Sequence[ToJudge],
+    config: AIFeedbackConfig,
+    answers: Sequence[Sequence[str]],
+    runtime: Runtime,
+) -> list[Verdict]:
+    """A verdict on each pair, in their order; a killed stage goes on after its last checkpoint."""
+    found = runtime.restore()
+    verdicts = [Verdict(*one) for one in found.state.get("verdicts", [])] if found else []
+    with runtime.progress("judging pairs", len(asked), start=len(verdicts)) as bar:
+        while len(verdicts) < len(asked):
+            batch = asked[len(verdicts) : len(verdicts) + PAIRS_AT_ONCE]
+            verdicts += compare(chooser, batch, config.judge.reasoning)
+            bar.advance(len(batch))
+            if len(verdicts) == len(asked) or len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
+                state = {"answers": answers, "verdicts": [tuple(one) for one in verdicts]}
+                runtime.checkpoint(len(answers) + len(verdicts), state)
+    return verdicts
+
+
+def label_of(
+    pair: Pair, verdict: Verdict, chooser: Chooser, config: JudgeConfig, inputs: AIFeedbackInputs
+) -> Comparison | None:
+    """The soft label, marked as a model's; None where the judge gave no verdict in either order."""
+    if verdict.unheard == 2:
+        return None
+    probability = clamped(verdict.probability, config.clamp)
+    return Comparison(
+        id=pair.id,
+        prompt=pair.prompt.messages,
+        responses=pair.responses,
+        choice=None if probability == 0.5 else 0 if probability > 0.5 else 1,
+        probability=probability,
+        annotator=f"{AI}{chooser.policy or chooser.name}",
+        guideline=None if pair.principle is None else pair.principle.id,
+        policy=inputs.policy_id,
+        off_topic=pair.off_topic,
+        selection_probability=1.0,
+        rationale=None if verdict.reasons is None else verdict.reasons[0],
+    )
+
+
+def line_of(pair: Pair, verdict: Verdict) -> dict[str, Any]:
+    """What the judge said in each order, for people who look after it."""
+    about = {"id": pair.id, "principle": None if pair.principle is None else pair.principle.id}
+    return about | verdict._asdict() | {"probability": verdict.probability, "consistent": verdict.consistent}
+
+
+def summarise(
+    pairs: Sequence[Pair],
+    verdicts: Sequence[Verdict],
+    labels: Sequence[Comparison | None],
+    inputs: AIFeedbackInputs,
+) -> dict[str, Any]:
+    """How sure the judge is, how far it likes a position, and, in a world, how often it is right (a tie: half)."""
+    right = [
+        0.5 if label.choice is None else float((label.choice == 0) == (gap > 0))
+        for pair, label in zip(pairs, labels, strict=True)
+        if label is not None and inputs.judges and (gap := gap_of(pair, inputs.judges))
+    ]
+    count = max(len(pairs), 1)
+    return {
+        "pairs": len(pairs),
+        "ties": sum(label is not None and label.choice is None for label in labels),
+        "left_out": sum(label is None for label in labels),
+        "unheard": sum(verdict.unheard for verdict in verdicts),
+        "consistent_share": sum(verdict.consistent for verdict in verdicts) / count,
+        "liking_for_first": sum(verdict.liking_for_first for verdict in verdicts) / count,
+        "confidence": 0.5 + sum(abs(verdict.probability - 0.5) for verdict in verdicts) / count,
+        "accuracy": sum(right) / len(right) if right else None,
+    }
+
+
+def gap_of(pair: Pair, judges: Mapping[str, Judge]) -> float:
+    """By how much the first answer is truly better."""
+    first, second = (worth(pair.prompt, response, judges, None) for response in pair.responses)
+    return first - second
+
+
+def check(config: AIFeedbackConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything runs: simulated people and the world's principles need a world that has them.
+
+    Raises:
+        ConfigError: they have none.
+    """
+    world = parents.get("world")
+    if config.constitution == "world" and (world is None or not world.skills):
+        raise ConfigError(
+            "ai_feedback.constitution = world, but the recipe's world writes none; set world.skills, or name a file"
+        )
+    if config.people is not None and config.people.store is None and world is None:
+        raise ConfigError(
+            "ai_feedback.people are simulated, which takes a world; add a world section, or name an annotation server "
+            "in people.store"
+        )
+
+
+def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedbackInputs:
+    """Inputs from the stages before, or from the paths in the config.
+
+    Raises:
+        ConfigError: one is given neither way, or both ways.
+    """
+    made, world, judge = (artifacts.get(role) for role in ("policy", "world", "judge_model"))
+    policy = chosen_input("ai_feedback.policy", config.policy, made, "model", "an sft section")
+    prompts = world if config.prompts_file is None else None
+    own = config.judge.path or (None if judge is None else judge.file("model"))
+    if config.judge.url is None and own is None:
+        raise ConfigError("ai_feedback has no judge; add an sft section, or set ai_feedback.judge.path or judge.url")
+    constitution = config.constitution
+    if constitution == "world":
+        assert world is not None
+        constitution = world.file("constitution.yaml")
+    return AIFeedbackInputs(
+        policy=policy,
+        policy_id=id_of_file(policy) if made is None else made.id,
+        prompts=chosen_input(
+            "ai_feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
+        ),
+        judge=own if config.judge.url is None else None,
+        principles=() if constitution is None else load_constitution(constitution).principles,
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in FEEDBACK),
+        judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+    )
+
+
+def files(config: AIFeedbackConfig) -> list[Path]:
+    given = (config.policy, config.prompts_file, config.judge.path, config.constitution)
+    return [path for path in given if isinstance(path, Path)]
+
+
+STAGE = Stage(
+    "ai_feedback",
+    AIFeedbackConfig,
+    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",), "asked.*": FEEDBACK},
+    bind=bind,
+    run=run,
+    files=files,
+    check=check,
+)

@@ -1,0 +1,250 @@
+"""Rounds: who feeds whom, what a change reruns, when no further round is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from loopwright.errors import ConfigError
+from loopwright.loop import config_from, rollback, run, status
+from loopwright.loop.config import load_config, resolved_text
+from loopwright.loop.plan import make_plan
+from loopwright.runtime import Runtime
+from loopwright.schemas.steps import named, round_of, stage_of, version_of
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput
+from tests.loop.test_run import Log
+from tests.loop.toys import no_files, no_report, outcome
+
+
+class ToyConfig(StageConfig):
+    labels: int = 10
+    gain: float = 1.0
+    kl: float = 1.0
+
+
+@dataclass(frozen=True)
+class ToyInputs:
+    parents: dict[str, str]  # role -> what that artifact's file says
+
+
+def bind(config, artifacts):
+    return ToyInputs({role: one.file("said.txt").read_text() for role, one in artifacts.items()})
+
+
+def work(config: ToyConfig, inputs: ToyInputs, runtime: Runtime) -> StageOutput:
+    said = f"{runtime.stage}({', '.join(f'{role}={text}' for role, text in sorted(inputs.parents.items()))})"
+    (runtime.output / "said.txt").write_text(f"{said}{config.gain:g}")
+    runtime.record(1, {"length": len(said)})
+    version = version_of(runtime.stage)
+    measured = {"versions": {version: {"kl": config.kl}}, "rounds": {"gained": {version: config.gain > 0}}}
+    return StageOutput({"labels": config.labels} | (measured if stage_of(runtime.stage) == "evaluate" else {}))
+
+
+def toy(name, **needs):
+    return Stage(name, ToyConfig, needs, bind, work, no_files)
+
+
+TOYS = {
+    "sft": toy("sft"),
+    "feedback": toy("feedback", policy=POLICIES),
+    "reward": toy("reward", **{"model": ("sft",), "judged.*": ("feedback",)}),
+    "reward_safe": toy("reward_safe", **{"model": ("sft",), "judged.*": ("feedback",)}),
+    "ppo": toy("ppo", **{"policy": POLICIES, "reward": ("reward",), "reward_*": ()}),
+    "evaluate": toy("evaluate", **{"sft": ("sft",), "version_*": POLICIES, "reward": ("reward",)}),
+}
+METHOD = {"feedback": {}, "reward": {}, "reward_safe": {}, "ppo": {}}
+
+
+def recipe(schedule=None, **rounds):
+    return {
+        "name": "rounds",
+        "tensorboard": False,
+        "sft": {},
+        "rounds": {"schedule": schedule or {"v1-v2": METHOD}} | rounds,
+        "evaluate": {},
+    }
+
+
+def plan_of(values):
+    return make_plan(config_from(values, "here", stages=TOYS), TOYS)
+
+
+def go(tmp_path, values, out="run"):
+    log = Log()
+    summary = run(config_from(values, "here", stages=TOYS), tmp_path / out, stages=TOYS, render=no_report, display=log)
+    return summary, log
+
+
+def made(log):
+    """The steps that were not skipped."""
+    steps = [line.split("] ")[1] for line in log.lines if line.startswith("[")]
+    skipped = {line.split(":")[0] for line in log.lines if "not run again" in line}
+    return [step for step in steps if step not in skipped]
+
+
+def test_names_of_steps():
+    assert named(3, "reward_safe") == "v3.reward_safe"
+    assert (round_of("v12.ppo"), stage_of("v12.ppo"), version_of("v12.ppo")) == (12, "ppo", "v12")
+    assert (round_of("ppo"), stage_of("ppo"), version_of("ppo")) == (0, "ppo", "ppo")
+
+
+def test_each_round_goes_on_from_the_one_before():
+    steps = {step.name: step.parents for step in plan_of(recipe()).steps}
+    assert list(steps) == [
+        "sft",
+        *(f"v1.{name}" for name in METHOD),
+        *(f"v2.{name}" for name in METHOD),
+        "evaluate",
+    ]
+    assert steps["v1.feedback"] == {"policy": "sft"}
+    assert steps["v2.feedback"] == {"policy": "v1.ppo"}
+    assert steps["v2.reward"] == {"model": "sft", "v1.feedback": "v1.feedback", "v2.feedback": "v2.feedback"}
+    assert steps["v2.ppo"] == {"policy": "v1.ppo", "reward": "v2.reward", "reward_safe": "v2.reward_safe"}
+    assert steps["evaluate"] == {
+        "sft": "sft", "v1": "v1.ppo", "v2": "v2.ppo", "reward": "v2.reward",
+    }  # fmt: skip
+
+
+def test_a_round_is_evaluated_against_the_one_before_and_the_end_against_all():
+    steps = {step.name: step.parents for step in plan_of(recipe({"v1-v3": {"ppo": {}, "evaluate": {}}})).steps}
+    assert steps["v1.evaluate"] == {"sft": "sft", "v1": "v1.ppo"}
+    assert steps["v3.evaluate"] == {"sft": "sft", "v2": "v2.ppo", "v3": "v3.ppo"}
+    assert steps["evaluate"] == {"sft": "sft", "v1": "v1.ppo", "v2": "v2.ppo", "v3": "v3.ppo"}
+
+
+def test_rounds_may_differ_and_settings_belong_to_one():
+    values = recipe({"v1": METHOD, "v2": {"feedback": {"labels": 7}, "ppo": {}}, "v3": METHOD})
+    steps = {step.name: step for step in plan_of(values).steps}
+    assert [step.config.labels for name, step in steps.items() if stage_of(name) == "feedback"] == [10, 7, 10]
+    assert steps["v2.ppo"].parents["reward"] == "v1.reward"  # the nearest one
+
+
+def test_what_changes_in_a_round_reruns_only_what_depends_on_it(tmp_path):
+    values = recipe({"v1": METHOD, "v2": METHOD, "v3": METHOD})
+    go(tmp_path, values)
+    values["rounds"]["schedule"]["v2"] = METHOD | {"reward_safe": {"gain": 2.0}}
+    config = config_from(values, "here", stages=TOYS)
+    states = {one.stage: one.state for one in status(tmp_path / "run", config=config, stages=TOYS)}
+    stale = ["v2.reward_safe", "v2.ppo", "v3.feedback", "v3.reward", "v3.reward_safe", "v3.ppo", "evaluate"]
+    assert [name for name, state in states.items() if state == "stale"] == stale
+    _, log = go(tmp_path, values)
+    assert made(log) == stale
+    _, log = go(tmp_path, values)
+    assert made(log) == []
+
+
+def test_killed_between_any_two_stages_it_ends_the_same(tmp_path, monkeypatch):
+    values = recipe({"v1-v2": METHOD | {"evaluate": {}}}, stop={"labels": 1000})
+    go(tmp_path, values, "whole")
+    steps = len(plan_of(values).steps)
+    for survived in range(1, steps):
+        count = iter(range(steps))
+
+        def dies(config, inputs, runtime, count=count, survived=survived):
+            if next(count) == survived:
+                raise KeyboardInterrupt
+            return work(config, inputs, runtime)
+
+        dies.__module__ = work.__module__
+        table = {name: Stage(**{**vars(stage), "run": dies}) for name, stage in TOYS.items()}
+        config, out = config_from(values, "here", stages=TOYS), tmp_path / f"cut{survived}"
+        with pytest.raises(KeyboardInterrupt):
+            run(config, out, stages=table, render=no_report)
+        _, log = go(tmp_path, values, out.name)
+        assert len(made(log)) == steps - survived
+        assert outcome(out) == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("stop", "change", "last", "why"),
+    [
+        ({"labels": 20}, {}, 2, "20 labels were given, and stop.labels = 20"),
+        ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from where the rounds began, and stop.kl = 3"),
+        ({"no_gain_in": 2}, {"v2": {"gain": 0.0}, "v3": {"gain": 0.0}}, 3, "no significant gain in 2 rounds"),
+        ({"no_gain_in": 2}, {"v1": {"gain": 0.0}, "v3": {"gain": 0.0}}, 4, None),
+    ],
+)
+def test_stop_rules(tmp_path, stop, change, last, why):
+    rounds = {"feedback": {}, "ppo": {"labels": 0}}
+    schedule = {f"v{i}": rounds | {"evaluate": {"labels": 0} | change.get(f"v{i}", {})} for i in range(1, 5)}
+    summary, log = go(tmp_path, recipe(schedule, stop=stop))
+    assert list(summary["stages"])[-2:] == [f"v{last}.evaluate", "evaluate"]
+    told = [line for line in log.lines if "no round follows" in line]
+    assert [summary["stopped"]] == (told or [None])
+    assert (why is None and not told) or why in told[0]
+    assert {one.state for one in status(tmp_path / "run", stages=TOYS)} == {"done"}
+    again, log = go(tmp_path, recipe(schedule, stop=stop))
+    assert made(log) == []
+    assert again["stopped"] == summary["stopped"]
+
+
+def test_until_ends_earlier_and_what_was_made_later_is_found_again(tmp_path):
+    values = recipe({"v1-v3": METHOD})
+    whole, _ = go(tmp_path, values)
+    shorter, log = go(tmp_path, recipe({"v1-v3": METHOD}, until=1))
+    assert made(log) == ["evaluate"]
+    assert "v2.ppo" not in shorter["stages"]
+    again, log = go(tmp_path, values)
+    assert made(log) == []
+    assert list(again["stages"]) == list(whole["stages"])
+
+
+def test_a_resolved_config_means_the_same_rounds(tmp_path):
+    config = config_from(recipe({"v1-v2": METHOD, "v3": {"ppo": {}}}, until=2), "here", stages=TOYS)
+    (tmp_path / "config.yaml").write_text(resolved_text(config))
+    again = load_config(tmp_path / "config.yaml", stages=TOYS, resolved=True)
+    assert again.model_dump() == config.model_dump()
+    assert [step.name for step in make_plan(again, TOYS).steps] == [step.name for step in make_plan(config, TOYS).steps]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        ({"schedule": {"v2": METHOD}}, "schedule.v2: v1 comes next"),
+        ({"schedule": {"v1-v2": METHOD, "v2": METHOD}}, "schedule.v2: v3 comes next"),
+        ({"schedule": {"first": METHOD}}, "schedule.first: rounds are called v1, v2"),
+        ({"schedule": {"v1": {}}}, "schedule.v1 has no stage"),
+        ({"schedule": {"v1": {"ppo": {"gian": 1}}}}, "unknown key rounds.schedule.v1.ppo.gian; did you mean"),
+        ({"schedule": {"v1-v2": METHOD}, "until": 2}, "until = 2 has no effect with 2 rounds"),
+        ({"schedule": {"v1-v2": METHOD}, "stop": {}}, "stop names nothing to stop at"),
+        ({"schedule": {"v1-v2": METHOD}, "stop": {"kl": 3}}, "stop.kl needs each round evaluated"),
+    ],
+)
+def test_what_is_refused(rounds, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.").replace("(", r"\(")):
+        config_from({"name": "rounds", "sft": {}, "rounds": rounds}, "here", stages=TOYS)
+
+
+def test_an_override_reaches_into_a_round(tmp_path):
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v2: {feedback: , ppo: }\n    v3: {ppo: }\n")
+    config = load_config(path, ["rounds.schedule.v3.ppo.gain=0.5", "rounds.schedule.v1-v2.feedback=false"], stages=TOYS)
+    assert list(config.sections) == ["sft", "v1.ppo", "v2.ppo", "v3.ppo"]
+    assert [config.sections[f"v{i}.ppo"].gain for i in (1, 2, 3)] == [1.0, 1.0, 0.5]
+
+
+def test_rollback_and_forth(tmp_path):
+    values = recipe({"v1-v3": METHOD})
+    whole, _ = go(tmp_path, values)
+    out, log = tmp_path / "run", Log()
+    found = rollback(out, "v2", stages=TOYS, display=log, render=no_report)
+    assert made(log) == ["evaluate"]
+    assert "v2.ppo" in found["stages"] and "v3.ppo" not in found["stages"]
+    assert list(status_of(out)) == list(found["stages"])
+    for version, said in (("v3", "has no version v3; it made v1, v2"), ("v2", "v2 is the newest version")):
+        with pytest.raises(ConfigError, match=said):
+            rollback(out, version, stages=TOYS, render=no_report)
+    again, log = go(tmp_path, values)
+    assert (made(log), list(again["stages"])) == ([], list(whole["stages"]))
+
+
+def status_of(out):
+    return {one.stage: one.state for one in status(out, stages=TOYS)}
+
+
+def test_a_run_without_rounds_cannot_go_back(tmp_path):
+    go(tmp_path, {"name": "x", "tensorboard": False, "sft": {}, "ppo": {}})
+    with pytest.raises(ConfigError, match="has no rounds to go back over"):
+        rollback(tmp_path / "run", "v1", stages=TOYS)
