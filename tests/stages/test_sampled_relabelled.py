@@ -102,7 +102,7 @@ def test_the_plain_prompt_learns_to_be_answered_well(start, tmp_path, stage, gai
 
 def test_several_rewards_are_learned_by_each(start, tmp_path):
     changes = dict(loops=4, max_prompts=12, samples_per_prompt=8, max_steps=15, batch_size_per_device=32)
-    settings = dict(poor_by="{criterion}", save_steps=1000)
+    settings = dict(poor_by="{criterion}", save_steps=1000, alpha=1.0)
     runtime = Runtime.temporary(tmp_path, stage="hindsight")
     config = HindsightConfig(**(SMALL | changes | settings))
     hindsight.run(config, SampledInputs(start, list(TWO), PROMPTS), runtime)
