@@ -39,6 +39,8 @@ BEST_OF = 64
 
 # What all share, on top of recipes/quickstart.yaml.
 START: dict[str, Any] = {
+    "world": {"skills": ["critique", "judge"], "skill_share": 0.3},  # for constitutional AI and RLAIF; all start alike
+    "pretrain": {"max_steps": 400},  # more text to learn
     "feedback": {"prompts": LABELED_PROMPTS},
     "sft_clean": False,
     "ppo": False,
@@ -59,6 +61,8 @@ GROUPS: dict[str, Any] = CLIMB | {"samples_per_prompt": 4}
 SAMPLED: dict[str, Any] = {"max_prompts": SAMPLES // 8, "samples_per_prompt": 8, "max_new_tokens": 40} | LEARN
 LOOPS: dict[str, Any] = SAMPLED | {"loops": 3, "max_prompts": SAMPLES // 12, "samples_per_prompt": 4}
 DIRECT: dict[str, Any] = {"learning_rate": 1e-4, "batch_size_per_device": 16, "kinds": ["comparisons", "rankings"]}
+
+JUDGED: dict[str, Any] = {"prompts": LABELED_PROMPTS, "judge": {"reasoning": {"max_new_tokens": 40, "temperature": 0}}}
 
 # The methods, each with the sections that its recipe has beside START. "sft" is the start itself.
 METHODS: dict[str, dict[str, Any]] = {
@@ -83,7 +87,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "reward": False,
         "constitutional": {"prompts": SAMPLES // 10, "max_new_tokens": 40} | LEARN,
     },
-    "rlaif": {"feedback": False, "ai_feedback": {"prompts": LABELED_PROMPTS}, "ppo": PPO},
+    "rlaif": {"feedback": False, "ai_feedback": JUDGED, "ppo": PPO},
 }
 LABELS = {
     "sft": "SFT", "rejection": "rejection sampling", "rest": "ReST", "expert_iteration": "expert iteration",

@@ -9,7 +9,7 @@ from loopwright.evaluation.results import COMPARISON
 from loopwright.evaluation.run_files import POLICY_GRADIENTS, RunFiles, is_number
 from loopwright.schemas.steps import round_of, stage_of, version_of
 
-MOST_ON_A_LINE = 4  # versions, where their dots lie on each other
+MOST_ON_A_LINE = 3  # versions, where their dots lie on each other
 
 STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
     "demonstrations": "Demonstrations", "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO",

@@ -39,9 +39,13 @@ def findings(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     for step in steps:
         name, before = label_of(step["version"]), label_of(step["after"])
         if step["gained"] is False:
+            said = (
+                f"against {before} its gold changed by {_between(step['gain'])}, and it is better on "
+                f"{percent(step['win_rate'])} of the prompts, ties half."
+            )
+            harmed = step["gain"]["high"] < 0
             found.append(
-                f"{name} did not help: against {before} its gold changed by {_between(step['gain'])}, and it is "
-                f"better on {percent(step['win_rate'])} of the prompts, ties half. Neither is a significant gain."
+                f"{name} did harm: {said}" if harmed else f"{name} did not help: {said} Neither is a sure gain."
             )
         if step["worse"]:
             worst = step["worse"][0]

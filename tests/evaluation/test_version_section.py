@@ -73,6 +73,14 @@ def test_all_steps_that_helped_are_said_to():
     assert findings([]) == []
 
 
+def test_a_step_that_lost_gold_did_harm():
+    gain, wins = {"mean": -0.1, "low": -0.2, "high": -0.05}, {"mean": 0.4, "low": 0.3, "high": 0.5}
+    step = {"version": "v2", "after": "v1", "gained": False, "worse": [], "gain": gain, "win_rate": wins}
+    assert findings([step])[0].startswith("V2 did harm: against V1 its gold changed by −0.10 (−0.20 to −0.05)")
+    unsure = step | {"gain": gain | {"high": 0.05}}
+    assert findings([unsure])[0].endswith("ties half. Neither is a sure gain.")
+
+
 def test_parts_in_words():
     part = {"set": "held_out", "task": "known", "criterion": "gold"}
     assert part_in_words(part) == "gold on held-out prompts, task known"
