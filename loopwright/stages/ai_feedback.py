@@ -30,12 +30,11 @@ from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import ai_feedback_people
 from loopwright.stages.ai_feedback_people import PeopleConfig
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import FEEDBACK, POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 PAIRS_AT_ONCE = 256
-ASKED = ("feedback", "ai_feedback")  # stages that ask about prompts
 
 
 class AIFeedbackConfig(StageConfig):
@@ -148,7 +147,7 @@ def judge_all(
             batch = asked[len(verdicts) : len(verdicts) + PAIRS_AT_ONCE]
             verdicts += compare(chooser, batch, config.judge.reasoning)
             bar.advance(len(batch))
-            if len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
+            if len(verdicts) == len(asked) or len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
                 state = {"answers": answers, "verdicts": [tuple(one) for one in verdicts]}
                 runtime.checkpoint(len(answers) + len(verdicts), state)
     return verdicts
@@ -255,7 +254,7 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
         ),
         judge=own if config.judge.url is None else None,
         principles=() if constitution is None else load_constitution(constitution).principles,
-        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKED),
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in FEEDBACK),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
@@ -268,7 +267,7 @@ def files(config: AIFeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "ai_feedback",
     AIFeedbackConfig,
-    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",), "asked.*": ASKED},
+    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",), "asked.*": FEEDBACK},
     bind=bind,
     run=run,
     files=files,

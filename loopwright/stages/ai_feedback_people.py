@@ -162,7 +162,7 @@ def at_the_store(  # noqa: PLR0913 -- who labels which pairs of what
         asked.append(Item(key=key, prompt=messages, responses=pair.responses, tags=tags, policy=inputs.policy_id))
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, {"comparisons": len(asked)}, f"{runtime.stage}.people")
-        lines = ask(client, project, asked, batch=inputs.policy_id, wanted=len(asked), watch=runtime)
+        lines = ask(client, project, asked, batch=f"{inputs.policy_id[:80]}.unsure", wanted=len(asked), watch=runtime)
         source = source_of(client, project, inputs.policy_id, lines)
     (runtime.output / SOURCE).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
     found: dict[int, list[Comparison]] = {}

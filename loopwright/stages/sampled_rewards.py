@@ -49,14 +49,22 @@ def chosen_rewards(config: SampledConfig, artifacts: Mapping[str, Artifact]) -> 
         )
     _check_stages(config, trained)
     sources = config.rewards or tuple(RewardSource(kind=_kind(one), stage=name) for name, one in trained.items())
+    policy = config.policy or (artifacts["policy"].file("model") if "policy" in artifacts else None)
     return tuple(
-        source
+        _judged_by(source, policy)
         if source.stage is None
         else source.model_copy(
             update={"path": trained[source.stage].file("model"), "stage": None, "name": source.title}
         )
         for source in sources
     )
+
+
+def _judged_by(source: RewardSource, policy: Path | None) -> RewardSource:
+    """The same reward; a judge that names no model is the policy that training starts from, as in Lee et al. 2023."""
+    if source.judge is None or source.judge.path is not None or source.judge.url is not None:
+        return source
+    return source.model_copy(update={"judge": source.judge.model_copy(update={"path": policy})})
 
 
 def to_train_on(config: SampledConfig, roles: Iterable[str]) -> list[str]:

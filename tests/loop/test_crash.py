@@ -31,9 +31,10 @@ def test_a_kill_at_any_disk_changing_call_leaves_no_trace(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_loop_survives_kill_9():
+@pytest.mark.parametrize("recipe", ["crash", "crash_rounds"])
+def test_the_real_loop_survives_kill_9(recipe):
     """Whole processes, every stage, SIGKILL at three moments; `benchmarks/crash.py` alone does twenty."""
-    command = [sys.executable, "benchmarks/crash.py", "--kills", "3"]
+    command = [sys.executable, "benchmarks/crash.py", "--kills", "3", "--recipe", f"benchmarks/{recipe}.yaml"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["equal"] == 3

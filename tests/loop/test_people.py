@@ -69,8 +69,9 @@ class People:
 
     def label_everything(self):
         """All that is asked now; how many labels that were."""
-        prompts = next(self.folder.glob("*/artifacts/world-*/prompts_train.jsonl"))
-        world = World.of(read_records(prompts, Prompt).records, WORLDS["front_desk"].judges)
+        files = self.folder.glob("*/artifacts/world-*/prompts_train.jsonl")
+        prompts = [prompt for path in files for prompt in read_records(path, Prompt).records]
+        world = World.of(prompts, WORLDS["front_desk"].judges)
         return work(self.office.url, self.project, self.config, self.labelers, world)
 
     def label_when_asked(self):
@@ -237,3 +238,46 @@ def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(peop
     assert lost[made["feedback"].id] == (mine, None)
     assert lost[made["reward"].id] == (0, made["feedback"].id)
     assert lost[made["ppo"].id][1] is not None
+
+
+def test_rounds_ask_people_about_each_version_although_the_server_dies_in_between(people):
+    """Two rounds in one run: killed while it waits for the second, and the server stopped before people come."""
+    before = len(people.items())
+    methods = {"feedback": people.feedback(), "reward": TRAINING["reward"], "ppo": TRAINING["ppo"]}
+    values = {"name": "rounds", "seed": 5, "tensorboard": False, "world": dict(WORLD)}
+    values |= {stage: dict(TRAINING[stage]) for stage in ("pretrain", "sft", "evaluate")}
+    config = config_from(values | {"rounds": {"schedule": {"v1-v2": methods}}}, "test")
+    out = people.folder / "rounds"
+
+    others = threading.Thread(target=people.label_when_asked)
+    others.start()
+    naps = iter(range(10**6))
+
+    def first_labels_then_killed(seconds):
+        others.join(0.05)
+        if not others.is_alive() and len(people.items()) == before + 2 * PROMPTS and next(naps):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "time", SimpleNamespace(sleep=first_labels_then_killed))
+        with pytest.raises(Killed):
+            run(config, out, render=no_report)
+    assert "v1.ppo" in current_artifacts(out) and "v2.feedback" not in current_artifacts(out)
+
+    def meanwhile():
+        people.office.stop()
+        people.office.start()
+        people.label_everything()
+
+    others = threading.Thread(target=meanwhile)
+    others.start()
+    run(config, out, render=no_report)
+    others.join()
+    made = current_artifacts(out)
+    asked = [policy for _, policy in people.items()][before:]
+    assert asked == [made["sft"].id] * PROMPTS + [made["v1.ppo"].id] * PROMPTS  # each once
+    said = [records(made[f"v{number}.feedback"]) for number in (1, 2)]
+    assert [len(one) for one in said] == [PROMPTS * OVERLAP] * 2
+    assert not {one.prompt for one in said[0]} & {one.prompt for one in said[1]}
+    assert {"v1.feedback", "v2.feedback"} <= made["v2.reward"].manifest.parents.keys()
+    assert list(made["evaluate"].manifest.metrics["versions"]) == ["base", "sft", "v1", "v2"]

@@ -1,6 +1,7 @@
 """d-RLAIF: the judge's own scores as a reward."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from loopwright.responders.judge import ScoringConfig
 from loopwright.rewards import JudgeReward, Sample
 from loopwright.rewards.sources import RewardSource, load_source
 from loopwright.schemas import Prompt
+from loopwright.stages.ppo import PPOConfig
+from loopwright.stages.sampled_rewards import chosen_rewards
 from tests.responders.judges import Scripted, read
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -31,6 +34,14 @@ def test_scores_are_expected_numbers_from_minus_one_to_one():
     found = reward.score([sample(text) for text in shares])
     assert_close(found.total, torch.tensor([0.5, -1.0, 0.0]))  # 2 * (E - 1) / 2 - 1 with E = 2.5, 1, 2
     assert judge.asked[0][0].content.endswith("How kind is it? Reply with a number from 1 to 3.")
+
+
+def test_without_a_name_the_starting_policy_judges(tmp_path):
+    config = PPOConfig(policy=tmp_path, rewards=[{"kind": "judge", "judge": {"scale": 5}}])
+    (source,) = chosen_rewards(config, {})
+    assert source.judge == ScoringConfig(path=tmp_path, scale=5)
+    named = PPOConfig(policy=tmp_path, rewards=[{"kind": "judge", "judge": {"path": "other"}}])
+    assert chosen_rewards(named, {})[0].judge.path == Path("other")
 
 
 def test_a_response_commands_nothing():

@@ -71,6 +71,10 @@ def settings_of(stage, **changes):
     return (HindsightConfig if stage == "hindsight" else ConditionedConfig)(**settings)
 
 
+def low_bytes(prompts, responses):
+    return [sum(letter < "`" for letter in response) for response in responses]
+
+
 def trained(stage, start, folder, rewards=LONE, *, inside=None, prompts=PROMPTS, **changes):
     runtime = Runtime.temporary(folder, stage=stage)
     runtime = runtime if inside is None else inside(runtime)
@@ -119,8 +123,9 @@ def test_what_is_saved_is_asked_as_any_policy_is(tmp_path, stage):
     ensure_chat_template(tokenizer)
     start = saved(tiny_model("llama", scale=1.0), tokenizer, tmp_path / "start")
     prompts = [Prompt.user(str(i), f"{i}?") for i in range(12)]
+    rewards = [(CallableReward(low_bytes, "low"), 1.0)]
     own = dict(poor="Bad.\n") if stage == "hindsight" else {}
-    trained(stage, start, tmp_path / "run", prompts=prompts, **(own | dict(max_length=40, max_new_tokens=2)))
+    trained(stage, start, tmp_path / "run", rewards, prompts=prompts, **(own | dict(max_length=40, max_new_tokens=2)))
     exported = load_tokenizer(tmp_path / "run" / "output" / "model")
     assert exported.chat_template == tokenizer.chat_template == CHAT_TEMPLATE
     assert exported.get_vocab() == tokenizer.get_vocab()
