@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from loopwright.config import Config
+from loopwright.errors import ConfigError
 from loopwright.schemas.steps import named, round_of
 
 if TYPE_CHECKING:
@@ -140,6 +141,9 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
 
     Args:
         made: step -> its artifact, of all that ran so far.
+
+    Raises:
+        ConfigError: a gain is asked for, and nothing measures it.
     """
     if stop.labels is not None:
         labels = sum(
@@ -153,7 +157,13 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
             return f"v{number} is {kl:.3g} nats from where the rounds began, and stop.kl = {stop.kl:g}"
     if stop.no_gain_in is not None and number >= stop.no_gain_in:
         asked = range(number - stop.no_gain_in + 1, number + 1)
-        if not any(_evaluation(one, made)["rounds"]["gained"][f"v{one}"] for one in asked):
+        measured: list[Any] = [_evaluation(one, made).get("rounds") for one in asked]
+        if None in measured:
+            raise ConfigError(
+                f"rounds.stop.no_gain_in = {stop.no_gain_in} needs a judge that tells a gain, and v{number}.evaluate "
+                "has none; add a world or evaluate.judge, or stop by labels or kl"
+            )
+        if not any(one["gained"][f"v{round}"] for round, one in zip(asked, measured, strict=True)):
             return f"no significant gain in {stop.no_gain_in} rounds, and stop.no_gain_in = {stop.no_gain_in}"
     return None
 

@@ -22,6 +22,7 @@ from loopwright.generation.base import SamplingConfig
 from loopwright.rewards import Reward
 from loopwright.rewards.sources import RewardSource
 from loopwright.runtime.runtime import Runtime
+from loopwright.schemas.steps import stage_of
 from loopwright.stages import red_team_regression as regression
 from loopwright.stages import red_team_report as report
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
@@ -150,11 +151,8 @@ def bind(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RedTeamInp
 
 
 def earlier_files(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
-    """The regression sets of earlier red teaming, oldest first: files of the config, then stages before this one.
-
-    A stage fills a role that starts with "red_team", or the role "earlier".
-    """
-    made = [one for role, one in artifacts.items() if role.startswith(("red_team", EARLIER))]
+    """The regression sets of earlier red teaming, oldest first: files of the config, then those of rounds before."""
+    made = [one for role, one in artifacts.items() if stage_of(role) == "red_team"]
     return (*config.earlier, *(one.file(regression.FILE) for one in made))
 
 
@@ -191,7 +189,7 @@ STAGE = Stage(
         "world": ("world",),
         "reward": ("reward",),
         "reward_*": (),
-        "red_team*": (),
+        "earlier.*": ("red_team",),
     },
     bind=bind,
     run=run,

@@ -180,6 +180,16 @@ def test_stop_rules(tmp_path, stop, change, last, why):
     assert again["stopped"] == summary["stopped"]
 
 
+def test_a_gain_that_nothing_measures_is_said(tmp_path):
+    table = dict(TOYS)
+    blind = lambda config, inputs, runtime: StageOutput({"versions": {}})  # noqa: E731
+    blind.__module__ = work.__module__
+    table["evaluate"] = Stage(**{**vars(TOYS["evaluate"]), "run": blind})
+    config = config_from(recipe({"v1-v2": METHOD | {"evaluate": {}}}, stop={"no_gain_in": 1}), "here", stages=table)
+    with pytest.raises(ConfigError, match="needs a judge that tells a gain, and v1.evaluate has none"):
+        run(config, tmp_path / "run", stages=table, render=no_report)
+
+
 def test_until_ends_earlier_and_what_was_made_later_is_found_again(tmp_path):
     values = recipe({"v1-v3": METHOD})
     whole, _ = go(tmp_path, values)

@@ -224,3 +224,5 @@ def test_inputs_come_from_paths_where_no_stage_makes_them(policy, tmp_path):
         dpo.bind(DPOConfig(policy=policy), {})
     with pytest.raises(ConfigError, match="dpo has no policy; add an sft section"):
         dpo.bind(DPOConfig(feedback=tmp_path), {})
+    with pytest.raises(ConfigError, match="dpo.earlier_rounds_weight has no effect without rounds"):
+        dpo.bind(config.model_copy(update={"earlier_rounds_weight": 0.5}), {})

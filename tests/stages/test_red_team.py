@@ -20,6 +20,8 @@ from loopwright.evaluation.attack_clusters import Novelty
 from loopwright.feedback.intervals import wilson_interval
 from loopwright.generation.base import Rollouts, SamplingConfig
 from loopwright.generation.engines import make_engine
+from loopwright.loop.config import config_from
+from loopwright.loop.plan import make_plan
 from loopwright.loop.table import load_stages
 from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer, new_llama
 from loopwright.rewards.callables import CallableReward
@@ -379,20 +381,30 @@ def test_bind_finds_its_inputs(tmp_path):
             cast(Manifest, SimpleNamespace(kind=kind, config=config, files={"model/x": "", regression.FILE: ""})),
         )
 
-    for kind, file in (("sft", "model"), ("pretrain", "model"), ("reward", "model"), ("red_team_a", regression.FILE)):
+    for kind, file in (("sft", "model"), ("pretrain", "model"), ("reward", "model"), ("red_team", regression.FILE)):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / file).touch()
     made = {"policy": artifact("sft"), "attacker": artifact("pretrain"), "world": artifact("world", name="front_desk")}
-    made |= {"reward": artifact("reward"), "red_team_a": artifact("red_team_a")}
+    made |= {"reward": artifact("reward"), "v1.red_team": artifact("red_team")}
     config = RedTeamConfig(earlier=(tmp_path / "old.jsonl",), harm={"kind": "model", "stage": "reward"})
     found = red_team.bind(config, made)
     assert found.policy == tmp_path / "sft" / "model" and found.attacker == tmp_path / "pretrain" / "model"
-    assert list(found.earlier) == [tmp_path / "old.jsonl", tmp_path / "red_team_a" / regression.FILE]
+    assert list(found.earlier) == [tmp_path / "old.jsonl", tmp_path / "red_team" / regression.FILE]
     assert found.world is WORLDS["front_desk"].red_team and found.harm.path == tmp_path / "reward" / "model"
     assert red_team.bind(RedTeamConfig(sources=("templates",)), made).attacker is None
     with pytest.raises(ConfigError, match="red_team has no attacker"):
         red_team.bind(RedTeamConfig(), {name: one for name, one in made.items() if name != "attacker"})
     assert load_stages(["red_team"])["red_team"] is red_team.STAGE
+
+
+def test_a_round_tries_again_what_the_rounds_before_it_found():
+    rounds = {"schedule": {"v1-v3": {"red_team": {}}}}
+    values = {"name": "r", "world": {}, "pretrain": {}, "sft": {}, "rounds": rounds}
+    steps = {step.name: step.parents for step in make_plan(config_from(values, "r.yaml")).steps}
+    assert steps["v3.red_team"] == {
+        "policy": "sft", "attacker": "pretrain", "world": "world",
+        "v1.red_team": "v1.red_team", "v2.red_team": "v2.red_team",
+    }  # fmt: skip
 
 
 # ---- without a world
