@@ -59,7 +59,7 @@ ADAPTIVE: dict[str, Any] = {"kl_controller": "adaptive", "kl_target": 0.8, "kl_h
 PPO: dict[str, Any] = CLIMB | ADAPTIVE | {"critic_learning_rate": 8e-4}
 GROUPS: dict[str, Any] = CLIMB | {"samples_per_prompt": 4}
 SAMPLED: dict[str, Any] = {"max_prompts": SAMPLES // 8, "samples_per_prompt": 8, "max_new_tokens": 40} | LEARN
-LOOPS: dict[str, Any] = SAMPLED | {"loops": 3, "max_prompts": SAMPLES // 12, "samples_per_prompt": 4}
+LOOPS: dict[str, Any] = SAMPLED | {"loops": 3, "max_prompts": SAMPLES // 12, "samples_per_prompt": 4, "epochs": 1.0}
 DIRECT: dict[str, Any] = {"learning_rate": 1e-4, "batch_size_per_device": 16, "kinds": ["comparisons", "rankings"]}
 
 JUDGED: dict[str, Any] = {"prompts": LABELED_PROMPTS, "judge": {"reasoning": {"max_new_tokens": 40, "temperature": 0}}}

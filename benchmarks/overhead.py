@@ -36,7 +36,7 @@ from loopwright.generation import fast_engine
 from loopwright.generation.step import Step
 from loopwright.models.decoder import Decoder
 from loopwright.stages import ppo
-from loopwright.training import ppo_learner
+from loopwright.training import ppo_critic, ppo_learner
 from loopwright.training.optim import Optimizers
 
 MOST = 0.05  # of a step
@@ -44,10 +44,8 @@ WORK: dict[str, list[tuple[Any, str]]] = {
     "forward": [(Decoder, "read"), (Decoder, "read_below"), (torch.nn.Module, "__call__")],
     "sampling": [(Step, "__call__"), (fast_engine, "draw")],
     "backward": [(torch.Tensor, "backward"), (torch.autograd, "grad")],
-    "losses": [
-        (ppo_learner, name)
-        for name in ("summed_losses", "token_logprobs", "clipped_value_loss", "approximate_kl", "exact_kl")
-    ],
+    "losses": [(ppo_learner, name) for name in ("summed_losses", "token_logprobs", "approximate_kl", "exact_kl")]
+    + [(ppo_critic, "clipped_value_loss")],
     "optimizer": [(torch.nn.utils, "clip_grad_norm_"), (Optimizers, "step")],
 }
 PHASES = {

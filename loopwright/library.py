@@ -39,7 +39,8 @@ from loopwright.stages import rejection as rejection_stage
 from loopwright.stages import rest as rest_stage
 from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
-from loopwright.stages.sampled import SampledInputs
+from loopwright.stages.base import StageOutput
+from loopwright.stages.sampled import SampledConfig, SampledInputs
 
 RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
 Rewards = RewardLike | Sequence[tuple[RewardLike, float]]
@@ -208,55 +209,35 @@ def rejection(
         return _trained(runtime, rejection_stage.run(config, inputs, runtime).metrics)
 
 
-def rest(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: Rewards,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Trained:
-    """Fine-tune a model on its own answers above rising thresholds. `settings`: docs/rest.md; rest as `ppo`."""
-    config = build(rest_stage.RestConfig, settings, "rest")
-    given, records = _merged(rewards), _prompts(prompts)
-    with _workplace("rest", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        return _trained(runtime, rest_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+def _self_taught(
+    kind: type[SampledConfig], run: Callable[[Any, SampledInputs, Runtime], StageOutput]
+) -> Callable[..., Trained]:
+    """The call of one of the stages that learn a model's own answers: they differ in their settings alone."""
+
+    def learn(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt | str],
+        rewards: Rewards,
+        *,
+        seed: int = 0,
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Trained:
+        """Fine-tune a model on its own answers, by their scores. `settings`: docs/{0}.md; the rest as in `ppo`."""
+        config = build(kind, settings, kind.section)
+        given, records = _merged(rewards), _prompts(prompts)
+        with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
+            return _trained(runtime, run(config, SampledInputs(start, given, records), runtime).metrics)
+
+    learn.__name__ = learn.__qualname__ = kind.section
+    learn.__doc__ = (learn.__doc__ or "").replace("{0}", kind.section)
+    return learn
 
 
-def hindsight(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: Rewards,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Trained:
-    """Learn answers under what they achieved (HIR). `settings`: docs/hindsight.md; rest as `ppo`."""
-    config = build(hindsight_stage.HindsightConfig, settings, "hindsight")
-    given, records = _merged(rewards), _prompts(prompts)
-    with _workplace("hindsight", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        return _trained(runtime, hindsight_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
-
-
-def conditioned(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: Rewards,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Trained:
-    """Learn answers under the bin of their reward. `settings`: docs/conditioned.md; rest as `ppo`."""
-    config = build(conditioned_stage.ConditionedConfig, settings, "conditioned")
-    given, records = _merged(rewards), _prompts(prompts)
-    with _workplace("conditioned", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        return _trained(runtime, conditioned_stage.run(config, SampledInputs(start, given, records), runtime).metrics)
+rest = _self_taught(rest_stage.RestConfig, rest_stage.run)
+hindsight = _self_taught(hindsight_stage.HindsightConfig, hindsight_stage.run)
+conditioned = _self_taught(conditioned_stage.ConditionedConfig, conditioned_stage.run)
 
 
 def best_of(

@@ -37,6 +37,24 @@ def test_from_a_model_in_memory_to_an_aligned_one():
         assert any(not torch.equal(old[n], new[n]) for n in old if old[n].shape == new[n].shape)
 
 
+def test_from_opinions_to_a_better_model_without_a_reward_model():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pairs = [(q, "yes", "no, sorry") for q in QUESTIONS]
+    preferred = loopwright.dpo(model, tokenizer, pairs, **SHORT | {"learning_rate": 1e-3, "max_steps": 10})
+    assert preferred.metrics["pairs"] > 0 and preferred.metrics["held_out_accuracy"] == 1.0
+    thumbs = [(q, answer, answer == "yes") for q in QUESTIONS for answer in ("yes", "no, sorry")]
+    liked = loopwright.kto(model, tokenizer, thumbs, **SHORT | {"learning_rate": 1e-3, "max_steps": 10})
+    assert liked.metrics["thumbs"] > 0 and liked.metrics["held_out_auc"] == 1.0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    again = loopwright.kto(model, tokenizer, thumbs, **SHORT | {"learning_rate": 1e-3, "max_steps": 10})
+    assert again.metrics == liked.metrics
+    for answers, wanted in ((pairs, "thumbs"), (thumbs, "comparisons")):
+        call = loopwright.kto if wanted == "thumbs" else loopwright.dpo
+        with pytest.raises(DataError, match=rf"{wanted}\[0\] is \('Is 0 even"):
+            call(model, tokenizer, answers, **SHORT)
+
+
 def test_one_function_is_a_reward_and_the_same_call_gives_the_same_model():
     first, second = (loopwright.ppo(tiny_model("gpt2"), tiny_tokenizer(), QUESTIONS, brief, **PPO) for _ in range(2))
     weights, again = first.model.state_dict(), second.model.state_dict()

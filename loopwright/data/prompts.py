@@ -1,6 +1,6 @@
 """The prompts that a stage asks about."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loopwright.data.readers import read_records
@@ -24,3 +24,16 @@ def read_prompts(path: Path, tasks: Collection[str] = ()) -> list[Prompt]:
             f"{path}: no prompt has a task among {', '.join(sorted(tasks))}; found {there}; name one of these in tasks"
         )
     return chosen
+
+
+def newest(paths: Sequence[Path], count: int) -> list[Prompt]:
+    """The first `count` prompts of files that grow over time, the newest file first, each prompt once.
+
+    Args:
+        paths: oldest first; a file may be empty.
+    """
+    found: dict[str, Prompt] = {}
+    for path in reversed(paths):
+        if len(found) < count and path.stat().st_size:
+            found |= {one.id: one for one in read_records(path, Prompt).records if one.id not in found}
+    return list(found.values())[:count]

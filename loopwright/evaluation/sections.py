@@ -41,7 +41,15 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "demonstrations": (KeyFigure("demonstrations", "written by people"),),
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
     "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
-    "ppo": (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response")),
+    **dict.fromkeys(
+        POLICY_GRADIENTS, (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response"))
+    ),
+    **dict.fromkeys(
+        ("rejection", "rest", "hindsight", "conditioned"), (KeyFigure("held_out_gain", "gain in held-out reward"),)
+    ),
+    "dpo": (KeyFigure("held_out_accuracy", "held-out accuracy", percent),),
+    "kto": (KeyFigure("held_out_accuracy", "held-out accuracy", percent),),
+    "constitutional": (KeyFigure("revised", "answers revised"),),
 }
 
 PPO_CURVES = (

@@ -12,9 +12,13 @@ from typing import Any
 
 from pydantic import Field
 
-from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating, Record
+from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating, Record, Strength
 
 TIE = 0.05  # two answers closer than this in felt worth are called equal
+# How an annotator calls a gap in felt worth, from the widest on (Llama 2's words, sec. 3.2.1)
+GAPS: tuple[tuple[float, Strength], ...] = (
+    (0.6, "significantly"), (0.3, "better"), (0.1, "slightly"), (0.0, "negligibly"),
+)  # fmt: skip
 OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
 READING_WORDS_PER_SECOND = 4.0
 CLOCK_STARTS = datetime(2000, 1, 1, 9, tzinfo=UTC)  # long ago, so that nobody takes simulated times for real ones
@@ -38,8 +42,9 @@ class SimulatedAnnotator(Record):
         first, second = self.felt(prompt, responses, judges, None, order, rng)
         choice = None if abs(first - second) < TIE else (0 if first > second else 1)
         pair = (responses[0], responses[1])
+        strength = None if choice is None else next(word for gap, word in GAPS if abs(first - second) >= gap)
         stamp = self._stamp(responses, order, rng)
-        return Comparison(prompt=prompt.messages, responses=pair, choice=choice, **stamp, **about)
+        return Comparison(prompt=prompt.messages, responses=pair, choice=choice, strength=strength, **stamp, **about)
 
     def rank(
         self,

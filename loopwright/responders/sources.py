@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class ResponderConfig(Config):
     """A model of this machine, or one behind a server."""
 
-    folder: Path | None = None  # a Hugging Face folder of a causal LM
+    path: Path | None = None  # a Hugging Face folder of a causal LM
     url: str | None = None  # of an OpenAI-compatible server: http://host:8400/v1
     model: str | None = None  # its name there; None: the only one that the server has
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        if (self.folder is None) == (self.url is None):
-            raise ValueError("a model is named by folder or by url; give one of them")
+        if (self.path is None) == (self.url is None):
+            raise ValueError("a model is named by path or by url; give one of them")
         if self.model is not None and self.url is None:
             raise ValueError("model has no effect without url, the address of a server that has several; leave it out")
         return self
@@ -37,9 +37,9 @@ class ResponderConfig(Config):
             ModelError: the folder is no causal LM.
             ConfigError: the url makes no sense, or httpx is not installed.
         """
-        if self.folder is not None:
+        if self.path is not None:
             from loopwright.responders.local import LocalResponder  # takes torch, which a server's model does not need
 
-            return LocalResponder.open(self.folder, device)
+            return LocalResponder.open(self.path, device)
         assert self.url is not None
         return OpenAIResponder(self.url, self.model)

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from loopwright.data.constitution import load_constitution
-from loopwright.data.readers import read_records, write_records
+from loopwright.data.prompts import read_prompts
+from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import worth
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
@@ -39,6 +40,7 @@ PAIRS_AT_ONCE = 256
 
 class AIFeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
+    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmful ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=2, le=4)] = 2
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     off_topic_share: Annotated[float, Field(ge=0, le=1)] = (
@@ -83,7 +85,7 @@ class Pair(NamedTuple):
 
 def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
-    prompts = prompts_to_ask(read_records(inputs.prompts, Prompt).records, config.prompts, inputs.asked)
+    prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))

@@ -17,7 +17,7 @@ from loopwright.config.base import Config
 from loopwright.errors import ConfigError, RequirementError
 from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas.steps import stage_of
+from loopwright.schemas.steps import round_of, stage_of
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.judgement_files import files_in
 from loopwright.training.next_tokens import NextTokens as NextTokens
@@ -136,6 +136,18 @@ def judgement_files(
 def judged(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
     """Of the artifacts by role, those that hold what was said of answers (`"judged.*": FEEDBACK`), oldest first."""
     return [one for role, one in artifacts.items() if stage_of(role) in FEEDBACK]
+
+
+def ages_of_rounds(stage: str, earlier_rounds_weight: float, collected: Sequence[Artifact]) -> tuple[int, ...]:
+    """How many rounds before the newest each artifact was collected.
+
+    Raises:
+        ConfigError: earlier rounds are to weigh less, and there are none.
+    """
+    rounds = [round_of(one.manifest.kind) for one in collected]
+    if earlier_rounds_weight != 1 and not any(rounds):
+        raise ConfigError(f"{stage}.earlier_rounds_weight has no effect without rounds; leave it out")
+    return tuple(max(rounds) - one for one in rounds)
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

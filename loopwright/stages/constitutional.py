@@ -21,7 +21,7 @@ from loopwright.models.trainable import make_trainable
 from loopwright.responders.local import LocalResponder
 from loopwright.responders.sources import ResponderConfig
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Demonstration, Prompt, ReplySettings, Responder, RevisedAnswer
+from loopwright.schemas import AI, Demonstration, Prompt, ReplySettings, Responder, RevisedAnswer
 from loopwright.schemas.responders import Temperature
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.stages.constitutional_revisions import Voices, answer_helpfully, revise_all
@@ -155,7 +155,7 @@ def usable(revised: Sequence[RevisedAnswer], runtime: Runtime) -> tuple[list[Dem
     if dropped:
         runtime.log(f"{sum(dropped.values())} of {len(revised)} answers have no revision to learn from ({reasons})")
     kept = [
-        Demonstration(id=f"{one.id}/revised", prompt=one.prompt, response=one.final, annotator=one.critic)
+        Demonstration(id=f"{one.id}/revised", prompt=one.prompt, response=one.final, annotator=f"{AI}{one.critic}")
         for one in revised
         if one.flaw is None
     ]
@@ -219,7 +219,7 @@ def check(config: ConstitutionalConfig, upstream: Mapping[str, Any]) -> None:
 
 
 def files(config: ConstitutionalConfig) -> list[Path]:
-    critic = None if config.critic is None else config.critic.folder
+    critic = None if config.critic is None else config.critic.path
     paths = (config.policy, config.constitution, config.red_team_file, config.helpful_file, critic)
     return [path for path in paths if path is not None]
 

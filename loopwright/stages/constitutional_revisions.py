@@ -10,6 +10,7 @@ from loopwright.errors import DataError
 from loopwright.responders.replies import replies
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
+    AI,
     Constitution,
     Demonstration,
     Message,
@@ -159,7 +160,9 @@ def answer_helpfully(
             runtime.checkpoint(len(texts), {"answers": texts})
     asked = [(n, prompts[n % len(prompts)], text) for n, text in enumerate(texts) if text is not None]
     return [
-        Demonstration(id=f"{prompt.id}/helpful-{n}", prompt=prompt.messages, response=text, annotator=policy.name)
+        Demonstration(
+            id=f"{prompt.id}/helpful-{n}", prompt=prompt.messages, response=text, annotator=f"{AI}{policy.name}"
+        )
         for n, prompt, text in asked
     ]
 

@@ -6,10 +6,9 @@ reward. With `loss: ipo`, Azar et al. 2023 (arXiv:2310.12036).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,29 +19,20 @@ from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import dpo_loss, ipo_loss
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.base import (
-    FEEDBACK,
-    POLICIES,
-    Stage,
-    StageConfig,
-    StageOutput,
-    check_max_length,
-    chosen_input,
-    judged,
-    judgement_files,
-)
-from loopwright.tracking.artifacts import Artifact
-from loopwright.training.batches import EpochOrder, split_rows
-from loopwright.training.config import steps_to_train
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
+from loopwright.stages.direct import NEEDS, DirectInputs, bind, check, files, learn
 from loopwright.training.direct_config import DirectConfig, PreferenceConfig
-from loopwright.training.judged_answers import Given, check_kinds, read_judged
+from loopwright.training.judged_answers import check_kinds, read_judged
 from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios
-from loopwright.training.loop import FitResult, MicroLoss, fit
+from loopwright.training.loop import MicroLoss
 from loopwright.training.preference_pairs import Pairs, pairs_of
 
 
 class DPOConfig(DirectConfig, StageConfig):
     """The `dpo` section of a recipe."""
+
+    section: ClassVar[str] = "dpo"
+    unit: ClassVar[str] = "pairs"
 
     kinds: tuple[Literal["comparisons", "rankings", "ratings", "corrections"], ...] = ("comparisons", "rankings")
     judgements: PreferenceConfig = PreferenceConfig()
@@ -57,25 +47,29 @@ class DPOConfig(DirectConfig, StageConfig):
         return self
 
 
-@dataclass(frozen=True)
-class DPOInputs:
-    policy: Path  # a Hugging Face folder of a causal LM: the start, and the frozen reference
-    judgements: Given
+DPOInputs = DirectInputs
 
 
 def run(config: DPOConfig, inputs: DPOInputs, runtime: Runtime) -> StageOutput:
     """The reference reads all answers once; then the policy learns to prefer the chosen ones (eq. 7)."""
-    check_kinds("dpo", config, inputs.judgements)
+    check_kinds(config, inputs.judgements)
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
     check_max_length(config.max_length, start)
-    data = read_judged(config, config.judgements, inputs.judgements, tokenizer, runtime)
+    data = read_judged(config, inputs.judgements, inputs.ages, tokenizer, runtime)
     reference = LogRatios(start, tokenizer)
     train, held_out = reference.remember(data.train), reference.remember(data.held_out)
 
     policy = make_trainable(start, config.trainable, runtime.seed_for("adapters"))
     ratios = LogRatios(policy, tokenizer, per_token=config.per_token)
     ratios.check_same(train)
-    fitted = learn(ratios, train, held_out, config, runtime)
+    fitted = learn(
+        ratios,
+        train,
+        partial(loss, ratios, config),
+        config,
+        runtime,
+        evaluate=partial(assess, ratios, held_out, config) if held_out else None,
+    )
 
     save_model(policy, tokenizer, runtime.output / "model")
     pairs, pairs_held_out = (sum(len(one.pairs) for one in side) for side in (data.train, data.held_out))
@@ -83,33 +77,11 @@ def run(config: DPOConfig, inputs: DPOInputs, runtime: Runtime) -> StageOutput:
     return StageOutput(counts | fitted.evaluation | before(held_out, config))
 
 
-def learn(
-    ratios: LogRatios, train: Sequence[Answered], held_out: Sequence[Answered], config: DPOConfig, runtime: Runtime
-) -> FitResult:
-    """All pairs of a prompt in one microbatch; a step's loss is the mean over the weights of its pairs."""
-    lengths = [sum(len(row.ids) for row in one.rows) for one in train]
-    order = EpochOrder(len(train), config.rows_per_step, runtime.seed_for("order"), lengths)
-
-    def batch(step: int) -> list[AnsweredBatch]:
-        micros = split_rows(order.rows_of(step), config.batch_size_per_device)
-        return [ratios.batch([train[i] for i in rows]) for rows in micros]
-
-    def loss(micro: AnsweredBatch) -> MicroLoss:
-        found = ratios.of(micro.episodes)
-        losses = losses_of(found, micro.pairs, config)
-        return MicroLoss((micro.pairs.weight * losses).sum(), micro.weight(), sums(found.detach(), micro.pairs, config))
-
-    return fit(
-        ratios.model,
-        config,
-        runtime,
-        batch=batch,
-        loss=loss,
-        count=AnsweredBatch.weight,
-        steps=steps_to_train(config, len(train)),
-        evaluate=(lambda: assess(ratios, held_out, config)) if held_out else None,
-        unit="prompts" if config.judgements.weigh_by == "prompt" else "pairs",
-    )
+def loss(ratios: LogRatios, config: DPOConfig, micro: AnsweredBatch) -> MicroLoss:
+    """Of all pairs of a microbatch, summed by their weights."""
+    found = ratios.of(micro.episodes)
+    losses = losses_of(found, micro.pairs, config)
+    return MicroLoss((micro.pairs.weight * losses).sum(), micro.weight(), sums(found.detach(), micro.pairs, config))
 
 
 def losses_of(log_ratios: Tensor, pairs: Pairs, config: DPOConfig) -> Tensor:
@@ -161,28 +133,4 @@ def logprobs_before(answered: Sequence[Answered]) -> Tensor:
     return torch.stack([row.reference.sum() for one in answered for row in one.rows])
 
 
-def bind(config: DPOConfig, artifacts: Mapping[str, Artifact]) -> DPOInputs:
-    """Inputs from the stages before, or from the paths in the config.
-
-    Raises:
-        ConfigError: one is given neither way, or both ways.
-    """
-    return DPOInputs(
-        policy=chosen_input("dpo.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        judgements=judgement_files("dpo", config.feedback, judged(artifacts), config.kinds),
-    )
-
-
-def files(config: DPOConfig) -> list[Path]:
-    """The user's folders, whose content belongs to the artifact's key."""
-    return [path for path in (config.policy, config.feedback) if path is not None]
-
-
-STAGE = Stage(
-    name="dpo",
-    config=DPOConfig,
-    needs={"policy": POLICIES, "judged.*": FEEDBACK},
-    bind=bind,
-    run=run,
-    files=files,
-)
+STAGE = Stage(name="dpo", config=DPOConfig, needs=NEEDS, bind=bind, run=run, files=files, check=check)

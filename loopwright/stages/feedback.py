@@ -14,9 +14,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from loopwright.data.prompts import read_prompts
+from loopwright.data.prompts import newest, read_prompts
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
@@ -36,6 +36,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(StageConfig):
     prompts: PositiveInt = 3_000
+    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about beside these prompts, the newest first
     tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
@@ -84,13 +85,14 @@ class FeedbackInputs:
     prompts: Path  # jsonl of Prompt
     judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
     asked: int = 0  # prompts that earlier rounds asked about; others come first
+    attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, assign, judge, and keep who said what about which policy."""
+    prompts = prompts_of(config, inputs)
     if config.store is not None:
-        return feedback_people.run(config, inputs, runtime)
-    prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
+        return feedback_people.run(config, inputs, prompts, runtime)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
@@ -112,6 +114,12 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
         write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
     return StageOutput(summarise(records, prompts, inputs.judges))
+
+
+def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
+    """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
+    given = read_prompts(inputs.prompts, config.tasks)
+    return prompts_to_ask(given, config.prompts, inputs.asked) + newest(inputs.attacks, config.attacks)
 
 
 def judge_overall(
@@ -224,8 +232,15 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
             "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
         ),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        attacks=attack_files(config, artifacts),
         asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
+
+
+def attack_files(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
+    """What red teaming found before, where some of it is to be asked about."""
+    found = [one for role, one in artifacts.items() if stage_of(role) == "red_team"]
+    return tuple(one.file("attacks.jsonl") for one in found) if config.attacks else ()
 
 
 def files(config: FeedbackConfig) -> list[Path]:
@@ -235,7 +250,7 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",)},
+    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",), "attacks.*": ("red_team",)},
     bind=bind,
     run=run,
     files=files,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopwright.data.prompts import read_prompts
 from loopwright.data.readers import write_records
 from loopwright.feedback.agreement import agreement_report
 from loopwright.feedback.asking import SOURCE, ask, items_to_judge, project_for, source_of
@@ -15,7 +14,7 @@ from loopwright.feedback.client import FeedbackClient, Line
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
 from loopwright.generation.answers import Item as Asked
-from loopwright.generation.answers import mix_in_off_topic, prompts_to_ask, sample_answers
+from loopwright.generation.answers import mix_in_off_topic, sample_answers
 from loopwright.rewards import RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
@@ -29,12 +28,11 @@ ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people we
 SCORED_AT_ONCE = 256  # items
 
 
-def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
+def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt], runtime: Runtime) -> StageOutput:
     """Sample, publish, wait while people work, write down what they said and which labels it was."""
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
         answers = sample_answers(prompts, config, inputs.policy, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]

@@ -34,8 +34,8 @@ class HindsightConfig(RelabelledConfig):
     good_share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of a loop's answers are called good
     poor: Annotated[str, Field(min_length=1)] = "A poor answer.\n"  # the instruction of the others
     poor_by: str = f"A poor answer: {CRITERION}.\n"  # with several rewards, for each that an answer is poor by
-    alpha: NonNegativeFloat = 1.0  # weight of the contrastive term; Zhang et al. 2023, table 7
-    beta: NonNegativeFloat = 0.001  # weight of the entropy term; as there
+    alpha: NonNegativeFloat = 0.1  # weight of the contrastive term, on whole answers
+    beta: NonNegativeFloat = 0.001  # weight of the entropy term; Zhang et al. 2023, table 7
 
     @model_validator(mode="after")
     def _rewards_stay_apart(self) -> Self:

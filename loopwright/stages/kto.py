@@ -6,10 +6,9 @@ and so is a loss, as Kahneman and Tversky found of people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import PositiveFloat
@@ -22,25 +21,13 @@ from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import kto_loss, mismatched_kl
 from loopwright.runtime.runtime import Runtime
-from loopwright.stages.base import (
-    FEEDBACK,
-    POLICIES,
-    Stage,
-    StageConfig,
-    StageOutput,
-    check_max_length,
-    chosen_input,
-    judged,
-    judgement_files,
-)
-from loopwright.tracking.artifacts import Artifact
-from loopwright.training.batches import EpochOrder, split_rows
-from loopwright.training.config import steps_to_train
+from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
+from loopwright.stages.direct import NEEDS, DirectInputs, bind, check, files, learn
 from loopwright.training.direct_config import DirectConfig, ThumbConfig
-from loopwright.training.judged_answers import Given, as_thumbs, check_kinds, read_judged
+from loopwright.training.judged_answers import as_thumbs, check_kinds, read_judged
 from loopwright.training.judged_groups import Group
 from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios, mismatched
-from loopwright.training.loop import FitResult, MicroLoss, fit
+from loopwright.training.loop import MicroLoss
 from loopwright.training.preference_pairs import Labels, labels_of, pairs_of
 
 BALANCE = (1.0, 4 / 3)  # the authors advise lambda_D n_D / (lambda_U n_U) between these; TRL warns beyond them
@@ -49,16 +36,16 @@ BALANCE = (1.0, 4 / 3)  # the authors advise lambda_D n_D / (lambda_U n_U) betwe
 class KTOConfig(DirectConfig, StageConfig):
     """The `kto` section of a recipe."""
 
+    section: ClassVar[str] = "kto"
+    unit: ClassVar[str] = "thumbs"
+
     kinds: tuple[Literal["thumbs", "comparisons", "rankings", "ratings", "corrections"], ...] = ("thumbs",)
     judgements: ThumbConfig = ThumbConfig()
     desirable_weight: PositiveFloat = 1.0  # lambda_D
     undesirable_weight: PositiveFloat = 1.0  # lambda_U
 
 
-@dataclass(frozen=True)
-class KTOInputs:
-    policy: Path  # a Hugging Face folder of a causal LM: the start, and the frozen reference
-    judgements: Given
+KTOInputs = DirectInputs
 
 
 class HeldOut(NamedTuple):
@@ -70,10 +57,10 @@ class HeldOut(NamedTuple):
 
 def run(config: KTOConfig, inputs: KTOInputs, runtime: Runtime) -> StageOutput:
     """The reference reads all answers once; then the policy gains on good answers and loses on bad ones (eq. 8)."""
-    check_kinds("kto", config, inputs.judgements)
+    check_kinds(config, inputs.judgements)
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
     check_max_length(config.max_length, start)
-    data = read_judged(config, config.judgements, inputs.judgements, tokenizer, runtime)
+    data = read_judged(config, inputs.judgements, inputs.ages, tokenizer, runtime)
     thumbs, thumbs_held_out = (as_thumbs(side, config.judgements) for side in (data.train, data.held_out))
     balance = balance_of(thumbs, config, runtime)
 
@@ -85,7 +72,16 @@ def run(config: KTOConfig, inputs: KTOInputs, runtime: Runtime) -> StageOutput:
     policy = make_trainable(start, config.trainable, runtime.seed_for("adapters"))
     ratios = LogRatios(policy, tokenizer)
     ratios.check_same(train)
-    fitted = learn(ratios, train, HeldOut(assessed, data.held_out), config, runtime)
+    held_out = HeldOut(assessed, data.held_out)
+    fitted = learn(
+        ratios,
+        train,
+        partial(loss, ratios, config),
+        config,
+        runtime,
+        evaluate=partial(assess, ratios, held_out, config) if assessed else None,
+        baseline=partial(baseline_of, ratios),
+    )
 
     save_model(policy, tokenizer, runtime.output / "model")
     said, said_held_out = (sum(len(one.labels) for one in side) for side in (thumbs, thumbs_held_out))
@@ -115,38 +111,12 @@ def balance_of(thumbs: Sequence[Group], config: KTOConfig, runtime: Runtime) -> 
     return balance
 
 
-def learn(
-    ratios: LogRatios, train: Sequence[Answered], held_out: HeldOut, config: KTOConfig, runtime: Runtime
-) -> FitResult:
-    """A step's loss is the mean over the weights of its labels; its baseline is that of the whole step."""
-    lengths = [sum(len(row.ids) for row in one.rows) for one in train]
-    order = EpochOrder(len(train), config.rows_per_step, runtime.seed_for("order"), lengths)
-
-    def batch(step: int) -> list[AnsweredBatch]:
-        numbers = order.rows_of(step)
-        baseline = baseline_of(ratios, [train[i] for i in numbers])
-        micros = split_rows(numbers, config.batch_size_per_device)
-        return [ratios.batch([train[i] for i in rows])._replace(baseline=baseline) for rows in micros]
-
-    def loss(micro: AnsweredBatch) -> MicroLoss:
-        assert micro.baseline is not None
-        found, labels = ratios.of(micro.episodes), micro.labels
-        losses = losses_of(found, labels, micro.baseline, config)
-        return MicroLoss(
-            (labels.weight * losses).sum(), micro.weight(), sums(found.detach(), labels, micro.baseline, config)
-        )
-
-    return fit(
-        ratios.model,
-        config,
-        runtime,
-        batch=batch,
-        loss=loss,
-        count=AnsweredBatch.weight,
-        steps=steps_to_train(config, len(train)),
-        evaluate=(lambda: assess(ratios, held_out, config)) if held_out.answered else None,
-        unit="prompts" if config.judgements.weigh_by == "prompt" else "thumbs",
-    )
+def loss(ratios: LogRatios, config: KTOConfig, micro: AnsweredBatch) -> MicroLoss:
+    """Of all labels of a microbatch, summed by their weights."""
+    assert micro.baseline is not None
+    found, labels = ratios.of(micro.episodes), micro.labels
+    total = (labels.weight * losses_of(found, labels, micro.baseline, config)).sum()
+    return MicroLoss(total, micro.weight(), sums(found.detach(), labels, micro.baseline, config))
 
 
 def baseline_of(ratios: LogRatios, answered: Sequence[Answered]) -> Tensor:
@@ -187,28 +157,4 @@ def assess(ratios: LogRatios, held_out: HeldOut, config: KTOConfig) -> dict[str,
     return {f"held_out_{name}": value for name, value in figures.items()}
 
 
-def bind(config: KTOConfig, artifacts: Mapping[str, Artifact]) -> KTOInputs:
-    """Inputs from the stages before, or from the paths in the config.
-
-    Raises:
-        ConfigError: one is given neither way, or both ways.
-    """
-    return KTOInputs(
-        policy=chosen_input("kto.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
-        judgements=judgement_files("kto", config.feedback, judged(artifacts), config.kinds),
-    )
-
-
-def files(config: KTOConfig) -> list[Path]:
-    """The user's folders, whose content belongs to the artifact's key."""
-    return [path for path in (config.policy, config.feedback) if path is not None]
-
-
-STAGE = Stage(
-    name="kto",
-    config=KTOConfig,
-    needs={"policy": POLICIES, "judged.*": FEEDBACK},
-    bind=bind,
-    run=run,
-    files=files,
-)
+STAGE = Stage(name="kto", config=KTOConfig, needs=NEEDS, bind=bind, run=run, files=files, check=check)

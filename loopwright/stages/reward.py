@@ -46,9 +46,17 @@ from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas.steps import round_of
 from loopwright.stages import reward_spans
-from loopwright.stages.base import FEEDBACK, Stage, StageOutput, check_max_length, chosen_input, judged, judgement_files
+from loopwright.stages.base import (
+    FEEDBACK,
+    Stage,
+    StageOutput,
+    ages_of_rounds,
+    check_max_length,
+    chosen_input,
+    judged,
+    judgement_files,
+)
 from loopwright.stages.reward_assessment import (
     agreement,
     assess,
@@ -328,13 +336,10 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
             f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
             "leave one out"
         )
-    rounds = [round_of(one.manifest.kind) for one in feedback]
-    if config.earlier_rounds_weight != 1 and not any(rounds):
-        raise ConfigError("reward.earlier_rounds_weight has no effect without rounds; leave it out")
     return RewardInputs(
         model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
         **_judgements(config, feedback),  # type: ignore[arg-type]
-        ages=tuple(max(rounds) - one for one in rounds),
+        ages=ages_of_rounds("reward", config.earlier_rounds_weight, feedback),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
     )

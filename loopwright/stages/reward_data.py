@@ -31,7 +31,6 @@ from loopwright.schemas import (
     Correction,
     Judge,
     Judgement,
-    Message,
     Prompt,
     Ranking,
     Rating,
@@ -41,7 +40,7 @@ from loopwright.schemas import (
 )
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.training.judged_groups import Group, Pair, as_continuations, as_text_pairs, group, keys_of, that_fit
-from loopwright.training.judgement_files import RECORDS, read_all, read_judgements
+from loopwright.training.judgement_files import RECORDS, ages_of, read_all, read_judgements
 
 Files = Path | Sequence[Path]  # one, or those of several rounds
 
@@ -211,22 +210,6 @@ def _split(
     keys = keys_of([*judgements, *held_out])
     known = set(keys[len(judgements) :])
     return [one for one, key in zip(judgements, keys, strict=False) if key not in known], held_out
-
-
-def ages_of(
-    judgements: Sequence[Judgement], places: Sequence[int], ages: Sequence[int]
-) -> Mapping[tuple[Message, ...], int]:
-    """Of each prompt, how many rounds ago anything was last said of it.
-
-    Args:
-        places: for each judgement, which of its kind's files it is from.
-        ages: of these files, in rounds.
-    """
-    found: dict[tuple[Message, ...], int] = {}
-    for one, place in zip(judgements, places, strict=True):
-        age = ages[place] if ages else 0
-        found[one.prompt] = min(age, found.get(one.prompt, age))
-    return found
 
 
 def _tokenized(

@@ -170,8 +170,6 @@ class Sampler:
         rollouts = self._engine.generate([task.tokens for task in tasks], sampling, seeds)
         responses = decode_responses(self._engine.tokenizer, rollouts)
         samples = samples_of(tasks, rollouts, self._engine.tokenizer, responses)
-        scores = self._reward().score(samples)
-        parts = zip(*(part.tolist() for part in scores.parts.values()), strict=True)
         answers = [
             ScoredAnswer(
                 prompt=sample.prompt,
@@ -179,15 +177,11 @@ class Sampler:
                 prompt_ids=sample.prompt_ids,
                 response_ids=sample.response_ids,
                 finished=sample.finished,
-                score=self._less_penalty(score, sample.finished),
-                criteria={
-                    name: self._less_penalty(part, sample.finished)
-                    for name, part in zip(scores.parts, of_each, strict=True)
-                },
                 temperature=temperature,
                 stage=self._runtime.stage,
+                **said,
             )
-            for sample, score, of_each in zip(samples, scores.whole().tolist(), parts, strict=True)
+            for sample, said in zip(samples, self._said_of(samples), strict=True)
         ]
         return rollouts, answers
 
@@ -203,14 +197,18 @@ class Sampler:
             )
             for answer in answers
         ]
-        scores = self._reward().score(samples).whole().tolist()
-        return [
-            answer.model_copy(update={"score": self._less_penalty(score, answer.finished)})
-            for answer, score in zip(answers, scores, strict=True)
-        ]
+        return [answer.model_copy(update=said) for answer, said in zip(answers, self._said_of(samples), strict=True)]
 
-    def _less_penalty(self, score: float, finished: bool) -> float:
-        return score if finished else score - self._config.missing_eos_penalty
+    def _said_of(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """The `score` of each sample and its `criteria`, less the penalty of an answer without EOS."""
+        scores = self._reward().score(samples)
+        whole, parts = scores.whole().tolist(), {name: part.tolist() for name, part in scores.parts.items()}
+        said = []
+        for row, sample in enumerate(samples):
+            penalty = 0.0 if sample.finished else self._config.missing_eos_penalty
+            criteria = {name: part[row] - penalty for name, part in parts.items()}
+            said.append({"score": whole[row] - penalty, "criteria": criteria})
+        return said
 
 
 class Look(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -32,6 +32,9 @@ class ThumbConfig(PreferenceConfig):
 class DirectConfig(TrainConfig):
     """What dpo and kto share. A row of a batch is a prompt with all that was said of its answers."""
 
+    section: ClassVar[str]  # of a recipe, as errors name it
+    unit: ClassVar[str]  # what is weighed as one, where a prompt is not
+
     epochs: PositiveFloat | None = 1.0
     batch_size_per_device: PositiveInt = 16
     learning_rate: PositiveFloat = 1e-4
@@ -39,5 +42,7 @@ class DirectConfig(TrainConfig):
     policy: Path | None = None  # a causal LM's folder to start from, where no stage makes one
     feedback: Path | None = None  # a folder with the files of several kinds, where no stage collects feedback
     kinds: tuple[str, ...] = ()  # of these files, or of those of the feedback stage; each stage says which it knows
+    judgements: PreferenceConfig = PreferenceConfig()
+    earlier_rounds_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of labels, for each round since they were given
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the prompts
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import KINDS
+from loopwright.schemas import KINDS, Judgement, Message
 
 Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several rounds, or records
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
@@ -53,6 +53,22 @@ def _files(given: Source) -> Sequence[Path | Sequence[Any]]:
     if isinstance(given, Path):
         return [given]
     return given if given and isinstance(given[0], Path) else [given]
+
+
+def ages_of(
+    judgements: Sequence[Judgement], places: Sequence[int], ages: Sequence[int]
+) -> Mapping[tuple[Message, ...], int]:
+    """Of each prompt, how many rounds ago anything was last said of it.
+
+    Args:
+        places: for each judgement, which of its kind's files it is from.
+        ages: of these files, in rounds.
+    """
+    found: dict[tuple[Message, ...], int] = {}
+    for one, place in zip(judgements, places, strict=True):
+        age = ages[place] if ages else 0
+        found[one.prompt] = min(age, found.get(one.prompt, age))
+    return found
 
 
 def read_judgements(

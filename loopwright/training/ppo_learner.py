@@ -237,9 +237,11 @@ class PPOLearner:
             found = predict(self.policy, PackedBatch(*(tensor[rows].to(self.policy.device) for tensor in batch)))
             return found.total * (self.config.ptx_coef / tokens), found.total.item() / tokens
 
-        count = len(batch.input_ids)
-        size = self.config.microbatch_size or max(1, (self.config.microbatch_tokens or 0) // batch.input_ids.shape[1])
-        if not (self.config.microbatch_size or self.config.microbatch_tokens):
+        count, width = batch.input_ids.shape
+        size = self.config.microbatch_size
+        if self.config.microbatch_tokens:
+            size = max(1, self.config.microbatch_tokens // width)
+        elif size is None:
             size = -(-count // shares(count)) if self.at_once else count
         micros = [slice(first, first + size) for first in range(0, count, size)]
         return sum(accumulate(self.policy_masters.weights, micros, share, at_once=self.at_once))

@@ -23,6 +23,12 @@ def test_a_perfect_annotator_is_the_judge():
     assert {c.choice for c in choices(PERFECT, ("good", "good"))} == {None}
 
 
+def test_how_much_better_follows_the_gap():
+    said = {pair: {c.strength for c in choices(PERFECT, pair)} for pair in (("good", "bad"), ("bad", "fair"))}
+    assert said == {("good", "bad"): {"significantly"}, ("bad", "fair"): {"better"}}
+    assert {c.strength for c in choices(PERFECT, ("good", "good"))} == {None}
+
+
 def test_ranks_with_ties():
     ranking = PERFECT.rank(PROMPT, ("fair", "good", "bad", "good"), JUDGES, None, random.Random(0), id="r")
     assert ranking.ranks == (3, 1, 4, 1)

@@ -63,6 +63,17 @@ def test_the_recipe_with_people_asks_no_more_than_its_items_can_bring():
     assert asked.responses_per_prompt == 2
 
 
+def test_the_constitutional_recipe_asks_people_about_helpfulness_alone():
+    config = load_config(ROOT / "recipes" / "constitutional.yaml")
+    steps = {step.name: step for step in make_plan(config).steps}
+    assert set(config.sections["feedback"].tasks) & set(config.sections["ai_feedback"].tasks) == set()
+    assert "harmful" not in config.sections["feedback"].tasks and config.sections["world"].helpful_only
+    assert steps["constitutional"].parents["policy"] == "sft"
+    assert steps["feedback"].parents["policy"] == steps["ppo"].parents["policy"] == "constitutional"
+    assert steps["ai_feedback"].parents["policy"] == "constitutional"
+    assert steps["ai_feedback"].parents["judge_model"] == "sft"  # which was taught to judge
+
+
 @pytest.mark.parametrize("name", ["movie_reviews", "movie_reviews_large"])
 def test_the_recipes_of_movie_reviews_find_their_data(name, tmp_path):
     config = load_config(ROOT / "recipes" / f"{name}.yaml", [f"data_dir={tmp_path}"])

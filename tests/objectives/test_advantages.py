@@ -14,6 +14,7 @@ from loopwright.objectives.advantages import (
     reinforce_plus_plus,
     token_rewards,
 )
+from loopwright.objectives.masking import whiten
 
 seeds = st.integers(0, 2**31)
 
@@ -223,6 +224,13 @@ def test_without_kl_and_at_one_length_reinforce_plus_plus_whitens_scores(seed):
     rewards = token_rewards(scores, mask, finished=torch.ones(6).bool(), missing_eos_penalty=0.0).double()
     standard = (scores - scores.mean()) / scores.std(correction=0)
     assert_close(reinforce_plus_plus(rewards, mask), standard[:, None].expand(6, 3), rtol=0, atol=1e-5)
+
+
+@given(seed=seeds)
+def test_reinforce_plus_plus_is_ppo_with_a_critic_that_says_nothing(seed):
+    rewards, mask = doubles(3, 5, seed=seed), prefix_mask(2, 5, 3, width=5)
+    silent = gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)
+    assert_close(reinforce_plus_plus(rewards, mask), whiten(silent.advantages, mask))
 
 
 @given(**SHAPES, junk=st.sampled_from([1e6, math.nan]))

@@ -88,16 +88,16 @@ def test_a_seed_for_each_conversation():
 def test_a_recipe_names_a_folder_or_a_server(tmp_path, local):
     tokenizer = tiny_tokenizer()
     save_model(tiny_model("llama"), tokenizer, tmp_path / "m")
-    opened = ResponderConfig(folder=tmp_path / "m").open(torch.device("cpu"))
+    opened = ResponderConfig(path=tmp_path / "m").open(torch.device("cpu"))
     assert isinstance(opened, LocalResponder) and opened.context == CONTEXT
     server = ResponderConfig(url="http://127.0.0.1:9/v1", model="m").open(torch.device("cpu"))
     assert isinstance(server, OpenAIResponder) and server.name == "m"
     with pytest.raises(ConfigError, match="model server"):
         ResponderConfig(url="nowhere").open(torch.device("cpu"))
     for wrong, message in (
-        ({}, "by folder or by url"),
-        (dict(folder="a", url="http://h/v1"), "by folder or by url"),
-        (dict(folder="a", model="m"), "model has no effect without url"),
+        ({}, "by path or by url"),
+        (dict(path="a", url="http://h/v1"), "by path or by url"),
+        (dict(path="a", model="m"), "model has no effect without url"),
     ):
         with pytest.raises(ValueError, match=message):
             ResponderConfig(**wrong)

@@ -17,6 +17,7 @@ from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
+    AI,
     Constitution,
     Demonstration,
     Message,
@@ -219,8 +220,8 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
         assert (one.final, first.flaw, second.flaw) == ("I will not.", None, "unchanged")
         assert (one.policy, one.critic) == ("id", "scripted")
     assert metrics["changed_share"].keys() <= {"rude", "long", "crime"}
-    revisions = [one for one in learned if one.annotator == "scripted"]
-    helpful = [one for one in learned if one.annotator == "policy"]
+    revisions = [one for one in learned if one.annotator == f"{AI}scripted"]
+    helpful = [one for one in learned if one.annotator == f"{AI}policy"]
     assert {one.response for one in revisions} == {"I will not."} and len(revisions) == 12
     assert len(helpful) == metrics["helpful"] <= 4  # a quarter of 16, less those that did not end
     assert all(given[one.id.partition("/")[0]].tags["task"] == "known" for one in helpful)
@@ -324,7 +325,7 @@ def test_errors_say_what_to_do(tmp_path):
 def test_a_critic_of_this_machine_has_turns(tmp_path):
     saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "base")
     with pytest.raises(ConfigError, match="the critic base has no chat template"):
-        trained(tmp_path / "run", inputs(tmp_path), critic={"folder": str(tmp_path / "base")})
+        trained(tmp_path / "run", inputs(tmp_path), critic={"path": str(tmp_path / "base")})
 
 
 def artifact(folder: str, id: str = "id"):

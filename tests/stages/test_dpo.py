@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Message, Ranking, Rating, Thumb
+from loopwright.schemas import Comparison, Message, Prompt, Ranking, Rating, Thumb
 from loopwright.stages import dpo
 from loopwright.stages.dpo import DPOConfig, DPOInputs
 from loopwright.training.judged_groups import Group, as_continuations
 from loopwright.training.log_ratios import LogRatios
-from tests.stages.letters import letters_written, writer
+from tests.letters import LETTERS, distribution, letters_model
+from tests.stages.letter_writer import letters_written, writer
 from tests.stages.test_pretrain import Killed, killed_after
 from tests.stages.test_reward import comparisons
 
@@ -135,6 +137,29 @@ def test_the_best_of_a_ranking_is_reached_whatever_order_rows_come_in(policy, tm
     assert_close(weights(first), weights(second), rtol=1e-3, atol=1e-4)  # which of two stands first says nothing
 
 
+def test_the_best_policy_of_eq_4_is_reached(tmp_path):
+    """pi_ref exp(r / beta), from all pairs of short answers, as Bradley and Terry judge their rewards r."""
+    start, ask, beta = letters_model(tmp_path / "start"), Prompt.user("p", LETTERS), 0.5
+    texts, reference = distribution(start, ask, 3)
+    answers = [text for text in texts if 1 <= len(text) <= 2]
+    rewards = torch.randn(len(answers), generator=torch.Generator().manual_seed(0)).double()
+    said = []
+    for a, b in combinations(range(len(answers)), 2):
+        chance = float(torch.sigmoid(rewards[a] - rewards[b]))
+        pair = dict(responses=(answers[a], answers[b]), choice=int(chance < 0.5), probability=chance)
+        said.append(Comparison(id=f"{a}-{b}", prompt=ask.messages, **pair))
+    settings = dict(beta=beta, held_out_share=0, max_steps=150, learning_rate=1e-2, schedule="cosine", save_steps=200)
+    _, model = train(tmp_path, start, said, **settings)
+
+    places = [texts.index(text) for text in answers]
+    before, after = (
+        probabilities[places].log().log_softmax(0) for probabilities in (reference, distribution(model, ask, 3)[1])
+    )
+    best = (before + rewards / beta).log_softmax(0)
+    kl = [float((policy.exp() * (policy - best)).sum()) for policy in (before, after)]
+    assert kl[0] > 0.5 and kl[1] < 0.01
+
+
 def test_per_token_rewards_are_means_over_tokens(policy, tmp_path):
     """Of IPO, whose margin says where it stopped: in nats a token, and not in nats."""
     said = [one for one in comparisons(120) if one.choice is not None][:40]
@@ -199,3 +224,5 @@ def test_inputs_come_from_paths_where_no_stage_makes_them(policy, tmp_path):
         dpo.bind(DPOConfig(policy=policy), {})
     with pytest.raises(ConfigError, match="dpo has no policy; add an sft section"):
         dpo.bind(DPOConfig(feedback=tmp_path), {})
+    with pytest.raises(ConfigError, match="dpo.earlier_rounds_weight has no effect without rounds"):
+        dpo.bind(config.model_copy(update={"earlier_rounds_weight": 0.5}), {})

@@ -1,11 +1,11 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 import pytest
-from loopwright.stages.feedback_answers import prompts_to_ask
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import DataError
+from loopwright.generation.answers import prompts_to_ask
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
 from loopwright.stages import feedback, world
@@ -187,3 +187,14 @@ def test_a_later_round_asks_about_other_prompts():
     asked = [[one.id for one in prompts_to_ask(prompts, 2, done)] for done in (0, 2, 4, 6)]
     assert asked == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
     assert len(prompts_to_ask(prompts, 9, 3)) == 5
+
+
+def test_attacks_that_red_teaming_found_are_asked_about_the_newest_first(tmp_path):
+    attacks = [Prompt.user(str(i), f"attack {i}") for i in range(4)]
+    files = [tmp_path / f"{name}.jsonl" for name in ("first", "second", "third")]
+    for path, found in zip(files, (attacks[:3], [attacks[3], attacks[1]], []), strict=True):
+        write_records(path, found)
+    write_records(tmp_path / "prompts.jsonl", [Prompt.user("own", "own")])
+    given = feedback.FeedbackInputs(tmp_path, "policy", tmp_path / "prompts.jsonl", attacks=files)
+    asked = [[one.id for one in feedback.prompts_of(config(prompts=1, attacks=n), given)] for n in (0, 1, 3, 9)]
+    assert asked == [["own"], ["own", "3"], ["own", "3", "1", "0"], ["own", "3", "1", "0", "2"]]

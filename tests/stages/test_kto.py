@@ -13,7 +13,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Message, Rating, Thumb
 from loopwright.stages import kto
 from loopwright.stages.kto import KTOConfig, KTOInputs
-from tests.stages.letters import letters_written, writer
+from tests.stages.letter_writer import letters_written, writer
 from tests.stages.test_pretrain import Killed, killed_after
 from tests.stages.test_reward import comparisons
 
@@ -158,7 +158,7 @@ def test_inputs_come_from_paths_where_no_stage_makes_them(policy, tmp_path):
     write_records(tmp_path / "thumbs.jsonl", thumbs(40))
     config = KTOConfig(policy=policy, feedback=tmp_path, **SETTINGS)
     inputs = kto.bind(config, {})
-    assert inputs == KTOInputs(policy, {"thumbs": tmp_path / "thumbs.jsonl"})
+    assert inputs == KTOInputs(policy, {"thumbs": (tmp_path / "thumbs.jsonl",)})
     assert kto.run(config, inputs, Runtime.temporary(tmp_path / "run", stage="kto")).metrics["steps"] == 3
     (tmp_path / "thumbs.jsonl").rename(tmp_path / "comparisons.jsonl")
     with pytest.raises(ConfigError, match=r"has no thumbs.jsonl, but comparisons; name what to train on in kto.kinds"):

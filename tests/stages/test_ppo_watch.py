@@ -107,7 +107,7 @@ def test_it_stops_where_the_rewards_part_and_saves_the_best_policy(folder, tmp_p
     assert seen[stop]["watch_held_out"] < seen[best]["watch_held_out"]
     assert [seen[step]["watch_parted"] for step in (best, stop - 1, stop)] == [0, 1, 2]
     assert f"since step {best}" in watch["reason"] and any(watch["reason"] in line for line in heard)
-    assert any(line == f"step {stop}: PPO stops, back to step {best}" for line in heard)
+    assert any(line == f"step {stop}: training stops, back to step {best}" for line in heard)
     assert watch["saved"]["held_out_score"] == seen[best]["held_out_score"]
     expected = load_causal_lm(folder).state_dict() if best == 0 else policy_after(folder, tmp_path / "plain", best)
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "watched").items())
@@ -231,10 +231,10 @@ def test_a_held_out_reward_model_that_is_the_proxy_is_refused(folder, tmp_path, 
         config = PPOConfig(**SETTINGS | {"steps": 2}, precision=precision, watch={"reward": path, "every_steps": 1})
         return ppo.run(config, PPOInputs(folder, paths[0], PROMPTS), Runtime.temporary(tmp_path / out, stage="ppo"))
 
-    with pytest.raises(ConfigError, match="copy is the reward that PPO is trained on"):
+    with pytest.raises(ConfigError, match="copy is the reward that the policy is trained on"):
         with_watch(paths[1], "refused")
     assert with_watch(other, "taken").metrics["watch"]["saved"]["watch_held_out"] is not None
-    with pytest.raises(ConfigError, match="is the reward that PPO is trained on"):
+    with pytest.raises(ConfigError, match="is the reward that the policy is trained on"):
         run(folder, tmp_path / "functions", held_out=likes_many)
 
 

@@ -31,7 +31,7 @@ SMALL = dict(
     max_length=24, held_out_prompts=4, missing_eos_penalty=0.0, learning_rate=1e-2, save_steps=2, log_steps=1,
 )  # fmt: skip
 # What a policy that writes letters can read.
-OWN = {"hindsight": dict(poor="d", poor_by="{criterion}"), "conditioned": dict(condition="{bin}", bins=3)}
+OWN = {"hindsight": dict(poor="d", poor_by="{criterion}"), "conditioned": dict(condition="d{bin}", bins=2)}
 both = pytest.mark.parametrize("stage", ["hindsight", "conditioned"])
 
 
@@ -60,15 +60,13 @@ def start(tmp_path_factory):
     return letters_model(tmp_path_factory.mktemp("start"))
 
 
-@pytest.fixture(autouse=True)
-def bins_are_letters(monkeypatch):
-    """The letters model has no digits."""
-    monkeypatch.setattr(conditioned, "texts", lambda config: ["d", "c", "b", "a"][: config.bins - 1] + [""])
-
-
 def settings_of(stage, **changes):
     settings = SMALL | {name: value for name, value in OWN[stage].items() if name != "poor_by"} | changes
     return (HindsightConfig if stage == "hindsight" else ConditionedConfig)(**settings)
+
+
+def low_bytes(prompts, responses):
+    return [sum(letter < "`" for letter in response) for response in responses]
 
 
 def trained(stage, start, folder, rewards=LONE, *, inside=None, prompts=PROMPTS, **changes):
@@ -90,7 +88,7 @@ def expected_reward(folder, likes=likes_a, prompt=PROMPTS[0]):
 
 @pytest.mark.parametrize(
     "stage,gain,changes",
-    [("hindsight", 0.8, {}), ("hindsight", 0.4, {"alpha": 0.0}), ("conditioned", 0.4, {"loops": 6, "against": "all"})],
+    [("hindsight", 0.8, {}), ("hindsight", 0.4, {"alpha": 0.0}), ("conditioned", 0.3, {"loops": 6, "max_steps": 30})],
 )
 def test_the_plain_prompt_learns_to_be_answered_well(start, tmp_path, stage, gain, changes):
     changes = dict(loops=4, max_prompts=12, samples_per_prompt=8, max_steps=15, batch_size_per_device=32) | changes
@@ -104,7 +102,7 @@ def test_the_plain_prompt_learns_to_be_answered_well(start, tmp_path, stage, gai
 
 def test_several_rewards_are_learned_by_each(start, tmp_path):
     changes = dict(loops=4, max_prompts=12, samples_per_prompt=8, max_steps=15, batch_size_per_device=32)
-    settings = dict(poor_by="{criterion}", save_steps=1000)
+    settings = dict(poor_by="{criterion}", save_steps=1000, alpha=1.0)
     runtime = Runtime.temporary(tmp_path, stage="hindsight")
     config = HindsightConfig(**(SMALL | changes | settings))
     hindsight.run(config, SampledInputs(start, list(TWO), PROMPTS), runtime)
@@ -119,8 +117,9 @@ def test_what_is_saved_is_asked_as_any_policy_is(tmp_path, stage):
     ensure_chat_template(tokenizer)
     start = saved(tiny_model("llama", scale=1.0), tokenizer, tmp_path / "start")
     prompts = [Prompt.user(str(i), f"{i}?") for i in range(12)]
+    rewards = [(CallableReward(low_bytes, "low"), 1.0)]
     own = dict(poor="Bad.\n") if stage == "hindsight" else {}
-    trained(stage, start, tmp_path / "run", prompts=prompts, **(own | dict(max_length=40, max_new_tokens=2)))
+    trained(stage, start, tmp_path / "run", rewards, prompts=prompts, **(own | dict(max_length=40, max_new_tokens=2)))
     exported = load_tokenizer(tmp_path / "run" / "output" / "model")
     assert exported.chat_template == tokenizer.chat_template == CHAT_TEMPLATE
     assert exported.get_vocab() == tokenizer.get_vocab()
@@ -224,8 +223,7 @@ def test_one_reward_has_two_instructions():
     assert few == [good, poor, poor, poor]
 
 
-def test_bins_have_texts_and_the_best_has_none(monkeypatch):
-    monkeypatch.undo()
+def test_bins_have_texts_and_the_best_has_none():
     config = ConditionedConfig(bins=3, against="all")
     answers = [answer("x", {}, score) for score in (5.0, 1.0, 3.0)]
     assert conditioned.relabel(config, answers) == ["", "Quality 1 of 3.\n", "Quality 2 of 3.\n"]

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from loopwright.data.readers import write_records
 from loopwright.errors import CheckError, DataError
 from loopwright.feedback.pairs import JudgementConfig, convert
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Ranking, Thumb
+from loopwright.stages.dpo import DPOConfig
 from loopwright.training import log_ratios
-from loopwright.training.direct_config import DirectConfig, PreferenceConfig, ThumbConfig
+from loopwright.training.direct_config import ThumbConfig
 from loopwright.training.judged_answers import as_thumbs, read_judged
 from loopwright.training.judged_groups import as_continuations, group, that_fit
 from loopwright.training.log_ratios import LogRatios, mismatched
@@ -188,10 +190,21 @@ def test_pairs_become_thumbs_by_hand():
     assert same.labels == groups([liked])[0].labels
 
 
-def read(tmp_path, said, settings=None, **config):
+def read(tmp_path, given, ages=(), **config):
     runtime = Runtime.temporary(tmp_path, stage="dpo")
-    settings = settings or PreferenceConfig()
-    return read_judged(DirectConfig(**config), settings, {"comparisons": said}, tiny_tokenizer(), runtime)
+    given = given if isinstance(given, dict) else {"comparisons": given}
+    return read_judged(DPOConfig(**config), given, ages, tiny_tokenizer(), runtime)
+
+
+def test_judgements_of_earlier_rounds_weigh_less(tmp_path):
+    """As for the reward stage: a prompt that was judged again counts as new."""
+    for place, said in enumerate((SAID[:3], SAID[1:2])):
+        write_records(tmp_path / f"{place}.jsonl", said)
+    given = {"comparisons": (tmp_path / "0.jsonl", tmp_path / "1.jsonl")}
+    data = read(tmp_path, given, (1, 0), earlier_rounds_weight=0.25, held_out_share=0)
+    assert {one.messages[0].content: one.weight() for one in data.train} == {"Hi": 1.0, "What is it?": 0.25}
+    (_, old) = as_thumbs(data.train, ThumbConfig())
+    assert old.weight() == pytest.approx(0.25) and len(old.labels) == 2
 
 
 def test_what_does_not_fit_is_left_out_whole_and_counted(tmp_path):
