@@ -75,7 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dpo": {"dpo": DIRECT},
     "ipo": {"dpo": DIRECT | {"loss": "ipo"}},
     "cdpo": {"dpo": DIRECT | {"label_smoothing": 0.1}},
-    "kto": {"kto": DIRECT},
+    "kto": {"kto": DIRECT | {"desirable_weight": 1.33}},
     "rloo": {"rloo": GROUPS},
     "grpo": {"grpo": GROUPS},
     "reinforce_plus_plus": {"reinforce_plus_plus": CLIMB},

@@ -97,7 +97,7 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
         ConfigError: a stage's settings do not fit the stages before it.
     """
     sections = config.sections
-    stages = load_stages(map(stage_of, sections)) if stages is None else stages
+    stages = load_stages([stage_of(name) for name in sections]) if stages is None else stages
     steps = _steps(config, stages)
     for step in steps:
         if step.stage.check is not None:
