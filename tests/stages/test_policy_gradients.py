@@ -29,7 +29,8 @@ from loopwright.stages.ppo_config import GRPOConfig, ReinforcePlusPlusConfig, RL
 from loopwright.training.ppo_batch import Episodes, with_advantages
 from loopwright.training.ppo_figures import Totals
 from loopwright.training.ppo_learner import PPOLearner
-from tests.stages.test_ppo_learns import distribution, optimum, random_scores, reward_and_kl, start  # noqa: F401
+from tests.letters import distribution
+from tests.stages.test_ppo_learns import PROMPT, optimum, random_scores, reward_and_kl, start  # noqa: F401
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 CONFIGS = {"rloo": RLOOConfig, "grpo": GRPOConfig, "reinforce_plus_plus": ReinforcePlusPlusConfig}
@@ -341,15 +342,15 @@ LEARNS = dict(
 def learned(stage, start, folder, responses, scores, **settings):  # noqa: F811
     table = dict(zip(responses, scores.tolist(), strict=True))
     reward = [(CallableReward(lambda prompts, sampled: [table[response] for response in sampled], "table"), 1.0)]
-    run(stage, start, folder, reward=reward, prompts=[Prompt.user("p", "abcd")], **(LEARNS | settings))
-    return distribution(folder / "output" / "model", 2)[1]
+    run(stage, start, folder, reward=reward, prompts=[PROMPT], **(LEARNS | settings))
+    return distribution(folder / "output" / "model", PROMPT, 2)[1]
 
 
 @pytest.mark.parametrize("stage", ["rloo", "reinforce_plus_plus"])
 def test_with_kl_in_the_reward_the_optimum_is_reached(start, tmp_path, stage):  # noqa: F811
     """pi* ~ pi_ref exp(r / beta): REINFORCE++ divides score and KL by one number, so its optimum is the same."""
     beta = 0.5
-    responses, reference = distribution(start, 2)
+    responses, reference = distribution(start, PROMPT, 2)
     scores = random_scores(responses)
     reached = learned(stage, start, tmp_path, responses, scores, kl_coef=beta)
     best = reward_and_kl(optimum(reference, scores, beta), reference, scores)
@@ -367,7 +368,7 @@ def test_with_kl_in_the_reward_the_optimum_is_reached(start, tmp_path, stage):  
     ids=["grpo", "dr_grpo", "with_baseline"],
 )
 def test_a_toy_reward_is_learned(start, tmp_path, stage, settings):  # noqa: F811
-    responses, reference = distribution(start, 2)
+    responses, reference = distribution(start, PROMPT, 2)
     scores = torch.tensor([float(response.count("a")) for response in responses]).double()
     reached = learned(stage, start, tmp_path, responses, scores, steps=20, **settings)
     assert reference.dot(scores) < 0.7
