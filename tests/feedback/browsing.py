@@ -34,6 +34,9 @@ def running_browser() -> Iterator[Browser]:
             browser.close()
 
 
+MOST_WAITS, WAIT_MILLISECONDS = 50, 100
+
+
 class Watch:
     """The pages of one test; `complaints` says what they asked of other hosts and which errors they had."""
 
@@ -53,7 +56,14 @@ class Watch:
         return context.new_page()
 
     def forgive(self, pattern: str) -> None:
-        """Take back the complaints that the pattern is found in, of which there must be one: an answer 403, say."""
+        """Take back the complaints that the pattern is found in, of which there must be one: an answer 403, say.
+
+        The browser tells them when it comes to it, which may be after the page has loaded.
+        """
+        waited = 0
+        while not any(re.search(pattern, complaint) for complaint in self.complaints) and waited < MOST_WAITS:
+            self._contexts[-1].pages[-1].wait_for_timeout(WAIT_MILLISECONDS)
+            waited += 1
         kept = [complaint for complaint in self.complaints if not re.search(pattern, complaint)]
         assert len(kept) < len(self.complaints), f"nothing to forgive: {pattern!r} is not in {self.complaints}"
         self.complaints = kept

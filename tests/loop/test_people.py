@@ -96,7 +96,10 @@ def _pages(client, project):
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
+    yield from working(tmp_path_factory.mktemp("people"))
+
+
+def working(folder):
     with pytest.MonkeyPatch.context() as patch, Office(folder) as office:
         patch.setenv("LOOPWRIGHT_FEEDBACK_TOKEN", office.token)
         patch.setattr(asking, "POLL_SECONDS", 0.05)
@@ -240,22 +243,27 @@ def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(peop
     assert lost[made["ppo"].id][1] is not None
 
 
-def test_rounds_ask_people_about_each_version_although_the_server_dies_in_between(people):
+@pytest.fixture
+def others(tmp_path):
+    """Another server, where nobody is excluded."""
+    yield from working(tmp_path)
+
+
+def test_rounds_ask_people_about_each_version_although_the_server_dies_in_between(others):
     """Two rounds in one run: killed while it waits for the second, and the server stopped before people come."""
-    before = len(people.items())
-    methods = {"feedback": people.feedback(), "reward": TRAINING["reward"], "ppo": TRAINING["ppo"]}
+    methods = {"feedback": others.feedback(), "reward": TRAINING["reward"], "ppo": TRAINING["ppo"]}
     values = {"name": "rounds", "seed": 5, "tensorboard": False, "world": dict(WORLD)}
     values |= {stage: dict(TRAINING[stage]) for stage in ("pretrain", "sft", "evaluate")}
     config = config_from(values | {"rounds": {"schedule": {"v1-v2": methods}}}, "test")
-    out = people.folder / "rounds"
+    out = others.folder / "rounds"
 
-    others = threading.Thread(target=people.label_when_asked)
-    others.start()
+    labeling = threading.Thread(target=others.label_when_asked)
+    labeling.start()
     naps = iter(range(10**6))
 
     def first_labels_then_killed(seconds):
-        others.join(0.05)
-        if not others.is_alive() and len(people.items()) == before + 2 * PROMPTS and next(naps):
+        labeling.join(0.05)
+        if not labeling.is_alive() and len(others.items()) == 2 * PROMPTS and next(naps):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
@@ -265,18 +273,18 @@ def test_rounds_ask_people_about_each_version_although_the_server_dies_in_betwee
     assert "v1.ppo" in current_artifacts(out) and "v2.feedback" not in current_artifacts(out)
 
     def meanwhile():
-        people.office.stop()
-        people.office.start()
-        people.label_everything()
+        others.office.stop()
+        others.office.start()
+        others.label_everything()
 
-    others = threading.Thread(target=meanwhile)
-    others.start()
+    labeling = threading.Thread(target=meanwhile)
+    labeling.start()
     run(config, out, render=no_report)
-    others.join()
+    labeling.join()
     made = current_artifacts(out)
-    asked = [policy for _, policy in people.items()]
+    asked = [policy for _, policy in others.items()]
     assert asked.count(made["sft"].id) == asked.count(made["v1.ppo"].id) == PROMPTS  # each once
-    assert len(asked) == before + 2 * PROMPTS
+    assert len(asked) == 2 * PROMPTS
     said = [records(made[f"v{number}.feedback"]) for number in (1, 2)]
     assert [len(one) for one in said] == [PROMPTS * OVERLAP] * 2
     assert not {one.prompt for one in said[0]} & {one.prompt for one in said[1]}
