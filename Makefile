@@ -16,7 +16,7 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-all: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
+	LOOPWRIGHT_EXAMPLES=new OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

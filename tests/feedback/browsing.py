@@ -34,7 +34,7 @@ def running_browser() -> Iterator[Browser]:
             browser.close()
 
 
-MOST_WAITS, WAIT_MILLISECONDS = 50, 100
+MOST_WAITS, WAIT_MILLISECONDS = 20, 100
 
 
 class Watch:
@@ -60,10 +60,11 @@ class Watch:
 
         The browser tells them when it comes to it, which may be after the page has loaded.
         """
-        waited = 0
-        while not any(re.search(pattern, complaint) for complaint in self.complaints) and waited < MOST_WAITS:
-            self._contexts[-1].pages[-1].wait_for_timeout(WAIT_MILLISECONDS)
-            waited += 1
+        open_pages = [page for context in self._contexts for page in context.pages]
+        for page in open_pages[-1:] * MOST_WAITS:
+            if any(re.search(pattern, complaint) for complaint in self.complaints):
+                break
+            page.wait_for_timeout(WAIT_MILLISECONDS)
         kept = [complaint for complaint in self.complaints if not re.search(pattern, complaint)]
         assert len(kept) < len(self.complaints), f"nothing to forgive: {pattern!r} is not in {self.complaints}"
         self.complaints = kept

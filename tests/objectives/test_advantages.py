@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from loopwright.objectives.advantages import (
+    STD_EPS,
     gae,
     group_relative,
     leave_one_out,
@@ -208,8 +209,8 @@ def test_two_responses_are_compared_by_their_difference(seed):
     difference = rewards[:, 0] - rewards[:, 1]
     assert_close(leave_one_out(rewards), torch.stack((difference, -difference), 1))
     assert_close(group_relative(rewards, divide_by_std=False), leave_one_out(rewards) / 2)
-    sign = torch.stack((difference.sign(), -difference.sign()), 1) / math.sqrt(2)
-    assert_close(group_relative(rewards, divide_by_std=True), sign, rtol=0, atol=1e-3)
+    better = (difference / 2) / (difference.abs() / math.sqrt(2) + STD_EPS)  # +-1 / sqrt 2 but for nearly equal scores
+    assert_close(group_relative(rewards, divide_by_std=True), torch.stack((better, -better), 1))
 
 
 @given(**SHAPES)
