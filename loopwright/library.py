@@ -191,24 +191,6 @@ grpo = _improver(ppo_config.GRPOConfig)
 reinforce_plus_plus = _improver(ppo_config.ReinforcePlusPlusConfig)
 
 
-def rejection(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt | str],
-    rewards: Rewards,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    **settings: Any,
-) -> Trained:
-    """Fine-tune a model on the best of its own answers to each prompt. `settings`: docs/rejection.md; rest as `ppo`."""
-    config = build(rejection_stage.RejectionConfig, settings, "rejection")
-    given, records = _merged(rewards), _prompts(prompts)
-    with _workplace("rejection", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        inputs = rejection_stage.RejectionInputs(start, given, records, earlier=config.earlier)
-        return _trained(runtime, rejection_stage.run(config, inputs, runtime).metrics)
-
-
 def _self_taught(
     kind: type[SampledConfig], run: Callable[[Any, SampledInputs, Runtime], StageOutput]
 ) -> Callable[..., Trained]:
@@ -235,6 +217,12 @@ def _self_taught(
     return learn
 
 
+def _reject(config: rejection_stage.RejectionConfig, given: SampledInputs, runtime: Runtime) -> StageOutput:
+    inputs = rejection_stage.RejectionInputs(**vars(given), earlier=config.earlier)
+    return rejection_stage.run(config, inputs, runtime)
+
+
+rejection = _self_taught(rejection_stage.RejectionConfig, _reject)
 rest = _self_taught(rest_stage.RestConfig, rest_stage.run)
 hindsight = _self_taught(hindsight_stage.HindsightConfig, hindsight_stage.run)
 conditioned = _self_taught(conditioned_stage.ConditionedConfig, conditioned_stage.run)

@@ -27,12 +27,13 @@ from pydantic import (
 
 from loopwright.config import Config
 from loopwright.errors import ConfigError
-from loopwright.schemas.steps import named, round_of
+from loopwright.schemas.steps import named, round_of, stage_of
 
 if TYPE_CHECKING:
     from loopwright.stages.base import Stage, StageConfig
     from loopwright.tracking.artifacts import Artifact
 
+LABELS = {"feedback": "labels", "ai_feedback": "labels_of_people"}  # stage -> its figure that people's labels count in
 SPAN = re.compile(r"v(\d+)(?:-v(\d+))?")
 
 
@@ -146,9 +147,8 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
         ConfigError: a gain is asked for, and nothing measures it.
     """
     if stop.labels is not None:
-        labels = sum(
-            int(one.manifest.metrics.get("labels", 0)) for name, one in made.items() if 0 < round_of(name) <= number
-        )
+        counted = ((LABELS.get(stage_of(name)), one) for name, one in made.items() if round_of(name))
+        labels = sum(int(one.manifest.metrics[figure]) for figure, one in counted if figure is not None)
         if labels >= stop.labels:
             return f"{labels} labels were given, and stop.labels = {stop.labels}"
     if stop.kl is not None:
@@ -163,7 +163,7 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
                 f"rounds.stop.no_gain_in = {stop.no_gain_in} needs a judge that tells a gain, and v{number}.evaluate "
                 "has none; add a world or evaluate.judge, or stop by labels or kl"
             )
-        if not any(one["gained"][f"v{round}"] for round, one in zip(asked, measured, strict=True)):
+        if not any(found["gained"][f"v{one}"] for one, found in zip(asked, measured, strict=True)):
             return f"no significant gain in {stop.no_gain_in} rounds, and stop.no_gain_in = {stop.no_gain_in}"
     return None
 

@@ -72,7 +72,7 @@ def kto_loss(
 ) -> Tensor:
     """lambda_y - v(x, y) per response: Kahneman-Tversky optimisation.
 
-    Ethayarajh et al. 2024, eq. 8 (arXiv:2402.01306), with r the log-ratio and z_0 the baseline:
+    Ethayarajh et al. 2024 (arXiv:2402.01306), with r the log-ratio and z_0 the baseline:
         v = lambda_D sigmoid(beta (r - z_0)) where y is desirable, else lambda_U sigmoid(beta (z_0 - r))
 
     Args:

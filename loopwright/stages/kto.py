@@ -56,7 +56,7 @@ class HeldOut(NamedTuple):
 
 
 def run(config: KTOConfig, inputs: KTOInputs, runtime: Runtime) -> StageOutput:
-    """The reference reads all answers once; then the policy gains on good answers and loses on bad ones (eq. 8)."""
+    """The reference reads all answers once; then the policy gains on good answers and loses on bad ones."""
     check_kinds(config, inputs.judgements)
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
     check_max_length(config.max_length, start)

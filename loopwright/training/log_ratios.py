@@ -171,7 +171,7 @@ def episodes_of(rows: Sequence[Row], pad_id: int, device: torch.device) -> Episo
 def mismatched(groups: Sequence[Group], seed: int, max_length: int) -> list[list[list[int]]]:
     """For each group, a row for each of its responses: its prompt with a response to the prompt after it.
 
-    The prompts stand in a ring drawn from the seed. Ethayarajh et al. 2024 (arXiv:2402.01306), sec. 4.1, take the next
+    The prompts stand in a ring drawn from the seed. Ethayarajh et al. 2024 (arXiv:2402.01306) take the next
     example of the microbatch; here the rows are the same however steps are cut into microbatches, and the reference
     reads them once. Rows longer than max_length are left out; one group alone has none.
     """

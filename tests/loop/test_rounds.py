@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from loopwright.errors import ConfigError
 from loopwright.loop import config_from, rollback, run, status
 from loopwright.loop.config import load_config, resolved_text
 from loopwright.loop.plan import make_plan
+from loopwright.loop.rounds import StopConfig, why_stop
 from loopwright.runtime import Runtime
 from loopwright.schemas.steps import named, round_of, stage_of, version_of
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput
@@ -178,6 +180,18 @@ def test_stop_rules(tmp_path, stop, change, last, why):
     again, log = go(tmp_path, recipe(schedule, stop=stop))
     assert made(log) == []
     assert again["stopped"] == summary["stopped"]
+
+
+def test_the_budget_is_of_peoples_labels_alone():
+    found = {
+        "v1.feedback": {"labels": 5},
+        "v1.ai_feedback": {"labels_of_ai": 90, "labels_of_people": 2},
+        "v1.evaluate": {"labels": 50},
+        "feedback": {"labels": 70},  # before the rounds
+    }
+    made = {name: SimpleNamespace(manifest=SimpleNamespace(metrics=metrics)) for name, metrics in found.items()}
+    assert why_stop(StopConfig(labels=8), 1, made) is None
+    assert why_stop(StopConfig(labels=7), 1, made) == "7 labels were given, and stop.labels = 7"
 
 
 def test_a_gain_that_nothing_measures_is_said(tmp_path):

@@ -2,29 +2,17 @@
 
 import threading
 
-import pytest
-
 from loopwright.data.readers import read_records, write_records
-from loopwright.feedback import asking
 from loopwright.feedback.asking import read_source
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Prompt, is_ai
 from loopwright.stages import ai_feedback
-from tests.feedback.web.people import Office
 from tests.responders.judges import by_worth
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
-
-
-@pytest.fixture
-def office(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "POLL_SECONDS", 0.05)
-    with Office(tmp_path) as office:
-        monkeypatch.setenv("LOOPWRIGHT_FEEDBACK_TOKEN", office.token)
-        yield office
 
 
 def test_their_labels_take_the_place_of_the_judges(tmp_path, office):

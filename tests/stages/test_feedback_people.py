@@ -18,20 +18,11 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration, Prompt, Ranking, Thumb
 from loopwright.stages import demonstrations, feedback, sft
 from loopwright.tracking.artifacts import Artifact, Manifest, id_of_file
-from tests.feedback.web.people import Office
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 STORE = {"store": "http://127.0.0.1:8600", "project": "desk", "wait": {"comparisons": 5}}
 ABOUT = {"config": {}, "parents": {}, "seed": 0, "code": "", "versions": {}, "created": "", "seconds": 0, "metrics": {}}
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
-
-
-@pytest.fixture
-def office(tmp_path, monkeypatch):
-    monkeypatch.setattr(asking, "POLL_SECONDS", 0.05)
-    with Office(tmp_path) as office:
-        monkeypatch.setenv("LOOPWRIGHT_FEEDBACK_TOKEN", office.token)
-        yield office
 
 
 @pytest.mark.parametrize(

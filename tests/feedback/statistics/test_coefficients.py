@@ -263,10 +263,11 @@ def close(found, expected):
 
 def test_figures_are_plain_numbers_that_can_be_sent():
     votes = votes_of(random_table(0))
-    kappas = [(two, kappa.as_dict()) for two, kappa in cohen_kappas(votes)]
     fleiss = fleiss_kappa(votes)
-    json.dumps([krippendorff_alpha(votes).as_dict(), percent_agreement(votes).as_dict(), kappas])
-    json.dumps([fleiss.agreement.as_dict(), fleiss.raters, fleiss.left_out.tolist()])
+    agreements = (krippendorff_alpha(votes), percent_agreement(votes), fleiss.agreement)
+    figures = [one.as_dict() for one in (*agreements, *(kappa for _, kappa in cohen_kappas(votes)))]
+    others = [fleiss.raters, fleiss.left_out.tolist()]
+    assert json.loads(json.dumps([figures, others])) == [figures, others]
 
 
 @given(seed=st.integers(0, 2**31), missing=st.floats(0, 1))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from loopwright.feedback.projects import Name
 from loopwright.feedback.store import administration, reports
-from loopwright.feedback.store.items import Item, Published, Score
+from loopwright.feedback.store.items import Item, Score
 from loopwright.feedback.web.admission import ManagesProject, PublishesInProject, ReadsProject, database_of
 from loopwright.feedback.web.api.projects import Done
 from loopwright.feedback.web.uploads import Upload, Uploaded
@@ -123,13 +123,13 @@ def items(  # noqa: PLR0913 -- one argument a filter
 def publish(request: Request, member: PublishesInProject, new: Publication) -> PublishedCounts:
     """Put items into the queue: all of them, or none where one does not fit the project."""
 
-    def job(connection: Connection) -> Published:
-        return administration.publish(
+    published = database_of(request).write(
+        lambda connection: administration.publish(
             connection, member.account, member.project, new.items, batch=new.batch, overlap=new.overlap,
             now=time.time(),
-        )  # fmt: skip
-
-    return PublishedCounts(**database_of(request).write(job)._asdict())
+        )
+    )  # fmt: skip
+    return PublishedCounts(**published._asdict())
 
 
 @router.post(
@@ -149,48 +149,48 @@ async def upload(
 def withdraw(request: Request, member: ManagesProject, given: Keys) -> Count:
     """Ask no more about these; what was said of them stays. How many there were."""
 
-    def job(connection: Connection) -> int:
-        return administration.withdraw(connection, member.account, member.project, given.keys, now=time.time())
-
-    return Count(count=database_of(request).write(job))
+    count = database_of(request).write(
+        lambda connection: administration.withdraw(
+            connection, member.account, member.project, given.keys, now=time.time()
+        )
+    )
+    return Count(count=count)
 
 
 @router.put("/projects/{project}/gold")
 def gold(request: Request, member: ManagesProject, given: Gold) -> Done:
     """Say what the right answer to an item is. It is then asked of everybody, and its labels train nothing."""
 
-    def job(connection: Connection) -> Done:
-        administration.set_gold(
+    database_of(request).write(
+        lambda connection: administration.set_gold(
             connection, member.account, member.project, given.key, given.gold, now=time.time()
-        )  # fmt: skip
-        return Done()
-
-    return database_of(request).write(job)
+        )
+    )
+    return Done()
 
 
 @router.put("/projects/{project}/skill")
 def skill(request: Request, member: ManagesProject, given: Skill) -> Done:
     """Ask only those with a skill about an item, or everybody."""
 
-    def job(connection: Connection) -> Done:
-        administration.set_skill(
+    database_of(request).write(
+        lambda connection: administration.set_skill(
             connection, member.account, member.project, given.key, given.skill, now=time.time()
-        )  # fmt: skip
-        return Done()
-
-    return database_of(request).write(job)
+        )
+    )
+    return Done()
 
 
 @router.put("/projects/{project}/scores")
 def scores(request: Request, member: PublishesInProject, given: Scores) -> Count:
     """Note what a reward model thinks of the responses: what to ask next is chosen by it. Labelers never see it."""
 
-    def job(connection: Connection) -> int:
-        return administration.set_scores(
+    count = database_of(request).write(
+        lambda connection: administration.set_scores(
             connection, member.account, member.project, given.scores, given.reward_model, now=time.time()
         )
-
-    return Count(count=database_of(request).write(job))
+    )
+    return Count(count=count)
 
 
 @router.get("/projects/{project}/batches/{batch}")
