@@ -4,8 +4,8 @@
 
 Both are runs in one directory a seed, so that world, pre-training and fine-tuning are made once, and a command that was
 interrupted goes on where it was. The big round asks about the answers of the fine-tuned model alone: as many prompts as
-all rounds together, one reward model, then rejection sampling over all their prompts, then the last round's method. Its
-reward model is trained once, those of the rounds on all labels so far each time: that compute it does not need.
+all rounds together, one reward model, then each method with the work of all rounds. Its reward model is trained once,
+those of the rounds on all labels so far each time: that compute it does not need.
 Prints the versions of both, and one JSON line last.
 """
 
@@ -25,6 +25,7 @@ from loopwright.loop.rounds import RoundsConfig
 from loopwright.loop.seeds import seed_folder
 
 ROOT = Path(__file__).parents[1]
+AMOUNTS = {"feedback": "prompts", "rejection": "max_prompts", "ppo": "steps"}  # what adds up over rounds
 FIGURES = ("gold", "helpful", "harmless", "honest", "kl")
 
 
@@ -54,19 +55,16 @@ def both(values: dict[str, Any], seed: int, out: Path) -> dict[str, Any]:
 
 
 def one_big_round(values: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with all labels given in one round, and all that was learned from them learned behind each other."""
+    """The recipe with all labels given in one round, and each method's work of all rounds done on them."""
     config = config_from(copy.deepcopy(values), "the recipe").rounds
     assert isinstance(config, RoundsConfig)
-    *_, last = values["rounds"]["schedule"].values()
     rounds = [one.sections for _, one in config.rounds()]
-    methods = [one["rejection"] for one in rounds if "rejection" in one]
-    first = next(one for one in values["rounds"]["schedule"].values() if "rejection" in one)
-    big = {
-        "feedback": last["feedback"] | {"prompts": sum(one["feedback"].prompts for one in rounds)},
-        "reward": {key: value for key, value in last["reward"].items() if key != "earlier_rounds_weight"},
-        "rejection": first["rejection"] | {"max_prompts": sum(one.max_prompts for one in methods)},
-    }
-    return values | {"rounds": {"schedule": {"v1": last | big}}}
+    big = {name: dict(section) for one in values["rounds"]["schedule"].values() for name, section in one.items()}
+    for name, amount in AMOUNTS.items():
+        if name in big:
+            big[name][amount] = sum(getattr(one[name], amount) for one in rounds if name in one)
+    big["reward"].pop("earlier_rounds_weight", None)
+    return values | {"rounds": {"schedule": {"v1": big}}}
 
 
 def figures_of(values: dict[str, Any], out: Path) -> dict[str, Any]:

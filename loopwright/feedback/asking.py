@@ -14,7 +14,7 @@ from pydantic import AfterValidator, PositiveInt
 from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback.client import FeedbackClient, Line, Project, checked_url
 from loopwright.feedback.connection import Unreachable
-from loopwright.feedback.items import OFF_TOPIC, Item
+from loopwright.feedback.items import OFF_TOPIC, POLICIES, Item
 from loopwright.feedback.kinds import FORMS
 from loopwright.schemas import Message, Record
 
@@ -95,10 +95,14 @@ def items_to_judge(
     policy: str | None,
     tags: Mapping[str, Any],
     off_topic: Sequence[int] = (),
+    policies: Sequence[str] = (),
 ) -> Iterator[Item]:
     """What a project of this kind asks about the answers to one prompt: every pair, each answer, or all together.
 
     Equal answers count once; a prompt with too few different ones gives nothing.
+
+    Args:
+        policies: who wrote each response, where several did.
     """
     fewest, most = FORMS[kind].responses
     places = [place for place, response in enumerate(responses) if response not in responses[:place]]
@@ -106,11 +110,13 @@ def items_to_judge(
     for shown in together:
         if len(shown) >= fewest:
             strange = [number for number, place in enumerate(shown) if place in off_topic]
+            own: dict[str, list[Any]] = {OFF_TOPIC: strange} if strange else {}
+            own |= {POLICIES: [policies[place] for place in shown]} if policies else {}
             yield Item(
                 key=key_of(policy, messages, [responses[place] for place in shown]),
                 prompt=tuple(messages),
                 responses=tuple(responses[place] for place in shown),
-                tags={**tags, OFF_TOPIC: strange} if strange else dict(tags),
+                tags={**tags, **own},
                 policy=policy,
             )
 

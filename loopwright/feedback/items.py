@@ -11,6 +11,7 @@ from loopwright.schemas import Message, Record
 Id = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]  # PostgreSQL stores no NUL
 Given = Annotated[dict[str, Any], AfterValidator(sendable)]
 OFF_TOPIC = "off_topic"  # the tag that lists the responses which were written to another prompt
+POLICIES = "policies"  # the tag that says who wrote each response, where several policies did
 
 
 class Score(Record):
@@ -43,4 +44,9 @@ class Item(Record):
         places = range(len(self.responses))
         if not isinstance(off_topic, list) or any(type(place) is not int or place not in places for place in off_topic):
             raise ValueError(f"its tag {OFF_TOPIC} lists no places of its {len(self.responses)} responses")
+        policies = self.tags.get(POLICIES, [])
+        if not isinstance(policies, list) or len(policies) not in (0, len(self.responses)):
+            raise ValueError(f"its tag {POLICIES} names no policy for each of its {len(self.responses)} responses")
+        if any(not isinstance(policy, str) for policy in policies):
+            raise ValueError(f"its tag {POLICIES} lists something else than names of policies")
         return self

@@ -38,6 +38,16 @@ class Item(NamedTuple):
     prompt: Prompt
     responses: tuple[str, ...]
     off_topic: tuple[int, ...] = ()  # which of them were written to another prompt
+    policies: tuple[str, ...] = ()  # who wrote each of them, where several did: artifact ids
+
+    def without_repetitions(self) -> Item:
+        """Each answer once: nobody can tell equal ones apart."""
+        kept = [k for k, response in enumerate(self.responses) if response not in self.responses[:k]]
+        return self._replace(
+            responses=tuple(self.responses[k] for k in kept),
+            off_topic=tuple(place for place, k in enumerate(kept) if k in self.off_topic),
+            policies=tuple(self.policies[k] for k in kept) if self.policies else (),
+        )
 
 
 def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: int) -> list[Prompt]:
@@ -46,24 +56,33 @@ def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: int) -> list[Pr
     return [*prompts[start:], *prompts[:start]][:count]
 
 
-def sample_answers(prompts: Sequence[Prompt], config: Sampled, policy: Path, runtime: Runtime) -> list[list[str]]:
-    """K responses to each prompt, in the order of the prompts."""
+def sample_answers(
+    prompts: Sequence[Prompt], config: Sampled, policies: Sequence[Path], runtime: Runtime
+) -> list[list[str]]:
+    """K responses to each prompt, in the order of the prompts, written by the policies in turns."""
     found = runtime.restore()
     answers: list[list[str]] = found.state["answers"] if found else []
     if len(answers) == len(prompts):
         return answers
-    tokenizer = load_tokenizer(policy)
-    engine = make_engine(load_causal_lm(policy, runtime.device), tokenizer, runtime.log)
-    copies = config.responses_per_prompt
+    writers = []
+    for policy in policies:
+        tokenizer = load_tokenizer(policy)
+        writers.append((tokenizer, make_engine(load_causal_lm(policy, runtime.device), tokenizer, runtime.log)))
     with runtime.progress("sampling answers", len(prompts), start=len(answers)) as bar:
         while len(answers) < len(prompts):
             first = len(answers)
             batch = prompts[first : first + config.prompts_at_once]
-            rendered = render_prompts(tokenizer, [prompt.messages for prompt in batch])
-            tokens = [ids for ids in rendered for _ in range(copies)]
-            seeds = [runtime.seed_for("answer", first + i, k) for i in range(len(batch)) for k in range(copies)]
-            texts = decode_responses(tokenizer, engine.generate(tokens, config.sampling, seeds))
-            answers += [texts[i * copies : (i + 1) * copies] for i in range(len(batch))]
+            found_of: list[list[str]] = [[""] * config.responses_per_prompt for _ in batch]
+            for turn, (tokenizer, engine) in enumerate(writers):
+                rendered = render_prompts(tokenizer, [prompt.messages for prompt in batch])
+                places = [
+                    (i, k) for i in range(len(batch)) for k in range(turn, config.responses_per_prompt, len(writers))
+                ]
+                seeds = [runtime.seed_for("answer", first + i, k) for i, k in places]
+                sampled = engine.generate([rendered[i] for i, _ in places], config.sampling, seeds)
+                for (i, k), text in zip(places, decode_responses(tokenizer, sampled), strict=True):
+                    found_of[i][k] = text
+            answers += found_of
             bar.advance(len(batch))
             if (first // config.prompts_at_once + 1) % config.save_batches == 0:
                 runtime.checkpoint(len(answers), {"answers": answers})
@@ -77,6 +96,7 @@ def mix_in_off_topic(items: list[Item], share: float, rng: random.Random) -> lis
         if rng.random() < share and len(items) > 1:
             other = items[(item.number + rng.randrange(1, len(items))) % len(items)]
             *own, _ = item.responses
-            item = item._replace(responses=(*own, other.responses[0]), off_topic=(len(own),))
+            policies = (*item.policies[:-1], other.policies[0]) if item.policies else ()
+            item = item._replace(responses=(*own, other.responses[0]), off_topic=(len(own),), policies=policies)
         mixed.append(item)
     return mixed

@@ -131,13 +131,14 @@ def _steps(config: RunConfig, stages: Mapping[str, "Stage"]) -> list[Step]:
     steps = []
     for place, (name, section) in enumerate(sections.items()):
         stage = stages[stage_of(name)]
-        steps.append(Step(replace(stage, name=name), section, dict(_parents(stage, name, order[:place]))))
+        needs = stage.needs if stage.needs_besides is None else {**stage.needs, **stage.needs_besides(section)}
+        steps.append(Step(replace(stage, name=name), section, dict(_parents(needs, name, order[:place]))))
     return steps
 
 
-def _parents(stage: "Stage", name: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _parents(needs: Mapping[str, tuple[str, ...]], name: str, before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(role, step that fills it) among those that run before; `Stage.needs` says how."""
-    for role, candidates in stage.needs.items():
+    for role, candidates in needs.items():
         found = [one for one in before if stage_of(one) in candidates]
         if role == "version_*":
             versions = {version_of(one): one for one in found}  # of a round the last

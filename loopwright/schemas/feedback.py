@@ -29,7 +29,8 @@ class Judgement(Record):
     order_shown: tuple[int, ...] | None = None  # order_shown[0] is the index of the response shown first
     seconds: float | None = Field(default=None, ge=0)
     guideline: str | None = None
-    policy: str | None = None  # artifact id of the policy that wrote the responses
+    policy: str | None = None  # artifact id of the policy that wrote the responses, or of the newest of several
+    policies: tuple[str, ...] = ()  # who wrote each response, where several policies did: artifact ids
     off_topic: tuple[int, ...] = ()  # responses that the policy wrote to another prompt, put in as examples of that
     reward_model: str | None = None
     selection_probability: float | None = Field(default=None, gt=0, le=1)
@@ -42,6 +43,12 @@ class Judgement(Record):
             raise ValueError(
                 f"order_shown {list(self.order_shown)} is not a permutation of the {len(self.responses)} responses"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_policy_each(self) -> Self:
+        if self.policies and len(self.policies) != len(self.responses):
+            raise ValueError(f"policies names {len(self.policies)}, but there are {len(self.responses)} responses")
         return self
 
     @model_validator(mode="after")

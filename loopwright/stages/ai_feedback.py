@@ -86,7 +86,7 @@ class Pair(NamedTuple):
 def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
     prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
-    answers = sample_answers(prompts, config, inputs.policy, runtime)
+    answers = sample_answers(prompts, config, [inputs.policy], runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
     pairs = [pair for item in items for pair in pairs_of(item, inputs.principles, runtime)]

@@ -74,6 +74,7 @@ class Stage:
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
+    needs_besides: Callable[[Any], Mapping[str, tuple[str, ...]]] | None = None  # config -> what only it needs
     # Raises ConfigError where (config, role -> config of the upstream stage) do not fit, before anything runs.
     check: Callable[[Any, Mapping[str, Any]], None] | None = None
 

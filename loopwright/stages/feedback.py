@@ -8,7 +8,7 @@ compare pairs and rate single answers. They are people at a feedback store (feed
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -32,6 +32,7 @@ from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
 
 
 class FeedbackConfig(StageConfig):
@@ -39,6 +40,8 @@ class FeedbackConfig(StageConfig):
     attacks: NonNegativeInt = 0  # that red teaming found so far, asked about beside these prompts, the newest first
     tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
+    versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
+    labels: PositiveInt | None = None  # simulated annotators stop when so many are given; with people `wait` says it
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
     rank_share: Share = 0.7  # of the prompts; the others' answers are compared in pairs
@@ -57,6 +60,16 @@ class FeedbackConfig(StageConfig):
     reward: Path | None = None  # a reward model's folder: its scores go with the answers, unseen by labelers
 
     @model_validator(mode="after")
+    def _versions_write(self) -> Self:
+        if self.versions > 1 and self.policy is not None:
+            raise ValueError("versions has no effect beside policy, which writes all answers; leave one out")
+        if self.versions > self.responses_per_prompt:
+            raise ValueError(
+                f"versions = {self.versions} cannot all write {self.responses_per_prompt} response; sample more of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         if self.store is None:
             for name in ("project", "wait", "reward", "prompts_file"):
@@ -65,7 +78,7 @@ class FeedbackConfig(StageConfig):
             if self.responses_per_prompt == 1:
                 raise ValueError("responses_per_prompt = 1 leaves nothing to compare; sample 2 to 4")
             return self
-        for name in ("annotators", "rank_share", "overlap_share", "criteria_share", "rate_share"):
+        for name in ("annotators", "rank_share", "overlap_share", "criteria_share", "rate_share", "labels"):
             if name in self.model_fields_set:
                 raise ValueError(f"{name} has no effect with store, where people judge; leave it out")
         for name in ("project", "wait"):
@@ -80,12 +93,21 @@ class FeedbackConfig(StageConfig):
 
 @dataclass(frozen=True)
 class FeedbackInputs:
-    policy: Path  # a Hugging Face folder
-    policy_id: str  # stored in each record
+    policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
     prompts: Path  # jsonl of Prompt
     judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
     asked: int = 0  # prompts that earlier rounds asked about; others come first
     attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
+
+    @property
+    def policy_id(self) -> str:
+        """Of the newest one; stored in each record."""
+        return next(iter(self.policies))
+
+    def writers(self, responses: int) -> tuple[str, ...]:
+        """Who writes each of the responses to a prompt; nobody is named where it is the same one always."""
+        ids = tuple(self.policies)
+        return tuple(ids[k % len(ids)] for k in range(responses)) if len(ids) > 1 else ()
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
@@ -93,13 +115,33 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     prompts = prompts_of(config, inputs)
     if config.store is not None:
         return feedback_people.run(config, inputs, prompts, runtime)
-    answers = sample_answers(prompts, config, inputs.policy, runtime)
-    items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
+    answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
+    writers = inputs.writers(config.responses_per_prompt)
+    items = [Item(i, prompt, tuple(answers[i]), (), writers) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+    differing = [item for item in map(Item.without_repetitions, items) if len(item.responses) > 1]
+    records = on_simulated_clocks(judge_all(differing, config, inputs, runtime)[: config.labels])
 
+    for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
+        write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
+    return StageOutput(summarise(records, prompts, inputs.judges) | {"alike": len(items) - len(differing)})
+
+
+def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
+    """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
+    given = read_prompts(inputs.prompts, config.tasks)
+    return prompts_to_ask(given, config.prompts, inputs.asked) + newest(inputs.attacks, config.attacks)
+
+
+def judge_all(
+    items: Sequence[Item], config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime
+) -> list[Judgement]:
+    """What a team of simulated annotators says of the items, at least as many labels as are wanted."""
     annotators = team(config.annotators, runtime.seed_for("annotators"))
     records: list[Judgement] = []
     for item in items:
+        if config.labels is not None and len(records) >= config.labels:
+            break
         rng = random.Random(runtime.seed_for("judging", item.number))
         judged_by = rng.sample(annotators, 1 + (rng.random() < config.overlap_share and len(annotators) > 1))
         ranked = rng.random() < config.rank_share
@@ -109,17 +151,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
             records += judge_criteria(item, judged_by[0], inputs, rng)
         if rng.random() < config.rate_share:
             records += rate_each(item, judged_by[0], inputs, rng)
-    records = on_simulated_clocks(records)
-
-    for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
-        write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
-    return StageOutput(summarise(records, prompts, inputs.judges))
-
-
-def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
-    """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
-    given = read_prompts(inputs.prompts, config.tasks)
-    return prompts_to_ask(given, config.prompts, inputs.asked) + newest(inputs.attacks, config.attacks)
+    return records
 
 
 def judge_overall(
@@ -162,6 +194,7 @@ def origin(item: Item, shown: Sequence[int], inputs: FeedbackInputs) -> dict[str
     """Who wrote the answers shown, and which of them to another prompt."""
     return {
         "policy": inputs.policy_id,
+        "policies": tuple(item.policies[number] for number in shown) if item.policies else (),
         "off_topic": tuple(place for place, number in enumerate(shown) if number in item.off_topic),
     }
 
@@ -220,27 +253,55 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     Raises:
         ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
     """
-    made, world = artifacts.get("policy"), artifacts.get("world")
+    world = artifacts.get("world")
     if config.store is None and world is None:
         raise ConfigError("feedback has nobody to ask; add a world section, or name an annotation server in store")
-    policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
     prompts = world if config.prompts_file is None else None
     return FeedbackInputs(
-        policy=policy,
-        policy_id=id_of_file(policy) if made is None else made.id,
+        policies=who_write(config, artifacts),
         prompts=chosen_input(
             "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
         ),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
-        attacks=attack_files(config, artifacts),
+        attacks=attack_files(artifacts),
         asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
 
 
-def attack_files(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
-    """What red teaming found before, where some of it is to be asked about."""
-    found = [one for role, one in artifacts.items() if stage_of(role) == "red_team"]
-    return tuple(one.file("attacks.jsonl") for one in found) if config.attacks else ()
+def who_write(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Artifact id -> folder of the versions that write the answers, the newest first."""
+    if config.versions > 1:
+        newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
+        return {one.id: one.file("model") for one in reversed(newest)}
+    made = artifacts.get("policy")
+    policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
+    return {id_of_file(policy) if made is None else made.id: policy}
+
+
+def versions_in(roles: Iterable[str]) -> list[str]:
+    """The roles that versions fill (`version_*`), the oldest first."""
+    return [
+        role for role in roles if role not in ("policy", "world") and stage_of(role) not in ("feedback", "red_team")
+    ]
+
+
+def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where fewer versions are there than are to answer; before anything runs."""
+    there = versions_in(parents)
+    if config.versions > max(len(there), 1):
+        found = f"{there[0]} is the only version" if there else "no version is there"
+        raise ConfigError(f"feedback.versions = {config.versions}, but {found} before it; leave it out")
+
+
+def needs_besides(config: FeedbackConfig) -> dict[str, tuple[str, ...]]:
+    """What only some settings need: earlier versions, attacks that were found."""
+    versions = {"version_*": ANSWERING} if config.versions > 1 else {}
+    return versions | ({"attacks.*": ("red_team",)} if config.attacks else {})
+
+
+def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
+    """What red teaming found before, oldest first."""
+    return tuple(one.file("attacks.jsonl") for role, one in artifacts.items() if stage_of(role) == "red_team")
 
 
 def files(config: FeedbackConfig) -> list[Path]:
@@ -250,7 +311,9 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",), "attacks.*": ("red_team",)},
+    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",)},
+    needs_besides=needs_besides,
+    check=check,
     bind=bind,
     run=run,
     files=files,

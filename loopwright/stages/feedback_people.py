@@ -33,9 +33,12 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        answers = sample_answers(prompts, config, inputs.policy, runtime)
+        answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
-        asked = [Asked(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
+        asked = [
+            Asked(i, prompt, tuple(answers[i]), (), inputs.writers(config.responses_per_prompt))
+            for i, prompt in enumerate(prompts)
+        ]
         asked = mix_in_off_topic(asked, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
         items = [item for one in asked for item in items_about(one, project.kind, inputs)]
         if config.reward is not None:
@@ -52,7 +55,13 @@ def items_about(one: Asked, kind: str, inputs: FeedbackInputs) -> list[Item]:
     """What people are asked about the answers to one prompt."""
     tags = {"prompt": one.prompt.id}
     found = items_to_judge(
-        kind, one.prompt.messages, one.responses, policy=inputs.policy_id, tags=tags, off_topic=one.off_topic
+        kind,
+        one.prompt.messages,
+        one.responses,
+        policy=inputs.policy_id,
+        tags=tags,
+        off_topic=one.off_topic,
+        policies=one.policies,
     )
     return list(found)
 

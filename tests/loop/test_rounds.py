@@ -15,6 +15,7 @@ from loopwright.loop.plan import make_plan
 from loopwright.loop.rounds import StopConfig, why_stop
 from loopwright.runtime import Runtime
 from loopwright.schemas.steps import named, round_of, stage_of, version_of
+from loopwright.stages import feedback
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput
 from tests.loop.test_run import Log
 from tests.loop.toys import no_files, no_report, outcome
@@ -272,3 +273,17 @@ def test_a_run_without_rounds_cannot_go_back(tmp_path):
     go(tmp_path, {"name": "x", "tensorboard": False, "sft": {}, "ppo": {}})
     with pytest.raises(ConfigError, match="has no rounds to go back over"):
         rollback(tmp_path / "run", "v1", stages=TOYS)
+
+
+def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
+    """And only there: a pedigree names no policy that wrote nothing."""
+    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE}
+    values = recipe({"v1": METHOD, "v2-v3": METHOD | {"feedback": {"versions": 2}}}) | {"world": {}}
+    plan = make_plan(config_from(values, "here", stages=stages), stages)
+    first, second, third = (step.parents for step in plan.steps if step.name.endswith("feedback"))
+    assert first == {"policy": "sft", "world": "world"}
+    assert second.items() >= {"policy": "v1.ppo", "sft": "sft", "v1": "v1.ppo"}.items()
+    assert third.items() >= {"policy": "v2.ppo", "v1": "v1.ppo", "v2": "v2.ppo"}.items() and "sft" not in third
+    values["rounds"]["schedule"]["v1"] = METHOD | {"feedback": {"versions": 2}}
+    with pytest.raises(ConfigError, match="versions = 2, but sft is the only version"):
+        make_plan(config_from(values, "here", stages=stages), stages)

@@ -1,5 +1,7 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
@@ -24,7 +26,7 @@ def inputs(tmp_path):
     folder = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "policy")
     prompts = tmp_path / "prompts.jsonl"
     write_records(prompts, [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(12)])
-    return feedback.FeedbackInputs(folder, "policy-id", prompts, JUDGES)
+    return feedback.FeedbackInputs({"policy-id": folder}, prompts, JUDGES)
 
 
 def config(**settings):
@@ -195,6 +197,44 @@ def test_attacks_that_red_teaming_found_are_asked_about_the_newest_first(tmp_pat
     for path, found in zip(files, (attacks[:3], [attacks[3], attacks[1]], []), strict=True):
         write_records(path, found)
     write_records(tmp_path / "prompts.jsonl", [Prompt.user("own", "own")])
-    given = feedback.FeedbackInputs(tmp_path, "policy", tmp_path / "prompts.jsonl", attacks=files)
+    given = feedback.FeedbackInputs({"policy": tmp_path}, tmp_path / "prompts.jsonl", attacks=files)
     asked = [[one.id for one in feedback.prompts_of(config(prompts=1, attacks=n), given)] for n in (0, 1, 3, 9)]
     assert asked == [["own"], ["own", "3"], ["own", "3", "1", "0"], ["own", "3", "1", "0", "2"]]
+
+
+def test_prompts_whose_answers_are_all_alike_are_not_judged(tmp_path, inputs):
+    greedy = {"max_new_tokens": 6, "temperature": 0}
+    said = config(sampling=greedy, off_topic_share=0, rank_share=1)
+    metrics = feedback.run(said, inputs, Runtime.temporary(tmp_path / "alike")).metrics
+    assert (metrics["alike"], metrics["labels"]) == (12, 0)
+    runtime = Runtime.temporary(tmp_path / "some")
+    metrics = feedback.run(said.model_copy(update={"off_topic_share": 1, "overlap_share": 0}), inputs, runtime).metrics
+    ranked = records(runtime)["rankings"]
+    assert metrics["labels"] == len(ranked) == 12 - metrics["alike"] > 0
+    assert all(len(set(one.responses)) == len(one.responses) == 2 and one.off_topic == (1,) for one in ranked)
+
+
+def test_a_budget_of_labels_ends_the_judging_and_changes_none(tmp_path, inputs):
+    wide, tight = (Runtime.temporary(tmp_path / name) for name in ("wide", "tight"))
+    feedback.run(config(rank_share=1), inputs, wide)
+    assert feedback.run(config(rank_share=1, labels=5), inputs, tight).metrics["labels"] == 5
+    assert {one.id for one in records(tight)["rankings"]} < {one.id for one in records(wide)["rankings"]}
+    with pytest.raises(ValidationError, match="labels has no effect with store"):
+        feedback.FeedbackConfig(store="http://localhost:1", project="p", wait={"comparisons": 1}, labels=5)
+
+
+def test_two_versions_answer_in_turns(tmp_path, inputs):
+    """Each answer is the one that its policy would have given alone, and the label says whose it is."""
+    older = saved(tiny_model("llama", seed=7), tiny_tokenizer(), tmp_path / "older")
+    both = feedback.FeedbackInputs({"newer": inputs.policies["policy-id"], "older": older}, inputs.prompts, JUDGES)
+    alone = {}
+    for name, folder in both.policies.items():
+        runtime = Runtime.temporary(tmp_path / f"{name}-alone")
+        feedback.run(config(rank_share=1, off_topic_share=0), replace(both, policies={name: folder}), runtime)
+        alone[name] = {one.prompt: one.responses for one in records(runtime)["rankings"]}
+    runtime = Runtime.temporary(tmp_path / "both")
+    feedback.run(config(versions=2, rank_share=1, off_topic_share=0), both, runtime)
+    for one in records(runtime)["rankings"]:
+        assert one.policy == "newer" and set(one.policies) <= {"newer", "older"}
+        for response, policy in zip(one.responses, one.policies, strict=True):
+            assert response in alone[policy][one.prompt]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, false, not_, null, or_, select, update
 
 from loopwright.errors import StoreError
-from loopwright.feedback.items import OFF_TOPIC
+from loopwright.feedback.items import OFF_TOPIC, POLICIES
 from loopwright.feedback.kinds import FORMS, Answer, Asked, ComparisonAnswer, read_answer, to_records
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.frozen import frozen
@@ -192,6 +192,7 @@ def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str
         seconds=row.seconds,
         guideline=None if row.guideline is None else str(row.guideline),
         policy=row.policy,
+        policies=tuple(row.tags.get(POLICIES, ())),
         off_topic=tuple(row.tags.get(OFF_TOPIC, ())),
         reward_model=row.reward_model,
         selection_probability=row.selection_probability,
