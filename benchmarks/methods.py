@@ -88,12 +88,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "constitutional": {"prompts": SAMPLES // 10, "max_new_tokens": 40} | LEARN,
     },
     "rlaif": {"feedback": False, "ai_feedback": JUDGED, "ppo": PPO},
+    "d_rlaif": {"feedback": False, "reward": False, "ppo": PPO | {"rewards": [{"kind": "judge", "judge": {}}]}},
 }
 LABELS = {
     "sft": "SFT", "rejection": "rejection sampling", "rest": "ReST", "expert_iteration": "expert iteration",
     "hindsight": "HIR", "conditioned": "conditioned", "dpo": "DPO", "ipo": "IPO", "cdpo": "cDPO", "kto": "KTO",
     "rloo": "RLOO", "grpo": "GRPO", "reinforce_plus_plus": "REINFORCE++", "ppo": "PPO", "ppo_ptx": "PPO-ptx",
-    "constitutional": "constitutional AI", "rlaif": "RLAIF",
+    "constitutional": "constitutional AI", "rlaif": "RLAIF", "d_rlaif": "direct RLAIF",
 }  # fmt: skip
 FIGURES = ("gold", "gain", "kl", "length", "harmless", "seconds")
 
