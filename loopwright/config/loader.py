@@ -102,15 +102,18 @@ _MOST_NODES = 100_000  # with every alias written out
 def _construct_section(loader: _Loader, node: yaml.MappingNode) -> Iterator[Section]:
     section = Section()
     yield section
+    own = {id(key) for key, _ in node.value}  # what a merge (<<) brings may be written again, with another value
+    written: set[str] = set()
     loader.flatten_mapping(node)
-    merged = {id(key) for key, _ in node.value if key.tag == "tag:yaml.org,2002:merge"}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         line = _where(key_node.start_mark.name, key_node.start_mark.line)
         if not isinstance(key, Hashable) or not isinstance(key, str):
             raise ConfigError(f"{line}: the key {key!r} is not text; put it in quotes")
-        if key in section and id(key_node) not in merged:
+        if key in written:
             raise ConfigError(f"{line}: {key} is written twice (first at {section.where[key]}); keep one")
+        if id(key_node) in own:
+            written.add(key)
         section[key] = loader.construct_object(value_node, deep=True)
         section.where[key] = line
 

@@ -142,6 +142,10 @@ def test_a_missing_file_a_folder_and_bytes_that_are_not_text(tmp_path):
 def test_anchors_and_merges_are_no_duplicates(tmp_path):
     got = load(tmp_path, "name: a\nppo: &base {steps: 9}\nmaybe:\n  <<: *base\n  rate: 0.1\n")
     assert got.maybe == Inner(steps=9, rate=0.1)
+    got = load(tmp_path, "name: a\nppo: &base {steps: 9, rate: 0.1}\nmaybe: {<<: *base, steps: 3}\n")
+    assert got.maybe == Inner(steps=3, rate=0.1)
+    with pytest.raises(ConfigError, match="steps is written twice"):
+        load(tmp_path, "name: a\nppo: &base {steps: 9}\nmaybe: {<<: *base, steps: 3, steps: 4}\n")
 
 
 def test_a_config_does_not_change(tmp_path):
