@@ -69,7 +69,6 @@ class Decoder:
         self.parallel = bool(getattr(config, "use_parallel_residual", False))
         self.layers = list(body.get_submodule(names.blocks))
         self.blocks = [_block(layer, names) for layer in self.layers]
-        self.checkpointing = False  # keep only what goes into each block, and compute its inside again on the way back
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -82,6 +81,11 @@ class Decoder:
         decoder = cls(body, names)
         strange = {type(part).__name__ for part in decoder.norms_and_embeddings() if not _is_known(part)}
         return f"its norms or embeddings are of the type {', '.join(strange)}" if strange else decoder
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether only what goes into each block is kept, and its inside computed again on the way back."""
+        return any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers)
 
     def norms_and_embeddings(self) -> list[Any]:
         """The parts that are read, and not called."""

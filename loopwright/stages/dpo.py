@@ -56,11 +56,11 @@ def run(config: DPOConfig, inputs: DPOInputs, runtime: Runtime) -> StageOutput:
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
     check_max_length(config.max_length, start)
     data = read_judged(config, inputs.judgements, inputs.ages, tokenizer, runtime)
-    reference = LogRatios(start, tokenizer)
+    reference = LogRatios(start, tokenizer, precision=config.precision)
     train, held_out = reference.remember(data.train), reference.remember(data.held_out)
 
     policy = make_trainable(start, config.trainable, runtime.seed_for("adapters"))
-    ratios = LogRatios(policy, tokenizer, per_token=config.per_token)
+    ratios = LogRatios(policy, tokenizer, per_token=config.per_token, precision=config.precision)
     ratios.check_same(train)
     fitted = learn(
         ratios,

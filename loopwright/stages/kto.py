@@ -64,13 +64,13 @@ def run(config: KTOConfig, inputs: KTOInputs, runtime: Runtime) -> StageOutput:
     thumbs, thumbs_held_out = (as_thumbs(side, config.judgements) for side in (data.train, data.held_out))
     balance = balance_of(thumbs, config, runtime)
 
-    reference, seed = LogRatios(start, tokenizer), runtime.seed_for("mismatched")
+    reference, seed = LogRatios(start, tokenizer, precision=config.precision), runtime.seed_for("mismatched")
     train, assessed = (
         reference.remember(side, mismatches=mismatched(side, seed, config.max_length))
         for side in (thumbs, thumbs_held_out)
     )
     policy = make_trainable(start, config.trainable, runtime.seed_for("adapters"))
-    ratios = LogRatios(policy, tokenizer)
+    ratios = LogRatios(policy, tokenizer, precision=config.precision)
     ratios.check_same(train)
     held_out = HeldOut(assessed, data.held_out)
     fitted = learn(

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from loopwright.config.base import Config
 from loopwright.errors import ConfigError
 from loopwright.models.trainable import TrainableConfig
+from loopwright.training.precision import Precision
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -58,6 +59,8 @@ class TrainConfig(OptimizerConfig):
     save_steps: PositiveInt = 100
     log_steps: PositiveInt = 10
     eval_steps: PositiveInt | None = None  # None: once, at the end
+    precision: Precision = "float32"  # bfloat16: what computes; the optimizer keeps float32 masters
+    gradient_checkpointing: bool = False  # keep only what goes into each block, for one more forward pass
     trainable: TrainableConfig = TrainableConfig()
 
     @model_validator(mode="before")

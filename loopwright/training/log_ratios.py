@@ -22,6 +22,7 @@ from loopwright.training.gradients import may_run_at_once
 from loopwright.training.judged_groups import Group
 from loopwright.training.ppo_batch import Episodes, microbatches, permutation, spread
 from loopwright.training.ppo_reader import Reader
+from loopwright.training.precision import Precision, computing_in
 from loopwright.training.preference_pairs import Labels, Pairs, labels_of, pairs_of
 
 TOKENS_AT_ONCE = 8_192  # of a batch that is read without gradient
@@ -65,11 +66,22 @@ class AnsweredBatch(NamedTuple):
 class LogRatios:
     """Reads responses with a policy."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, per_token: bool = False) -> None:
-        """`per_token`: log-ratios are means over a response's tokens, not sums."""
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        per_token: bool = False,
+        precision: Precision = "float32",
+    ) -> None:
+        """A policy that computes in `precision`.
+
+        `per_token`: log-ratios are means over a response's tokens, not sums.
+        """
         self.model = model
         self.reader = Reader(model)
         self.per_token = per_token
+        self.precision: Precision = precision
         self.pad_id = int(tokenizer.pad_token_id)
         self.device = next(model.parameters()).device
         # What is never sampled has no probability: so the sampler and PPO's learner have it, too.
@@ -152,7 +164,9 @@ class LogRatios:
                 found[i] = own.float().cpu()
 
         lengths = torch.tensor([len(row.ids) for row in rows])
-        side_by_side(look, microbatches(lengths, tokens=TOKENS_AT_ONCE), at_once=may_run_at_once(self.model))
+        at_once = may_run_at_once(self.model) and self.precision == "float32"
+        with computing_in(self.model, self.precision):
+            side_by_side(look, microbatches(lengths, tokens=TOKENS_AT_ONCE), at_once=at_once)
         return found
 
 

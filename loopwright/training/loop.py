@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from loopwright.errors import CheckError, ConfigError
-from loopwright.models.trainable import trainable_parameters
+from loopwright.models.checkpointing import checkpoint_blocks
 from loopwright.runtime.runtime import Runtime
 from loopwright.training.config import TrainConfig
 from loopwright.training.gradients import accumulate, may_run_at_once
 from loopwright.training.optim import learning_rate_factor, make_optimizers
+from loopwright.training.precision import Masters
 
 Micro = TypeVar("Micro")
 
@@ -99,6 +100,8 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
     """
     if evaluate is None and config.eval_steps is not None:
         raise ConfigError(f"eval_steps = {config.eval_steps} has no effect without held-out data; hold some out")
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model, True)
     training = _Training(model, config, runtime, steps, trainings, unit, rates)
     start, evaluation = training.restore(), {}
     steps *= trainings
@@ -121,6 +124,9 @@ def fit(  # noqa: PLR0913 -- what is trained, and the five functions that say ho
             bar.advance(loss=shown)
     if evaluate is not None and not evaluation:  # resumed after the last step
         evaluation = _evaluated(model, evaluate)
+    training.masters.restore()
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model, False)
     model.eval()
     return FitResult(steps, training.metrics, evaluation, training.kept)
 
@@ -145,10 +151,11 @@ class _Training:
         self.trainings = trainings
         self.unit = unit
         self.rates = rates
+        self.masters = Masters(model, config.precision)
         self.beginning = {name: weight.clone() for name, weight in self.weights().items()} if trainings > 1 else {}
         self.sum: dict[str, Tensor] = {}  # of the weights that earlier trainings ended with
-        self.optimizers = make_optimizers(trainable_parameters(model), config, rates)
-        self.at_once = may_run_at_once(model)
+        self.optimizers = make_optimizers(self.masters.named.items(), config, rates)
+        self.at_once = may_run_at_once(model) and config.precision == "float32"
         self.window = Window()
         self.metrics: dict[str, float] = {}
         self.kept: dict[str, Tensor] = {}
@@ -178,19 +185,17 @@ class _Training:
         self.runtime.checkpoint(done, state)
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in trainable_parameters(self.model)}
+        return self.masters.state()
 
-    @torch.no_grad()
     def put_back(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in trainable_parameters(self.model):
-            parameter.copy_(weights[name])
+        self.masters.load(dict(weights))
 
     def begin(self, step: int) -> None:
         """Where one of several trainings has ended: keep its weights, and go back to the first ones."""
         if step and step % self.steps == 0:
             self._keep()
             self.put_back(self.beginning)
-            self.optimizers = make_optimizers(trainable_parameters(self.model), self.config, self.rates)
+            self.optimizers = make_optimizers(self.masters.named.items(), self.config, self.rates)
 
     def finish(self) -> None:
         """Take the mean of several trainings."""
@@ -209,7 +214,7 @@ class _Training:
             part = loss(micro)
             return part.total / denominator, dataclasses.replace(part, total=part.total.detach())
 
-        parts = accumulate(self.optimizers.parameters, micros, share, at_once=self.at_once)
+        parts = accumulate(self.masters.weights, micros, share, at_once=self.at_once)
         total = sum(float(part.total) for part in parts)
         limit = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.optimizers.parameters, limit))
@@ -217,6 +222,7 @@ class _Training:
             self.save(step)
             raise _not_finite(step, micros, parts, grad_norm, self.runtime.scratch)
         self.optimizers.step(learning_rate_factor(step % self.steps, self.steps, self.config))
+        self.masters.write()
         self.window.add(total, denominator, grad_norm, _summed(parts))
         self.counted += denominator
         for part in parts:

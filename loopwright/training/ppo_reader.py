@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loopwright.errors import ModelError
 from loopwright.models import lm_head
+from loopwright.models.checkpointing import checkpoint_blocks
 from loopwright.models.decoder import Below, Decoder
 from loopwright.models.heads import score_of
 from loopwright.models.layers import unwrapped
@@ -30,12 +31,12 @@ class Reader:
         found = Decoder.of(model)
         self.decoder = found if isinstance(found, Decoder) else None
         self.below = 0  # so many of the lowest blocks are not computed: episodes bring what they give
-        if self.decoder is not None:
-            self.decoder.checkpointing = checkpointing
-        elif checkpointing:
+        if checkpointing and self.decoder is None:
             raise ModelError(
                 f"gradient_checkpointing would do nothing for {type(self._base).__name__} ({found}); drop it"
             )
+        if checkpointing:
+            checkpoint_blocks(model, True)
 
     def head(self, episodes: Episodes) -> Head:
         """The hidden states that predict response tokens, [N, D], with the LM head; or logits, see `lm_head.read`."""

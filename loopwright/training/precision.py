@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from loopwright.models.trainable import trainable_parameters
 
 Precision = Literal["float32", "bfloat16"]
+EXACT = ("score", "labels")  # parts of a model that keep float32
 
 
 class Masters:
@@ -25,12 +29,13 @@ class Masters:
         self._model = model
         self._weights = dict(trainable_parameters(model))
         self.named = self._weights
+        self._hooks: list[RemovableHandle] = []
         if precision == "float32":
             return
         self.named = {name: nn.Parameter(weight.detach().float().clone()) for name, weight in self._weights.items()}
         in_precision(model, precision)
         for name, weight in self._weights.items():
-            weight.register_post_accumulate_grad_hook(partial(_hand_on, self.named[name]))
+            self._hooks.append(weight.register_post_accumulate_grad_hook(partial(_hand_on, self.named[name])))
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -46,7 +51,9 @@ class Masters:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """The model in float32, its trained weights exact and frozen ones as they computed."""
+        """The model in float32, its trained weights exact and frozen ones as they computed; it may be trained again."""
+        for hook in self._hooks:
+            hook.remove()
         if self.named is not self._weights:
             for parameter in self._model.parameters():
                 parameter.data = parameter.data.float()
@@ -67,11 +74,23 @@ class Masters:
 def in_precision(model: nn.Module, precision: Precision) -> None:
     """Parameters in place, whoever shares them; not buffers: rotary frequencies stay exact.
 
-    Nor a scalar head: eight bits would give values in steps wider than they are clipped to.
+    Nor a scalar head, nor what is learned of labels: eight bits would give values in steps wider than those they take.
     """
     for name, parameter in model.named_parameters():
-        if "score" not in name.split("."):
+        if not set(EXACT) & set(name.split(".")):
             parameter.data = parameter.data.to(getattr(torch, precision))
+
+
+@contextmanager
+def computing_in(model: nn.Module, precision: Precision) -> Iterator[None]:
+    """The model reads in this precision, and is what it was afterwards."""
+    exact = {name: parameter.data for name, parameter in model.named_parameters()}
+    in_precision(model, precision)
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.data = exact[name]
 
 
 def _hand_on(master: nn.Parameter, weight: Tensor) -> None:

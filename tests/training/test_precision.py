@@ -25,6 +25,9 @@ def test_masters_gather_what_bfloat16_would_lose():
     assert torch.allclose(master, torch.tensor([[0.99, -2.0]])) and layer.weight[0, 0] < 1
     masters.restore()
     assert layer.weight.dtype is torch.float32 and torch.equal(layer.weight, master)
+    again = Masters(layer, "bfloat16")  # a model may be trained several times
+    layer(torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16)).sum().backward()
+    assert master.grad is None and again.named["weight"].grad.tolist() == [[1.0, 0.0]]
 
 
 def test_gradients_of_microbatches_are_added_in_float32():
