@@ -55,6 +55,9 @@ class Answer(Record):
     def check(self, asked: Asked) -> None:
         """Raises ValueError where the answer does not fit the item or the project."""
 
+    def check_complete(self, asked: Asked) -> None:
+        """Raises ValueError where the form asks for more; what other tools gathered has not been asked by it."""
+
     def vote(self, asked: Asked) -> int | None:
         """The one number by which agreement is measured; None: the kind has none."""
         return None
@@ -74,7 +77,7 @@ class ComparisonAnswer(Answer):
     def _is_one_verdict(self) -> Self:
         if self.both_bad and self.choice is not None:
             raise ValueError("both_bad is a tie; choice must be null")
-        if (self.choice is None) != (self.strength is None):
+        if self.choice is None and self.strength is not None:
             raise ValueError("a choice comes with its strength, a tie without one")
         if self.improved is not None and self.choice is None:
             raise ValueError("only the better answer is improved; choose one")
@@ -86,6 +89,10 @@ class ComparisonAnswer(Answer):
             raise ValueError("this project does not ask which answers are safe")
         if self.improved is not None and not asked.project.improve:
             raise ValueError("in this project answers are not improved")
+
+    def check_complete(self, asked: Asked) -> None:
+        if self.choice is not None and self.strength is None:
+            raise ValueError("a choice comes with its strength, a tie without one")
         if self.strength == "significantly" and asked.project.reason_when_significant and not self.reason:
             raise ValueError("say why one answer is significantly better")
 
@@ -101,12 +108,14 @@ class RankingAnswer(Answer):
 
     def check(self, asked: Asked) -> None:
         _known(self.criteria, asked.project.criterion_names)
-        missing = set(asked.project.criterion_names) - set(self.criteria)
-        if self.ranks is None and (missing or not self.criteria):
-            raise ValueError(f"rank the answers on {min(missing)} as well" if missing else "rank the answers")
         for ranks in self.criteria.values() if self.ranks is None else (self.ranks, *self.criteria.values()):
             if len(ranks) != len(asked.responses) or not all(1 <= rank <= len(ranks) for rank in ranks):
                 raise ValueError(f"rank each of the {len(asked.responses)} answers from 1, the best")
+
+    def check_complete(self, asked: Asked) -> None:
+        missing = set(asked.project.criterion_names) - set(self.criteria)
+        if self.ranks is None and (missing or not self.criteria):
+            raise ValueError(f"rank the answers on {min(missing)} as well" if missing else "rank the answers")
 
     def vote(self, asked: Asked) -> int | None:
         """The place of the best response; None where several are, or none was ranked overall."""
@@ -123,11 +132,13 @@ class RatingAnswer(Answer):
     def check(self, asked: Asked) -> None:
         _known(self.scores, asked.project.criterion_names or ("overall",))
         _known(self.checks, asked.project.checks)
-        if missing := set(asked.project.criterion_names) - set(self.scores):
-            raise ValueError(f"rate {min(missing)} as well")
         low, high = asked.project.scale
         if stray := next((score for score in self.scores.values() if not low <= score <= high), None):
             raise ValueError(f"{stray} is not on the scale {low} to {high}")
+
+    def check_complete(self, asked: Asked) -> None:
+        if missing := set(asked.project.criterion_names) - set(self.scores):
+            raise ValueError(f"rate {min(missing)} as well")
 
     def vote(self, asked: Asked) -> int | None:
         """On the first criterion; None: it was asked for later."""
@@ -295,6 +306,7 @@ def read_answer(kind: str, given: Any, asked: Asked) -> Answer:
     """
     answer = FORMS[kind].answer.model_validate(given)
     answer.check(asked)
+    answer.check_complete(asked)
     return answer
 
 

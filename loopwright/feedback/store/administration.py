@@ -282,9 +282,9 @@ def change_account(connection: Connection, by: str, account: str, values: Mappin
     """Set skills, hourly_rate, role or disabled.
 
     Raises:
-        StoreError: there is no such account, or nobody would administer any more.
+        StoreError: there is no such account, nobody is behind it, or nobody would administer any more.
     """
-    people.get_account(connection, account)
+    _is_somebody(people.get_account(connection, account))
     people.change_account(connection, account, **values)
     left = select(func.count()).where(accounts.c.role == "admin", accounts.c.disabled.is_(False))
     if not connection.execute(left).scalar():
@@ -305,9 +305,10 @@ def make_token(  # noqa: PLR0913 -- one argument a column
     """What the program sends, shown now and never again.
 
     Raises:
-        StoreError: there is no such account, or a scope is none or is of administrators only.
+        StoreError: there is no such account, nobody is behind it, or a scope is none or is of administrators only.
     """
     owner = people.get_account(connection, account)
+    _is_somebody(owner)
     if "admin" in scopes and owner.role != "admin":
         raise StoreError(f"{owner.name} is no administrator, so a token of theirs cannot have the scope admin")
     token = people.create_token(connection, account, name, scopes, expires=expires, now=now)
@@ -318,6 +319,11 @@ def make_token(  # noqa: PLR0913 -- one argument a column
 def revoke_token(connection: Connection, by: str, token: str, *, now: float) -> None:
     people.revoke_token(connection, token, now=now)
     note(connection, by, "token revoked", now=now, token=token)
+
+
+def _is_somebody(account: Account) -> None:
+    if account.role == "imported":
+        raise StoreError(f"{account.name} only names who gave imported labels; nobody can work as them")
 
 
 def labels_read(connection: Connection, by: str, project: str, *, now: float, **which: Any) -> None:

@@ -182,7 +182,8 @@ def records(
 
 def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str, Record]]:
     form = FORMS[project.config.kind]
-    as_seen = asked(project, row, row.order_shown)
+    known = row.order_shown is not None  # of what was imported it may not be
+    as_seen = asked(project, row, row.order_shown if known else range(len(row.responses)))
     made = to_records(
         project.config.kind,
         form.answer.model_validate(row.answer),
@@ -196,6 +197,7 @@ def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str
         reward_model=row.reward_model,
         selection_probability=row.selection_probability,
         created=datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds"),
+        **({} if known else {"order_shown": None}),
     )
     yield from zip(form.makes, made, strict=False) if len(form.makes) > 1 else ((form.makes[0], one) for one in made)
 
@@ -331,7 +333,7 @@ def _append(  # noqa: PLR0913 -- one argument a column
     now: float,
     supersedes: int | None,
 ) -> None:
-    first_won, longer_won = _pulls(answer, task.asked)
+    first_won, longer_won = pulls(answer, task.asked)
     append(
         connection,
         events,
@@ -352,7 +354,7 @@ def _append(  # noqa: PLR0913 -- one argument a column
     )
 
 
-def _pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
+def pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
     """Whether the answer shown first won, and whether the longer one did; None: neither did, or there is none."""
     if not isinstance(answer, ComparisonAnswer) or answer.choice is None:
         return None, None

@@ -53,7 +53,7 @@ accounts = Table(
     _id(),
     Column("name", String(80), nullable=False, unique=True),  # to log in with
     Column("password", Text),  # Argon2id; none: logs in by invitation only
-    Column("role", String(16), nullable=False),  # admin, manager, annotator or simulated
+    Column("role", String(16), nullable=False),  # admin, annotator, simulated or imported
     Column("skills", Json, nullable=False, default=list),
     Column("preferences", Json, nullable=False, default=dict),  # of the screen: theme, keys, layout
     Column("hourly_rate", Float),
