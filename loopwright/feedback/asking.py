@@ -140,16 +140,15 @@ def ask(
         shown = 0
         while True:
             found = _patiently(client, watch, lambda: client.batch(project.id, batch))
-            bar.advance(min(found.usable, wanted) - shown)
-            shown = min(found.usable, wanted)
-            if found.usable >= wanted:
+            bar.advance(min(found.labels, wanted) - shown)
+            shown = min(found.labels, wanted)
+            if found.labels >= wanted:
                 lines = _patiently(client, watch, lambda: list(client.labels(project.id, batch=batch)))
                 if len({line.label for line in lines}) >= wanted:  # nobody took one back meanwhile
                     return lines
-            most = found.wanted - (found.labels - found.usable)  # what was excluded keeps its place
-            if most < wanted:
+            if found.wanted < wanted:
                 raise StoreError(
-                    f"{client.url}: project {project.name} can bring {most} labels that count of these "
+                    f"{client.url}: project {project.name} can bring {found.wanted} labels that count of these "
                     f"{found.items} items, not {wanted}; wait for fewer, or ask about more prompts"
                 )
             time.sleep(POLL_SECONDS)

@@ -9,7 +9,7 @@
         question = (Message(role="user", content="When does the pool close?"),)
         item = Item(key="pool-1", prompt=question, responses=("At ten.", "I do not know."))
         client.publish(project.id, [item], batch="first")
-        print(client.batch(project.id, "first").usable, "labels")
+        print(client.batch(project.id, "first").labels, "labels")
         for line in client.labels(project.id, batch="first"):
             print(line.kind, line.record)
 
@@ -66,9 +66,8 @@ class Batch(Reply):
     """How far the items published under one name are; gold and withdrawn ones left out."""
 
     items: int
-    labels: int  # current ones
+    labels: int  # that count
     wanted: int  # of all items together
-    usable: int  # current, and left out by no exclusion
 
 
 class Line(NamedTuple):

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from loopwright.errors import StoreError
 from loopwright.feedback.kinds import Asked, read_answer
 from loopwright.feedback.projects import ProjectConfig
+from loopwright.feedback.store import exclusions, lineage, people, projects
 from loopwright.feedback.store import items as store_items
-from loopwright.feedback.store import labels, lineage, people, projects
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.items import Item, Published, Score
 from loopwright.feedback.store.people import Account, Role
@@ -184,14 +184,14 @@ def _items(connection: Connection, project: Project, keys: Sequence[str]) -> dic
 
 
 def exclude(connection: Connection, by: str, project: str, what: Mapping[str, Any], *, uid: str, now: float) -> None:
-    """See `labels.exclude`. Raises ValueError where it names no annotator, day or guideline."""
-    labels.exclude(connection, project, what, by, uid=uid, now=now)
+    """See `exclusions.exclude`. Raises ValueError where it names no annotator, day or guideline."""
+    exclusions.exclude(connection, project, what, by, uid=uid, now=now)
     note(connection, by, "labels excluded", now=now, project=project, **what)
 
 
 def restore(connection: Connection, by: str, project: str, exclusion: str, *, uid: str, now: float) -> None:
     """Raises StoreError where there is no such exclusion in force."""
-    labels.restore(connection, project, exclusion, by, uid=uid, now=now)
+    exclusions.restore(connection, project, exclusion, by, uid=uid, now=now)
     note(connection, by, "labels restored", now=now, project=project, exclusion=exclusion)
 
 

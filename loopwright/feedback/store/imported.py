@@ -13,6 +13,7 @@ from loopwright.feedback.imported import Given, Refuse, account_name, answer_to,
 from loopwright.feedback.kinds import Answer
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.database import Database
+from loopwright.feedback.store.exclusions import count_anew, exclusions
 from loopwright.feedback.store.items import portions
 from loopwright.feedback.store.labels import pulls
 from loopwright.feedback.store.people import create_account, find_account
@@ -75,6 +76,9 @@ def _portion(
         else:
             _append(connection, project, one, item, account, uid=uid, now=now)
             new += 1
+    if exclusions(connection, project.id):  # of an annotator whose file comes again with more labels, for instance
+        ids = [row.id for row in found.values()]
+        count_anew(connection, project.id, current_labels.c.item.in_(ids))
     return Imported(new, known), refused
 
 
