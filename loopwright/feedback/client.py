@@ -299,6 +299,10 @@ class FeedbackClient:
         reply = self._connection.send("POST", f"labels/{quote(label, safe='')}/undo", {"uid": uid or new_uid()})
         return str(reply.get("ticket"))
 
+    def undo_skip(self, ticket: str, *, uid: str | None = None) -> None:
+        """Have a task that was skipped open again."""
+        self._connection.send("POST", f"tasks/{quote(ticket, safe='')}/skip/undo", {"uid": uid or new_uid()})
+
     def saw_guideline(self, project: str, version: int) -> None:
         """Acknowledge a version of the guideline."""
         self._connection.send("POST", f"{_at(project)}/guideline/seen", {"version": version})

@@ -220,8 +220,8 @@ def _best(higher: bool) -> str:
 def _answer_of(record: Record, shown: Sequence[int]) -> dict[str, Any]:
     """What the form would have sent; `shown[0]` is the place in the record of the response shown first."""
     said = _by_place(record, shown)
-    rationale = getattr(record, "rationale", None)
-    return said | ({"reason": rationale} if rationale else {})
+    rationale, reasons = getattr(record, "rationale", None), getattr(record, "reasons", ())
+    return said | ({"reason": rationale} if rationale else {}) | ({"reasons": reasons} if reasons else {})
 
 
 def _by_place(record: Record, shown: Sequence[int]) -> dict[str, Any]:

@@ -51,9 +51,13 @@ class Answer(Record):
     """What every form sends."""
 
     reason: str | None = Field(default=None, max_length=LONGEST)
+    reasons: tuple[str, ...] = ()  # of those that the project offers
 
     def check(self, asked: Asked) -> None:
         """Raises ValueError where the answer does not fit the item or the project."""
+        _known(self.reasons, asked.project.reasons)
+        if len(set(self.reasons)) < len(self.reasons):
+            raise ValueError("a reason is given twice")
 
     def check_complete(self, asked: Asked) -> None:
         """Raises ValueError where the form asks for more; what other tools gathered has not been asked by it."""
@@ -84,6 +88,7 @@ class ComparisonAnswer(Answer):
         return self
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.criteria, asked.project.criterion_names)
         if self.safe is not None and not asked.project.safety:
             raise ValueError("this project does not ask which answers are safe")
@@ -93,7 +98,8 @@ class ComparisonAnswer(Answer):
     def check_complete(self, asked: Asked) -> None:
         if self.choice is not None and self.strength is None:
             raise ValueError("a choice comes with its strength, a tie without one")
-        if self.strength == "significantly" and asked.project.reason_when_significant and not self.reason:
+        why = self.reason or self.reasons
+        if self.strength == "significantly" and asked.project.reason_when_significant and not why:
             raise ValueError("say why one answer is significantly better")
 
     def vote(self, asked: Asked) -> int:
@@ -107,6 +113,7 @@ class RankingAnswer(Answer):
     criteria: dict[str, tuple[int, ...]] = {}
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.criteria, asked.project.criterion_names)
         for ranks in self.criteria.values() if self.ranks is None else (self.ranks, *self.criteria.values()):
             if len(ranks) != len(asked.responses) or not all(1 <= rank <= len(ranks) for rank in ranks):
@@ -130,6 +137,7 @@ class RatingAnswer(Answer):
     checks: dict[str, bool] = {}
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.scores, asked.project.criterion_names or ("overall",))
         _known(self.checks, asked.project.checks)
         low, high = asked.project.scale
@@ -167,6 +175,7 @@ class CorrectionAnswer(Answer):
     edited: str = Field(min_length=1, max_length=LONGEST)
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         if self.chosen >= len(asked.responses):
             raise ValueError(f"there is no answer {self.chosen}")
         if self.edited == asked.responses[asked.order[self.chosen]]:
@@ -179,6 +188,7 @@ class SpansAnswer(Answer):
     spans: tuple[Span, ...] = Field(default=(), max_length=500)
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         for span in self.spans:
             _known([span.label], asked.project.span_labels)
             if span.end > len(asked.responses[0]):
@@ -312,7 +322,8 @@ def read_answer(kind: str, given: Any, asked: Asked) -> Answer:
 
 def to_records(kind: str, answer: Answer, asked: Asked, **about: Any) -> list[Record]:
     """The records of one label; `about` are the fields that all kinds share (id, annotator, seconds, …)."""
-    shared: dict[str, Any] = {"prompt": asked.prompt, "order_shown": asked.order, "rationale": answer.reason, **about}
+    said = {"rationale": answer.reason, "reasons": answer.reasons}
+    shared: dict[str, Any] = {"prompt": asked.prompt, "order_shown": asked.order, **said, **about}
     records = FORMS[kind].records(answer, asked, shared)
     assert all(isinstance(record, Judgement | Demonstration) for record in records)
     return records

@@ -38,6 +38,7 @@ class Judgement(Record):
     selection_probability: float | None = Field(default=None, gt=0, le=1)
     created: str | None = None  # when it was judged, ISO 8601; a simulated annotator has a simulated clock
     rationale: str | None = None  # why, in the annotator's words
+    reasons: tuple[str, ...] = ()  # why, in words that the project offers
 
     @model_validator(mode="after")
     def _order_is_a_permutation(self) -> Self:

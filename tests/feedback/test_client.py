@@ -85,6 +85,8 @@ def test_a_project_is_made_asked_labelled_and_read(office):
             assert person.undo(label) == task.ticket
             assert list(client.labels(project)) == []
             person.skip(task.ticket, "cannot_judge")
+            person.undo_skip(task.ticket)
+            person.skip(task.ticket, "cannot_judge")
             assert person.tasks(project).tasks == ()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, null, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, null, select, update
 
 from loopwright.errors import StoreError
 from loopwright.feedback.items import OFF_TOPIC
@@ -22,6 +22,7 @@ from loopwright.schemas import Record
 
 SKIP_REASONS = ("unclear_prompt", "needs_expert", "broken_text", "upsetting", "cannot_judge")
 EXPERT = "expert"  # the skill that an item needs once two people said so
+ROUTED = "needs"  # in the skip that said so second: the skill
 
 
 class Label(NamedTuple):
@@ -133,16 +134,55 @@ def skip(
         free_slot(connection, task.item)
     skipped = update(assignments).where(assignments.c.ticket == task.ticket).values(state="skipped", draft=null())
     connection.execute(skipped)
+    said = {"reason": reason, "note": note}
     if reason == "needs_expert" and _others_said(connection, reason, task):
         alone = (items.c.id == task.item) & items.c.skill.is_(None)
         if connection.execute(update(items).where(alone).values(skill=EXPERT)).rowcount:
             offer_again(connection, task.item)
-    _note(connection, "skip", task, uid=uid, answer={"reason": reason, "note": note}, now=now)
+            said[ROUTED] = EXPERT
+    _note(connection, "skip", task, uid=uid, answer=said, now=now)
+
+
+def undo_skip(connection: Connection, ticket: str, account: str, *, uid: str, now: float) -> None:
+    """Have a skipped task open again, and its skip count for nothing.
+
+    Raises:
+        StoreError: there is no such task, it is not skipped, others have it by now, or the account has enough open.
+    """
+    task = get_task(connection, ticket, account)
+    if sent_before(connection, uid, ("undo",), account, task.item) is not None:
+        return
+    mine = _skips().where(events.c.item == task.item, events.c.account == account)
+    skipped = connection.execute(mine.order_by(events.c.id.desc()).limit(1)).first()
+    if task.state != "skipped" or skipped is None:
+        raise StoreError("this task is not skipped")
+    if not may_take_back(connection, task.project, account):
+        raise StoreError("finish the tasks that you have open first, then take this one back")
+    if not take_slot(connection, task.item):
+        raise StoreError("others have this task by now, so it cannot be taken back")
+    append(
+        connection, events, uid=uid, type="undo", project=task.project.id, item=task.item, account=account,
+        supersedes=skipped.id, at=now,
+    )  # fmt: skip
+    until = now + 60.0 * task.project.config.lease_minutes
+    of_task = update(assignments).where(assignments.c.ticket == task.ticket)
+    connection.execute(of_task.values(state="leased", until=until))
+    if skipped.answer.get(ROUTED) == EXPERT:
+        expert = (items.c.id == task.item) & (items.c.skill == EXPERT)
+        connection.execute(update(items).where(expert).values(skill=None))
+        offer_again(connection, task.item)
 
 
 def _others_said(connection: Connection, reason: str, task: Task) -> bool:
-    skips = (events.c.item == task.item) & (events.c.account != task.account) & (events.c.type == "skip")
-    return any(row.answer["reason"] == reason for row in connection.execute(select(events.c.answer).where(skips)))
+    skips = _skips().where(events.c.item == task.item, events.c.account != task.account)
+    return any(row.answer["reason"] == reason for row in connection.execute(skips))
+
+
+def _skips() -> Select[tuple[int, Any]]:
+    """Those that nobody took back."""
+    later = events.alias("later")
+    undone = select(later.c.id).where(later.c.supersedes == events.c.id).exists()
+    return select(events.c.id, events.c.answer).where(events.c.type == "skip", ~undone)
 
 
 def flag(connection: Connection, ticket: str, account: str, *, uid: str, note: str, now: float) -> None:
