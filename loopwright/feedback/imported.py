@@ -99,7 +99,7 @@ def labels_among(rows: Iterable[Row], config: ProjectConfig, refuse: Refuse) -> 
             if isinstance(item, str):
                 refuse(row, item)
             elif is_ai(who):
-                refuse(row, f"{who} is a model, which counts as no person")
+                refuse(row, "a model said it, which counts as no person")
             elif before is not None and any(_aspects(row.record) & _aspects(one.record) for one in before.rows):
                 refuse(row, "whoever said this judged the same answers in an earlier row")
             elif (problem := _problem(row.record, item, config)) is not None:

@@ -172,7 +172,7 @@ def test_an_import_that_is_mostly_bad_changes_nothing(office, cli, refused):
     office.open_project("desk")
     there = ("import", "columns", "rows.jsonl", "--project", "desk")
     error = refused(*there)
-    assert "rows.jsonl:1: ai:judge is a model, which counts as no person; 3 of 3 rows are bad" in error
+    assert "rows.jsonl:1: a model said it, which counts as no person; 3 of 3 rows are bad" in error
     assert "0 items" in cli("stats", "--project", "desk")
 
 
