@@ -26,9 +26,12 @@ def import_(  # noqa: PLR0913 -- one argument an option
         Path | None, typer.Option("--out", metavar="FOLDER", help="A new folder for the records.", show_default=False)
     ] = None,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="NAME", help="Or: ask this project's people about the answers.")
+        str | None, typer.Option("--project", metavar="NAME", help="Or: a project to bring items and labels into.")
     ] = None,
     store: Annotated[str, typer.Option("--store", metavar="URL", help="The project's store.")] = STORE,
+    without_labels: Annotated[
+        bool, typer.Option("--without-labels", help="Of --project: have the answers judged afresh.")
+    ] = False,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", metavar="ROLE=NAME", help="What a column is called: prompt=question. Repeat it."),
@@ -48,26 +51,29 @@ def import_(  # noqa: PLR0913 -- one argument an option
     from loopwright.data.importers import import_feedback
 
     if (out is None) == (project is None):
-        raise ConfigError("say where it goes: --out FOLDER for records, or --project NAME to have the answers judged")
+        raise ConfigError("say where it goes: --out FOLDER for records, or --project NAME for items and labels")
     _store_has_an_effect(store, project)
+    if without_labels and project is None:
+        raise ConfigError("--without-labels has no effect without --project; leave it out")
     settings: Any = {"columns": _assignments("--columns", columns or []), "where": _assignments("--where", where or [])}
     settings |= {"reference": reference, "max_bad_share": max_bad_share}
-    published: dict[str, int] = {}
-    with on_stderr() as display, TemporaryDirectory() as temporary:
-        folder = out or Path(temporary) / "records"
-        report = import_feedback(format, files, folder, **settings, display=display)
-        if project is not None:
-            from loopwright.cli.feedback_exchange import publish_records
+    if project is not None:
+        from loopwright.cli.feedback_exchange import import_into_project
 
-            published = publish_records(store, project, folder)
-            report.bad_rows_file = None  # it goes with the folder
+        report, brought = import_into_project(store, project, format, files, not without_labels, settings)
+    else:
+        assert out is not None
+        with on_stderr() as display:
+            report, brought = import_feedback(format, files, out, **settings, display=display), None
     if as_json:
-        typer.echo(json.dumps(asdict(report) | published, indent=1, ensure_ascii=False))
+        about = {} if brought is None else brought._asdict()
+        typer.echo(json.dumps(asdict(report) | about, indent=1, ensure_ascii=False))
         return
     for name, count in report.records.items():
-        typer.echo(f"{folder / name}: {count:,}" if project is None else f"{name}: {count:,}")
-    if published:
-        typer.echo(f"project {project}: {published['new']:,} new items, {published['known']:,} were there")
+        typer.echo(f"{name}: {count:,}" if out is None else f"{out / name}: {count:,}")
+    if brought is not None:
+        for line in brought.told(str(project)):
+            typer.echo(line)
     for kind, noted in (("warning", report.warnings), ("skipped", report.skipped)):
         for reason, found in noted.items():
             typer.echo(f"{kind}: {_shown(reason)} ({found['count']:,}, first {_shown(found['first'])})")

@@ -141,6 +141,7 @@ def stats(project: Name, store: Store = STORE, as_json: Json = False) -> None:
         typer.echo(
             f"{found.name}: {progress['labels']:,} of {progress['labels'] + progress['needed']:,} labels of "
             f"{progress['items']:,} items, {progress['flagged']:,} flagged"
+            + (f", {figures.imported:,} imported" if figures.imported else "")
         )
         Console().print(figures_table(figures))
         for which, meter in (("answer shown first", figures.position), ("longer answer", figures.length)):

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from loopwright.rewards import Reward
 
 
+Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine only with a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")]
+
+
+def _token_of(variable: str) -> Any:
+    return typer.Option(help=f"File with the token that clients must send. [default: ${variable}]")
+
+
 def serve_reward(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Hugging Face folder of a reward model.")],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine only with a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8500,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the token that clients must send. [default: $LOOPWRIGHT_REWARD_TOKEN]"),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8500,
+    token_file: Annotated[Path | None, _token_of("LOOPWRIGHT_REWARD_TOKEN")] = None,
     classifier: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Serve any sequence classifier: label=toxic, output=logit, sign=-1 …"),
@@ -48,14 +51,9 @@ def serve_reward(
 
 def serve_model(  # noqa: PLR0913 -- one argument an option
     model: Annotated[Path, typer.Argument(metavar="MODEL_OR_RUN", help="A Hugging Face folder or a run directory.")],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine only with a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8400,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the token that clients must send. [default: $LOOPWRIGHT_MODEL_TOKEN]"),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8400,
+    token_file: Annotated[Path | None, _token_of("LOOPWRIGHT_MODEL_TOKEN")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The most that a request may ask for.")] = 1024,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait while one is answered.")] = 8,
 ) -> None:

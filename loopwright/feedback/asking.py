@@ -5,11 +5,12 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
-from pydantic import AfterValidator, PositiveInt
+from pydantic import AfterValidator, PositiveInt, TypeAdapter
 
 from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback.client import FeedbackClient, Line, Project, checked_url
@@ -31,15 +32,16 @@ def _address(url: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _one_kind(wait: Mapping[str, int]) -> Mapping[str, int]:
+def _kinds_there_are(wait: Mapping[str, int]) -> Mapping[str, int]:
     kinds = {form.makes[0] for form in FORMS.values() if not form.written}
-    if len(wait) != 1 or not kinds >= set(wait):
-        raise ValueError(f"name one of {', '.join(sorted(kinds))} and how many, such as {{comparisons: 500}}")
+    if not wait or not kinds >= set(wait):
+        raise ValueError(f"name some of {', '.join(sorted(kinds))} and how many, such as {{comparisons: 500}}")
     return wait
 
 
 StoreUrl = Annotated[str, AfterValidator(_address)]  # of a server, without a password
-Wait = Annotated[Mapping[str, PositiveInt], AfterValidator(_one_kind)]  # the kind of label and how many must be there
+Wait = Annotated[Mapping[str, PositiveInt], AfterValidator(_kinds_there_are)]  # of each kind, how many must be there
+Names = str | tuple[str, ...]  # of projects: one, or one for each kind
 
 
 class Source(Record):
@@ -50,6 +52,9 @@ class Source(Record):
     project_id: str
     policy: str | None  # whose answers were judged: an artifact id
     labels: tuple[str, ...]  # uids, in the order they were given
+
+
+_SOURCES = TypeAdapter(tuple[Source, ...])
 
 
 class Bar(Protocol):
@@ -64,27 +69,42 @@ class Watch(Protocol):
     def log(self, message: str) -> None: ...
 
 
-def project_for(client: FeedbackClient, name: str, wait: Mapping[str, int], stage: str) -> Project:
-    """The project that is to be asked.
+class Question(NamedTuple):
+    """What one project's people are asked, and how many labels must come of it."""
+
+    project: Project
+    items: Sequence[Item]
+    wanted: int
+
+
+def projects_for(client: FeedbackClient, names: Names, wait: Mapping[str, int], stage: str) -> list[Project]:
+    """The projects that are to be asked, one for each kind that is waited for, in that order.
 
     Raises:
-        ConfigError: it cannot make what is waited for.
-        StoreError: there is none of the name that the token may manage.
+        ConfigError: they cannot make what is waited for, or two make the same.
+        StoreError: there is none of a name that the token may manage.
     """
-    project = client.project(name)
-    form = FORMS.get(project.kind)
-    if form is None or form.written:
-        raise ConfigError(
-            f"{stage}.project = {name}: people write the items of a {project.kind} project themselves; name a project "
-            "that asks about answers"
-        )
-    (kind,) = wait
-    if kind != form.makes[0]:
-        raise ConfigError(
-            f"{stage}.wait: a {project.kind} project such as {name} makes {form.makes[0]}, not {kind}; wait for those, "
-            "or name another project"
-        )
-    return project
+    found: dict[str, Project] = {}
+    for name in (names,) if isinstance(names, str) else names:
+        project = client.project(name)
+        form = FORMS.get(project.kind)
+        if form is None or form.written:
+            raise ConfigError(
+                f"{stage}.project = {name}: people write the items of a {project.kind} project themselves; name a "
+                "project that asks about answers"
+            )
+        kind = form.makes[0]
+        if kind not in wait:
+            raise ConfigError(
+                f"{stage}.wait: a {project.kind} project such as {name} makes {kind}, not {', '.join(wait)}; wait for "
+                "those, or name another project"
+            )
+        if kind in found:
+            raise ConfigError(f"{stage}.project: {found[kind].name} and {name} both make {kind}; ask one of them")
+        found[kind] = project
+    if missing := next((kind for kind in wait if kind not in found), None):
+        raise ConfigError(f"{stage}.wait: none of the projects makes {missing}; name one that does, beside the others")
+    return [found[kind] for kind in wait]
 
 
 def items_to_judge(
@@ -127,38 +147,46 @@ def key_of(policy: str | None, messages: Sequence[Message], responses: Sequence[
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:40]
 
 
-def ask(
-    client: FeedbackClient, project: Project, items: Sequence[Item], *, batch: str, wanted: int, watch: Watch
-) -> list[Line]:
-    """Publish the items, wait until `wanted` labels of the batch count, and take all that are there.
+def ask(client: FeedbackClient, questions: Sequence[Question], *, batch: str, watch: Watch) -> list[list[Line]]:
+    """Publish the items, wait until enough labels of the batch count in each project, and take all that are there.
 
     It may be killed at any moment and begun again: what is published stays, and so does what people said.
 
     Raises:
-        StoreError: the batch cannot bring as many labels, or the server refuses.
+        StoreError: a batch cannot bring as many labels, or the server refuses.
     """
-    published = _patiently(client, watch, lambda: client.publish(project.id, items, batch=batch))
-    watch.log(
-        f"{project.name} at {client.url} asks {published.new} new items ({published.known} were there), "
-        f"and waits for {wanted} labels"
-    )
-    with watch.progress("people label", wanted) as bar:
+    for project, items, wanted in questions:
+        published = _patiently(client, watch, partial(client.publish, project.id, items, batch=batch))
+        watch.log(
+            f"{project.name} at {client.url} asks {published.new} new items ({published.known} were there), "
+            f"and waits for {wanted} labels"
+        )
+    with watch.progress("people label", sum(one.wanted for one in questions)) as bar:
         shown = 0
         while True:
-            found = _patiently(client, watch, lambda: client.batch(project.id, batch))
-            bar.advance(min(found.usable, wanted) - shown)
-            shown = min(found.usable, wanted)
-            if found.usable >= wanted:
-                lines = _patiently(client, watch, lambda: list(client.labels(project.id, batch=batch)))
-                if len({line.label for line in lines}) >= wanted:  # nobody took one back meanwhile
-                    return lines
-            most = found.wanted - (found.labels - found.usable)  # what was excluded keeps its place
-            if most < wanted:
-                raise StoreError(
-                    f"{client.url}: project {project.name} can bring {most} labels that count of these "
-                    f"{found.items} items, not {wanted}; wait for fewer, or ask about more prompts"
-                )
+            found = [_patiently(client, watch, partial(client.batch, one.project.id, batch)) for one in questions]
+            there = {
+                FORMS[one.project.kind].makes[0]: state.labels for one, state in zip(questions, found, strict=True)
+            }
+            counted = sum(min(state.labels, one.wanted) for one, state in zip(questions, found, strict=True))
+            bar.advance(counted - shown, **there)
+            shown = counted
+            if counted == sum(one.wanted for one in questions):
+                lines = [_patiently(client, watch, partial(_lines, client, one.project, batch)) for one in questions]
+                said = (len({line.label for line in part}) for part in lines)
+                if all(count >= one.wanted for one, count in zip(questions, said, strict=True)):
+                    return lines  # nobody took one back meanwhile
+            for one, state in zip(questions, found, strict=True):
+                if state.wanted < one.wanted:
+                    raise StoreError(
+                        f"{client.url}: project {one.project.name} can bring {state.wanted} labels that count of these "
+                        f"{state.items} items, not {one.wanted}; wait for fewer, or ask about more prompts"
+                    )
             time.sleep(POLL_SECONDS)
+
+
+def _lines(client: FeedbackClient, project: Project, batch: str) -> list[Line]:
+    return list(client.labels(project.id, batch=batch))
 
 
 def source_of(client: FeedbackClient, project: Project, policy: str | None, lines: Sequence[Line]) -> Source:
@@ -167,12 +195,18 @@ def source_of(client: FeedbackClient, project: Project, policy: str | None, line
     return Source(store=client.url, project=project.name, project_id=project.id, policy=policy, labels=labels)
 
 
-def read_source(folder: Path) -> Source | None:
-    """What an artifact's folder says of the labels it was made from; None where it was made from none of a store."""
+def write_sources(folder: Path, sources: Sequence[Source]) -> None:
+    """Beside the records that were made from these labels; one a project."""
+    (folder / SOURCE).write_bytes(_SOURCES.dump_json(tuple(sources), indent=1) + b"\n")
+
+
+def read_sources(folder: Path) -> tuple[Source, ...]:
+    """What an artifact's folder says of the labels it was made from; nothing where it was made from none of a store."""
     try:
-        return Source.model_validate_json((folder / SOURCE).read_text(encoding="utf-8"))
+        text = (folder / SOURCE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return None
+        return ()
+    return _SOURCES.validate_json(text if text.startswith("[") else f"[{text}]")  # of one project: once without a list
 
 
 def _patiently(client: FeedbackClient, watch: Watch, call: Callable[[], T]) -> T:

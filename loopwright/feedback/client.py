@@ -9,7 +9,7 @@
         question = (Message(role="user", content="When does the pool close?"),)
         item = Item(key="pool-1", prompt=question, responses=("At ten.", "I do not know."))
         client.publish(project.id, [item], batch="first")
-        print(client.batch(project.id, "first").usable, "labels")
+        print(client.batch(project.id, "first").labels, "labels")
         for line in client.labels(project.id, batch="first"):
             print(line.kind, line.record)
 
@@ -66,9 +66,8 @@ class Batch(Reply):
     """How far the items published under one name are; gold and withdrawn ones left out."""
 
     items: int
-    labels: int  # current ones
+    labels: int  # that count
     wanted: int  # of all items together
-    usable: int  # current, and left out by no exclusion
 
 
 class Line(NamedTuple):
@@ -299,6 +298,10 @@ class FeedbackClient:
         """Take a label of one's own back. The ticket of its task, which is open again."""
         reply = self._connection.send("POST", f"labels/{quote(label, safe='')}/undo", {"uid": uid or new_uid()})
         return str(reply.get("ticket"))
+
+    def undo_skip(self, ticket: str, *, uid: str | None = None) -> None:
+        """Have a task that was skipped open again."""
+        self._connection.send("POST", f"tasks/{quote(ticket, safe='')}/skip/undo", {"uid": uid or new_uid()})
 
     def saw_guideline(self, project: str, version: int) -> None:
         """Acknowledge a version of the guideline."""

@@ -1,7 +1,7 @@
 """The figures of a project's dashboard, from its votes: each a number with its interval, or why there is none."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from loopwright.feedback.statistics.reliability import dawid_skene, gold_accurac
 from loopwright.feedback.statistics.selection import active_lift
 from loopwright.feedback.statistics.votes import Votes
 from loopwright.feedback.statistics.work import DAY_SECONDS, forecast, labels_per_period, time_on_task
-from loopwright.feedback.store.judged import Judged
+from loopwright.feedback.store.judged import Judged, Person
+from loopwright.feedback.store.votes import Times
 from loopwright.schemas import Record
 
 HOUR_SECONDS = 3_600.0
@@ -107,6 +108,7 @@ class DisputedItem(Record):
 
 class Figures(Record):
     labels: int  # that count: current, not excluded, not of gold items
+    imported: int  # of these, from other tools: they are in no figure of work and cost
     annotators: tuple[AnnotatorFigures, ...]  # most labels first
     agreement: AgreementFigures
     position: Meter | None  # none: the kind has no pairs
@@ -123,6 +125,7 @@ def figures(judged: Judged, config: ProjectConfig, *, remaining: int, now: float
     pulls = judged.pulls
     return Figures(
         labels=len(judged.times.at),
+        imported=len(judged.times.at) - len(_given_here(judged).at),
         annotators=_annotators(judged, votes),
         agreement=_agreement(votes, judged, config.kind),
         position=_meter(pulls.first_won, pulls.item) if pairwise else None,
@@ -200,11 +203,11 @@ def _meter(won: Any, item: Any) -> Meter:
 
 
 def _work(judged: Judged, config: ProjectConfig, remaining: int, now: float) -> WorkFigures:
-    times = judged.times
+    times = _given_here(judged)
     measured = ~np.isnan(times.seconds)
     time = time_on_task(times.seconds[measured], times.annotator[measured])
     expected = forecast(labels_per_period(times.at, now=now), remaining)
-    money, a_label, why = _cost(judged, config)
+    money, a_label, why = _cost(times, judged.people, config)
     return WorkFigures(
         a_day=_counts(times.at, now, DAY_SECONDS, DAYS),
         an_hour=_counts(times.at, now, HOUR_SECONDS, HOURS),
@@ -223,9 +226,19 @@ def _work(judged: Judged, config: ProjectConfig, remaining: int, now: float) -> 
     )
 
 
-def _cost(judged: Judged, config: ProjectConfig) -> tuple[float | None, float | None, str | None]:
+def _given_here(judged: Judged) -> Times:
+    """Without what was imported: that work was done elsewhere."""
+    times = judged.times
+    imported = [code for code, account in enumerate(times.annotators) if judged.people[account].imported]
+    here = ~np.isin(times.annotator, imported)
+    return times._replace(annotator=times.annotator[here], at=times.at[here], seconds=times.seconds[here])
+
+
+def _cost(
+    times: Times, people: Mapping[str, Person], config: ProjectConfig
+) -> tuple[float | None, float | None, str | None]:
     """Money in all, money a label, or why it is not known: by the label, or by each one's hours."""
-    times, number = judged.times, len(judged.times.at)
+    number = len(times.at)
     if not number:
         return None, None, "no label was given yet"
     if config.label_cost is not None:
@@ -233,9 +246,13 @@ def _cost(judged: Judged, config: ProjectConfig) -> tuple[float | None, float | 
     total = 0.0
     for code, account in enumerate(times.annotators):
         mine = (times.annotator == code) & ~np.isnan(times.seconds)
-        name, rate = judged.people[account]
+        rate = people[account].hourly_rate
         if rate is None and mine.any():
-            return None, None, f"the hourly rate of {name} is not set, and the project has no label_cost"
+            return (
+                None,
+                None,
+                f"the hourly rate of {people[account].name} is not set, and the project has no label_cost",
+            )
         total += time_on_task(times.seconds[mine], times.annotator[mine]).work_seconds / HOUR_SECONDS * (rate or 0.0)
     return total, total / number, None
 

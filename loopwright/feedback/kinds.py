@@ -51,9 +51,16 @@ class Answer(Record):
     """What every form sends."""
 
     reason: str | None = Field(default=None, max_length=LONGEST)
+    reasons: tuple[str, ...] = ()  # of those that the project offers
 
     def check(self, asked: Asked) -> None:
         """Raises ValueError where the answer does not fit the item or the project."""
+        _known(self.reasons, asked.project.reasons)
+        if len(set(self.reasons)) < len(self.reasons):
+            raise ValueError("a reason is given twice")
+
+    def check_complete(self, asked: Asked) -> None:
+        """Raises ValueError where the form asks for more; what other tools gathered has not been asked by it."""
 
     def vote(self, asked: Asked) -> int | None:
         """The one number by which agreement is measured; None: the kind has none."""
@@ -74,19 +81,25 @@ class ComparisonAnswer(Answer):
     def _is_one_verdict(self) -> Self:
         if self.both_bad and self.choice is not None:
             raise ValueError("both_bad is a tie; choice must be null")
-        if (self.choice is None) != (self.strength is None):
+        if self.choice is None and self.strength is not None:
             raise ValueError("a choice comes with its strength, a tie without one")
         if self.improved is not None and self.choice is None:
             raise ValueError("only the better answer is improved; choose one")
         return self
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.criteria, asked.project.criterion_names)
         if self.safe is not None and not asked.project.safety:
             raise ValueError("this project does not ask which answers are safe")
         if self.improved is not None and not asked.project.improve:
             raise ValueError("in this project answers are not improved")
-        if self.strength == "significantly" and asked.project.reason_when_significant and not self.reason:
+
+    def check_complete(self, asked: Asked) -> None:
+        if self.choice is not None and self.strength is None:
+            raise ValueError("a choice comes with its strength, a tie without one")
+        why = self.reason or self.reasons
+        if self.strength == "significantly" and asked.project.reason_when_significant and not why:
             raise ValueError("say why one answer is significantly better")
 
     def vote(self, asked: Asked) -> int:
@@ -100,13 +113,16 @@ class RankingAnswer(Answer):
     criteria: dict[str, tuple[int, ...]] = {}
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.criteria, asked.project.criterion_names)
-        missing = set(asked.project.criterion_names) - set(self.criteria)
-        if self.ranks is None and (missing or not self.criteria):
-            raise ValueError(f"rank the answers on {min(missing)} as well" if missing else "rank the answers")
         for ranks in self.criteria.values() if self.ranks is None else (self.ranks, *self.criteria.values()):
             if len(ranks) != len(asked.responses) or not all(1 <= rank <= len(ranks) for rank in ranks):
                 raise ValueError(f"rank each of the {len(asked.responses)} answers from 1, the best")
+
+    def check_complete(self, asked: Asked) -> None:
+        missing = set(asked.project.criterion_names) - set(self.criteria)
+        if self.ranks is None and (missing or not self.criteria):
+            raise ValueError(f"rank the answers on {min(missing)} as well" if missing else "rank the answers")
 
     def vote(self, asked: Asked) -> int | None:
         """The place of the best response; None where several are, or none was ranked overall."""
@@ -121,13 +137,16 @@ class RatingAnswer(Answer):
     checks: dict[str, bool] = {}
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         _known(self.scores, asked.project.criterion_names or ("overall",))
         _known(self.checks, asked.project.checks)
-        if missing := set(asked.project.criterion_names) - set(self.scores):
-            raise ValueError(f"rate {min(missing)} as well")
         low, high = asked.project.scale
         if stray := next((score for score in self.scores.values() if not low <= score <= high), None):
             raise ValueError(f"{stray} is not on the scale {low} to {high}")
+
+    def check_complete(self, asked: Asked) -> None:
+        if missing := set(asked.project.criterion_names) - set(self.scores):
+            raise ValueError(f"rate {min(missing)} as well")
 
     def vote(self, asked: Asked) -> int | None:
         """On the first criterion; None: it was asked for later."""
@@ -156,6 +175,7 @@ class CorrectionAnswer(Answer):
     edited: str = Field(min_length=1, max_length=LONGEST)
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         if self.chosen >= len(asked.responses):
             raise ValueError(f"there is no answer {self.chosen}")
         if self.edited == asked.responses[asked.order[self.chosen]]:
@@ -168,6 +188,7 @@ class SpansAnswer(Answer):
     spans: tuple[Span, ...] = Field(default=(), max_length=500)
 
     def check(self, asked: Asked) -> None:
+        super().check(asked)
         for span in self.spans:
             _known([span.label], asked.project.span_labels)
             if span.end > len(asked.responses[0]):
@@ -295,12 +316,14 @@ def read_answer(kind: str, given: Any, asked: Asked) -> Answer:
     """
     answer = FORMS[kind].answer.model_validate(given)
     answer.check(asked)
+    answer.check_complete(asked)
     return answer
 
 
 def to_records(kind: str, answer: Answer, asked: Asked, **about: Any) -> list[Record]:
     """The records of one label; `about` are the fields that all kinds share (id, annotator, seconds, …)."""
-    shared: dict[str, Any] = {"prompt": asked.prompt, "order_shown": asked.order, "rationale": answer.reason, **about}
+    said = {"rationale": answer.reason, "reasons": answer.reasons}
+    shared: dict[str, Any] = {"prompt": asked.prompt, "order_shown": asked.order, **said, **about}
     records = FORMS[kind].records(answer, asked, shared)
     assert all(isinstance(record, Judgement | Demonstration) for record in records)
     return records

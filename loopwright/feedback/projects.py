@@ -10,6 +10,7 @@ from loopwright.feedback.kinds import FORMS
 Share = Annotated[float, Field(ge=0, le=1)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$"
 Name = Annotated[str, Field(pattern=NAME)]
+Reason = Annotated[str, Field(min_length=1, max_length=60)]
 
 HHH = (  # Askell et al. 2021 (arXiv:2112.00861)
     ("helpful", "It does what was asked, or asks for what it needs to know."),
@@ -59,7 +60,9 @@ class ProjectConfig(Config):
     span_labels: tuple[str, ...] = ()
     safety: bool = False  # also ask which of two answers are safe
     improve: bool = True  # the better of two answers may be edited
+    reasons: Annotated[tuple[Reason, ...], Field(max_length=12)] = ()  # short ones, to press; there is a text beside
     reason_when_significant: bool = False
+    blur: bool = False  # texts are blurred until the labeler asks for them: for what may upset
     overlap: Annotated[int, Field(ge=1, le=1_000)] = 1  # people who judge an item
     lease_minutes: Annotated[int, Field(ge=1, le=43_200)] = 30  # that an item is kept for who opened it
     gold_share: Share = 0.05  # of the tasks are gold items, while there are some that the labeler has not seen
@@ -83,7 +86,9 @@ class ProjectConfig(Config):
             "span_labels": {"spans"},
             "safety": {"comparison"},
             "improve": {"comparison"},
+            "reasons": {"comparison", "ranking", "rating", "thumb", "correction", "spans"},
             "reason_when_significant": {"comparison"},
+            "blur": {kind for kind, form in FORMS.items() if not form.written},
             "responder": {"chat", "red_team"},
         }
         for name, kinds in users.items():
@@ -102,6 +107,8 @@ class ProjectConfig(Config):
             )
         if self.selection == "random" and "random_share" in self.model_fields_set:
             raise ValueError("random_share has no effect where all selection is random; leave it out")
+        if len(set(self.reasons)) < len(self.reasons):
+            raise ValueError("two of the reasons are the same; leave one out")
         if self.kind == "spans" and not self.span_labels:
             raise ValueError("a spans project needs span_labels: what can be the matter with a passage")
         if self.scale[0] >= self.scale[1]:

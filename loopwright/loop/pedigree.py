@@ -3,10 +3,10 @@
 The stores never stop a run: where one is away the run says so, and tells it at its next start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from loopwright.errors import LoopwrightError
-from loopwright.feedback.asking import Source, read_source
+from loopwright.feedback.asking import Source, read_sources
 from loopwright.feedback.client import FeedbackClient
 from loopwright.runtime.display import Display
 from loopwright.tracking.artifacts import Artifact
@@ -24,8 +24,8 @@ class Pedigree:
 
     def tell(self, made: Mapping[str, Artifact]) -> None:
         """Register the artifacts made so far with every store whose labels are among them."""
-        sources = {artifact.id: source for artifact in made.values() if (source := read_source(artifact.path))}
-        for source in sources.values():
+        sources = {artifact.id: read_sources(artifact.path) for artifact in made.values()}
+        for source in (one for found in sources.values() for one in found):
             if source.store not in self._away:
                 try:
                     self._tell(source, made, sources)
@@ -33,22 +33,22 @@ class Pedigree:
                     self._away.add(source.store)
                     self._display.log(f"warning: {error}; the next run tells the store what was made of its labels")
 
-    def _tell(self, source: Source, made: Mapping[str, Artifact], sources: Mapping[str, Source]) -> None:
+    def _tell(self, source: Source, made: Mapping[str, Artifact], sources: Mapping[str, Sequence[Source]]) -> None:
         new = [one for one in made.values() if (source.project_id, one.id) not in self._told]
         if not new:
             return
         with FeedbackClient(source.store, attempts=ATTEMPTS, timeout_seconds=TIMEOUT_SECONDS) as client:
             for artifact in new:
-                own = sources.get(artifact.id)
+                own = sources.get(artifact.id, ())
                 parents = dict(artifact.manifest.parents)
-                if own is not None and own.policy is not None:
-                    parents["policy"] = own.policy  # also where another run made it
+                for policy in (one.policy for one in own if one.policy is not None):  # also where another run made it
+                    parents["policy"] = policy
                 client.register(
                     source.project_id,
                     artifact.id,
                     artifact.manifest.kind,
                     parents,
-                    labels=own.labels if own is not None and own.project_id == source.project_id else (),
+                    labels=[label for one in own if one.project_id == source.project_id for label in one.labels],
                     where=f"{artifact.manifest.name}/{artifact.path.name}",
                 )
                 self._told.add((source.project_id, artifact.id))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loopwright.errors import ArtifactError, LoopwrightError
-from loopwright.feedback.asking import Source, read_source
+from loopwright.feedback.asking import Source, read_sources
 from loopwright.feedback.client import FeedbackClient
 from loopwright.schemas import KINDS, Record
 from loopwright.schemas.steps import stage_of
@@ -122,15 +122,15 @@ def _links(id: str, known: Mapping[str, Artifact]) -> Iterator[Link]:
 
 def _labels(artifact: Artifact) -> Labels:
     records = {one["id"]: one for kind in KINDS if kind != "prompts" for one in _rows(artifact.path / f"{kind}.jsonl")}
-    source = read_source(artifact.path)
-    by_label = records if source is None else {label: records.get(label, {}) for label in source.labels}
+    sources = read_sources(artifact.path)
+    by_label = {label: records.get(label, {}) for source in sources for label in source.labels} if sources else records
     annotators = Counter(str(one.get("annotator")) for one in by_label.values())
     found = Labels(count=len(by_label), annotators=dict(annotators.most_common()), ids=tuple(by_label))
-    if source is None:
+    if not sources:
         return found
-    about = {"store": source.store, "project": source.project}
+    about = {"store": sources[0].store, "project": ", ".join(source.project for source in sources)}
     try:
-        stale = tuple(_stale(source, by_label))
+        stale = tuple(sentence for source in sources for sentence in _stale(source, by_label))
     except LoopwrightError as error:
         return found.model_copy(update=about | {"unknown": str(error)})
     return found.model_copy(update=about | {"stale": stale})

@@ -5,6 +5,7 @@ from loopwright.schemas.base import Record
 from loopwright.schemas.constitution import Constitution, Principle, RevisedAnswer, Revision
 from loopwright.schemas.feedback import (
     AI,
+    IMPORTED,
     Attack,
     Comparison,
     Correction,
@@ -24,6 +25,7 @@ from loopwright.schemas.responders import Chooser, Pieces, Reply, ReplySettings,
 
 __all__ = [
     "AI",
+    "IMPORTED",
     "KINDS",
     "Attack",
     "Chooser",

@@ -12,6 +12,9 @@ from loopwright.schemas.base import Record
 from loopwright.schemas.prompts import Message
 
 AI = "ai:"  # how the annotator begins that is a model; what follows is its id. No account of a person begins so
+IMPORTED = (
+    "imported:"  # how one begins whose labels another tool gathered; what follows is the tool, "/" and their name
+)
 
 
 def is_ai(annotator: str | None) -> bool:
@@ -25,7 +28,7 @@ class Judgement(Record):
     id: str
     prompt: tuple[Message, ...] = ()  # empty: the responses are judged as plain text
     responses: tuple[str, ...]
-    annotator: str | None = None  # a person's name, or "ai:" and the id of a model
+    annotator: str | None = None  # a person's name, "ai:" and the id of a model, or "imported:", a tool, "/" and a name
     order_shown: tuple[int, ...] | None = None  # order_shown[0] is the index of the response shown first
     seconds: float | None = Field(default=None, ge=0)
     guideline: str | None = None
@@ -36,6 +39,7 @@ class Judgement(Record):
     selection_probability: float | None = Field(default=None, gt=0, le=1)
     created: str | None = None  # when it was judged, ISO 8601; a simulated annotator has a simulated clock
     rationale: str | None = None  # why, in the annotator's words
+    reasons: tuple[str, ...] = ()  # why, in words that the project offers
 
     @model_validator(mode="after")
     def _order_is_a_permutation(self) -> Self:

@@ -35,6 +35,7 @@ __all__ = [
     "listen",
     "listening_socket",
     "parse",
+    "quiet",
     "read_body",
     "serve",
     "shown_address",
@@ -92,19 +93,23 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
 
     Who answers for long sees `app.state.stopping` and makes an end.
     """
-    config = uvicorn.Config(
+    config = quiet(app, most_connections=MOST_CONNECTIONS, http="h11", proxy_headers=False)
+    _Server(config, app).run(sockets=[listening])
+
+
+def quiet(app: FastAPI, *, most_connections: int, **more: Any) -> uvicorn.Config:
+    """Settings of a server that tells nothing of itself, and notes no addresses: they may hold invitations."""
+    return uvicorn.Config(
         app,
-        http="h11",
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=most_connections,
         timeout_keep_alive=IDLE_SECONDS,
+        **more,
     )
-    _Server(config, app).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):

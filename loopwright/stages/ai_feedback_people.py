@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from loopwright.config import Config
 from loopwright.feedback.annotators import on_simulated_clocks, reading_seconds, team
-from loopwright.feedback.asking import SOURCE, StoreUrl, ask, key_of, project_for, source_of
+from loopwright.feedback.asking import Question, StoreUrl, ask, key_of, projects_for, source_of, write_sources
 from loopwright.feedback.client import FeedbackClient
 from loopwright.feedback.intervals import wilson_interval
 from loopwright.feedback.items import OFF_TOPIC, Item
@@ -161,10 +161,10 @@ def at_the_store(  # noqa: PLR0913 -- who labels which pairs of what
         items[key] = i
         asked.append(Item(key=key, prompt=messages, responses=pair.responses, tags=tags, policy=inputs.policy_id))
     with FeedbackClient(config.store) as client:
-        project = project_for(client, config.project, {"comparisons": len(asked)}, f"{runtime.stage}.people")
-        lines = ask(client, project, asked, batch=f"{inputs.policy_id[:80]}.unsure", wanted=len(asked), watch=runtime)
-        source = source_of(client, project, inputs.policy_id, lines)
-    (runtime.output / SOURCE).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (project,) = projects_for(client, config.project, {"comparisons": len(asked)}, f"{runtime.stage}.people")
+        question = Question(project, asked, len(asked))
+        (lines,) = ask(client, [question], batch=f"{inputs.policy_id[:80]}.unsure", watch=runtime)
+        write_sources(runtime.output, [source_of(client, project, inputs.policy_id, lines)])
     found: dict[int, list[Comparison]] = {}
     for line in lines:
         if isinstance(line.record, Comparison):

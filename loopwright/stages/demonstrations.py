@@ -10,7 +10,7 @@ from typing import Self
 from pydantic import PositiveInt, model_validator
 
 from loopwright.data.readers import read_records, write_records
-from loopwright.feedback.asking import SOURCE, StoreUrl, Wait, ask, key_of, project_for, source_of
+from loopwright.feedback.asking import Question, StoreUrl, Wait, ask, key_of, projects_for, source_of, write_sources
 from loopwright.feedback.client import FeedbackClient
 from loopwright.feedback.items import Item
 from loopwright.runtime.runtime import Runtime
@@ -30,8 +30,8 @@ class DemonstrationsConfig(StageConfig):
 
     @model_validator(mode="after")
     def _waits_for_demonstrations(self) -> Self:
-        if "demonstrations" not in self.wait:
-            raise ValueError(f"wait names {next(iter(self.wait))}, which judge answers; write {{demonstrations: 300}}")
+        if stray := next((kind for kind in self.wait if kind != "demonstrations"), None):
+            raise ValueError(f"wait names {stray}, which judge answers; write {{demonstrations: 300}}")
         return self
 
 
@@ -43,14 +43,12 @@ class DemonstrationsInputs:
 def run(config: DemonstrationsConfig, inputs: DemonstrationsInputs, runtime: Runtime) -> StageOutput:
     """Publish prompts, wait while people answer, write down their answers and which labels these are."""
     with FeedbackClient(config.store) as client:
-        project = project_for(client, config.project, config.wait, runtime.stage)
+        (project,) = projects_for(client, config.project, config.wait, runtime.stage)
         items = items_for(read_records(inputs.prompts, Prompt).records[: config.prompts])
-        wanted = config.wait["demonstrations"]
-        lines = ask(client, project, items, batch=BATCH, wanted=wanted, watch=runtime)
-        source = source_of(client, project, None, lines)
+        (lines,) = ask(client, [Question(project, items, config.wait["demonstrations"])], batch=BATCH, watch=runtime)
+        write_sources(runtime.output, [source_of(client, project, None, lines)])
     written = [line.record for line in lines if isinstance(line.record, Demonstration)]
     write_records(runtime.output / "demonstrations.jsonl", written)
-    (runtime.output / SOURCE).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return StageOutput({"demonstrations": len(written), "writers": len({one.annotator for one in written})})
 
 

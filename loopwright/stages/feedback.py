@@ -20,7 +20,7 @@ from loopwright.data.prompts import newest, read_prompts
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
-from loopwright.feedback.asking import StoreUrl, Wait
+from loopwright.feedback.asking import Names, StoreUrl, Wait
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
@@ -55,8 +55,8 @@ class FeedbackConfig(StageConfig):
     policy: Path | None = None  # a causal LM's folder, where no stage makes one
     prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
     store: StoreUrl | None = None  # the annotation server whose people judge; None: annotators are simulated
-    project: str | None = None  # that asks them
-    wait: Wait | None = None  # {comparisons: 500}: how many labels must be there
+    project: Names | None = None  # that asks them; several where several kinds are waited for
+    wait: Wait | None = None  # {comparisons: 500, ratings: 100}: how many labels must be there
     reward: Path | None = None  # a reward model's folder: its scores go with the answers, unseen by labelers
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopwright.data.readers import write_records
 from loopwright.feedback.agreement import agreement_report
-from loopwright.feedback.asking import SOURCE, ask, items_to_judge, project_for, source_of
+from loopwright.feedback.asking import Question, ask, items_to_judge, projects_for, source_of, write_sources
 from loopwright.feedback.client import FeedbackClient, Line
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
@@ -32,7 +32,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt
     """Sample, publish, wait while people work, write down what they said and which labels it was."""
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
-        project = project_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
+        projects = projects_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
         answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         asked = [
@@ -40,14 +40,17 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt
             for i, prompt in enumerate(prompts)
         ]
         asked = mix_in_off_topic(asked, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
-        items = [item for one in asked for item in items_about(one, project.kind, inputs)]
-        if config.reward is not None:
-            items = with_scores(items, config.reward, runtime)
-        (wanted,) = config.wait.values()
-        lines = ask(client, project, items, batch=inputs.policy_id, wanted=wanted, watch=runtime)
-        source = source_of(client, project, inputs.policy_id, lines)
-    write(lines, FORMS[project.kind].makes, runtime.output)
-    (runtime.output / SOURCE).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        questions = []
+        for project, wanted in zip(projects, config.wait.values(), strict=True):
+            items = [item for one in asked for item in items_about(one, project.kind, inputs)]
+            if config.reward is not None:
+                items = with_scores(items, config.reward, runtime)
+            questions.append(Question(project, items, wanted))
+        said = ask(client, questions, batch=inputs.policy_id, watch=runtime)
+        found = zip(projects, said, strict=True)
+        write_sources(runtime.output, [source_of(client, project, inputs.policy_id, lines) for project, lines in found])
+    lines = [line for part in said for line in part]
+    write(lines, [kind for project in projects for kind in FORMS[project.kind].makes], runtime.output)
     return StageOutput(summarise(lines, prompts))
 
 

@@ -84,9 +84,9 @@ def test_records_go_into_a_project_and_what_people_said_comes_out(office, cli, r
     project, (one, two) = office.open_project("desk", labelers=2, overlap=2)
     assert "say where it goes" in refused("import", "trl", "rows.jsonl")
     assert "say where it goes" in refused("import", "trl", "rows.jsonl", "--project", "desk", "--out", "x")
-    said = cli("import", "trl", "rows.jsonl", "--project", "desk")
-    assert said.splitlines() == ["comparisons.jsonl: 3", "project desk: 3 new items, 0 were there"]
-    assert json.loads(cli("import", "trl", "rows.jsonl", "--project", "desk", "--json"))["known"] == 3
+    afresh = ("import", "trl", "rows.jsonl", "--project", "desk", "--without-labels")
+    assert cli(*afresh).splitlines() == ["comparisons.jsonl: 3", "project desk: 3 new items, 0 were there"]
+    assert json.loads(cli(*afresh, "--json"))["known"] == 3
 
     assert "there are no comparisons yet" in refused(
         "export", "trl-preference", "--project", "desk", "--out", "x.jsonl"
@@ -119,6 +119,61 @@ def test_what_the_store_makes_no_effect_on_is_refused(office, refused):
     assert "--store has no effect without --project" in refused(
         "import", "trl", "rows.jsonl", "--out", "x", "--store", office.store
     )
+    assert "--without-labels has no effect" in refused("import", "trl", "rows.jsonl", "--out", "x", "--without-labels")
+
+
+def test_labels_of_another_tool_come_with_their_annotators(office, cli, refused):
+    """Two people of Label Studio agree on one answer and not on another; one of their annotations is of no use."""
+
+    def task(id, *said):
+        results = [[{"type": "pairwise", "value": {"selected": selected}}] for _, selected in said]
+        notes = [
+            {
+                "id": number,
+                "completed_by": who,
+                "lead_time": 9.0,
+                "created_at": "2023-04-17T21:54:20Z",
+                "result": result,
+            }
+            for number, ((who, _), result) in enumerate(zip(said, results, strict=True))
+        ]
+        return {"id": id, "data": {"prompt": f"Q{id}", "answer1": "Yes.", "answer2": "No."}, "annotations": notes}
+
+    tasks = [task(1, ("ann", "left"), ("bob", "left")), task(2, ("ann", "left"), ("bob", "right"), ("ann", "right"))]
+    Path("tasks.json").write_text(json.dumps(tasks))
+    project, people = office.open_project("desk", labelers=1, overlap=2)
+    there = ("import", "label-studio", "tasks.json", "--project", "desk", "--max-bad-share", "0.5")
+    assert cli(*there).splitlines() == [
+        "comparisons.jsonl: 5",
+        "project desk: 2 new items, 0 were there",
+        "project desk: 4 new labels, imported; 0 were there",
+        "1 records bring nothing, listed in tasks.json.bad_labels.jsonl",
+    ]
+    (bad,) = [json.loads(line) for line in Path("tasks.json.bad_labels.jsonl").read_text().splitlines()]
+    assert (bad["path"], bad["line"]) == ("tasks.json", 2) and "in an earlier row" in bad["reason"]
+    again = json.loads(cli(*there, "--json"))
+    assert (again["new"], again["known"], again["labels"], again["labels_known"]) == (0, 2, 0, 4)
+
+    cli("export", "loopwright", "--project", "desk", "--out", "said.jsonl")
+    said = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    names = {f"imported:label-studio/{who}" for who in ("ann", "bob")}
+    assert {one["annotator"] for one in said} == names
+    assert {one["created"] for one in said} == {"2023-04-17T21:54:20.000+00:00"} and said[0]["seconds"] == 9.0
+    assert [one["responses"][one["choice"]] for one in said] == ["Yes.", "Yes.", "Yes.", "No."]
+    assert "desk: 4 of 4 labels of 2 items, 0 flagged, 4 imported" in cli("stats", "--project", "desk")
+    assert json.loads(cli("agree", "--project", "desk", "--json"))["percent"]["value"] == 0.5
+    with office.client(people[0].token) as labeler:
+        assert labeler.tasks(project).tasks == ()  # each item has the two labels it needs
+    assert "nobody can work as them" in refused("token", "create", "imported:label-studio/ann", "--project", "desk")
+
+
+def test_an_import_that_is_mostly_bad_changes_nothing(office, cli, refused):
+    Path("rows.jsonl").write_text("".join(json.dumps({**row, "annotator": "ai:judge"}) + "\n" for row in ROWS))
+    office.open_project("desk")
+    there = ("import", "columns", "rows.jsonl", "--project", "desk")
+    error = refused(*there)
+    assert "rows.jsonl:1: a model said it, which counts as no person; 3 of 3 rows are bad" in error
+    assert "0 items" in cli("stats", "--project", "desk")
 
 
 def test_simulated_annotators_label_at_the_server(office, cli, refused):
@@ -127,7 +182,7 @@ def test_simulated_annotators_label_at_the_server(office, cli, refused):
     rows = [{"prompt": one.messages[-1].content, "chosen": "At noon.", "rejected": "I do not know."} for one in prompts]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     office.open_project("desk", overlap=2)
-    cli("import", "trl", "rows.jsonl", "--project", "desk")
+    cli("import", "trl", "rows.jsonl", "--project", "desk", "--without-labels")
     there = ("--project", "desk", "--prompts", "prompts.jsonl", "--url", office.url)
     assert cli("simulate", *there, "--annotators", "3") == "8 labels of 3 simulated annotators\n"
     assert cli("simulate", *there, "--annotators", "3") == "0 labels of 3 simulated annotators\n"  # the same people

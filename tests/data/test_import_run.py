@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loopwright.data.importers import import_feedback, items, parquet, run, sources
+from loopwright.data.importers import import_feedback, imported_records, items, parquet, run, sources
 from loopwright.data.importers.base import MAX_FIELDS_NAMED, MAX_REASONS, Notes, Row
 from loopwright.data.readers import BadRow, Quarantine, read_records
 from loopwright.errors import DataError
@@ -118,7 +118,7 @@ def test_an_import_never_deletes_what_it_reads(tmp_path):
     (tmp_path / "link.jsonl").symlink_to(bad)
     for paths in ([bad], [other, tmp_path / "link.jsonl"]):
         with pytest.raises(
-            DataError, match=r"the bad rows of an import into .*/r would replace it; name another folder"
+            DataError, match=r"the bad rows of this import would replace it; rename it, or name another folder"
         ):
             import_feedback("trl", paths, tmp_path / "r")
     (tmp_path / "s.bad_rows.jsonl").write_text('{"instruction": "Q", "output": "A"}\n')
@@ -505,3 +505,18 @@ def test_real_judged_comparisons(tmp_path):
     loaded = read_records(tmp_path / "out" / "comparisons.jsonl", Comparison).records
     assert [1 + 1 - record.probability for record in loaded] == pytest.approx(preferences, abs=1e-9)
     assert sum(record.choice is None for record in loaded) == 28
+
+
+def test_records_know_the_lines_they_came_from(tmp_path):
+    """Of several files, with a row that gives two records and one that gives none."""
+    one = write_lines(tmp_path / "one.jsonl", ["{", json.dumps(pair(1))])
+    rows = [task(annotation("left"), id=1), task(annotation("left"), annotation("right", id=2), id=2)]
+    other = tmp_path / "two.json"
+    other.write_text(json.dumps(rows))
+    import_feedback("trl", [one], tmp_path / "trl", places=True, max_bad_share=1, bad_rows=tmp_path / "bad.jsonl")
+    import_feedback("label-studio", [other], tmp_path / "studio", places=True)
+    (where, record), *none = imported_records(tmp_path / "trl")
+    assert (where, record.prompt[0].content, none) == (f"{one}:2", "question 1", [])
+    assert [where for where, _ in imported_records(tmp_path / "studio")] == [f"{other}:{n}" for n in (1, 2, 2)]
+    assert [row["line"] for row in map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())] == [1]
+    assert not list(tmp_path.glob("trl.bad*"))

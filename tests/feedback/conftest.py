@@ -2,6 +2,7 @@
 
 import pytest
 
+from loopwright.feedback.store.migrate import migrate, open_store
 from tests.feedback import services
 from tests.feedback.browsing import Watch, running_browser
 
@@ -26,6 +27,15 @@ def database_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'feedback.db'}"
     return request.getfixturevalue("postgresql_url")
+
+
+@pytest.fixture
+def sqlite_store(tmp_path):
+    """An open, empty store, for what does not depend on the database."""
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    migrate(url)
+    with open_store(url) as database:
+        yield database
 
 
 @pytest.fixture(scope="module")

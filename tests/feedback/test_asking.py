@@ -7,7 +7,17 @@ import pytest
 
 from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback import asking
-from loopwright.feedback.asking import ask, items_to_judge, key_of, project_for
+from loopwright.feedback.asking import (
+    SOURCE,
+    Question,
+    Source,
+    ask,
+    items_to_judge,
+    key_of,
+    projects_for,
+    read_sources,
+    write_sources,
+)
 from loopwright.feedback.client import Batch, Line, Project, Published
 from loopwright.feedback.connection import Unreachable
 from loopwright.schemas import Message, Thumb
@@ -66,8 +76,8 @@ class Server:
         state = self.states.pop(0)
         if isinstance(state, Exception):
             raise state
-        labels, usable, wanted = state
-        return Batch(items=wanted, labels=labels, wanted=wanted, usable=usable)
+        labels, wanted = state
+        return Batch(items=wanted, labels=labels, wanted=wanted)
 
     def labels(self, project, *, batch):
         for number in range(self.labels_there):
@@ -82,7 +92,13 @@ class Watch:
 
     @contextmanager
     def progress(self, description, total, start=0):
-        yield SimpleNamespace(advance=lambda n=1, **shown: self.moved.append(n))
+        self.total = total
+
+        def advance(n=1, **shown):
+            self.moved.append(n)
+            self.shown = shown
+
+        yield SimpleNamespace(advance=advance)
 
     def log(self, message):
         self.said.append(message)
@@ -100,12 +116,12 @@ def slept(monkeypatch):
 
 def wait(server, wanted=3):
     watch = Watch()
-    lines = ask(server, PROJECT, [], batch="b", wanted=wanted, watch=watch)
+    (lines,) = ask(server, [Question(PROJECT, [], wanted)], batch="b", watch=watch)
     return [line.label for line in lines], watch
 
 
 def test_it_waits_until_so_many_labels_count(slept):
-    server = Server((0, 0, 5), (2, 2, 5), (3, 2, 5), (4, 3, 5))
+    server = Server((0, 5), (2, 5), (2, 5), (3, 5))
     labels, watch = wait(server)
     assert labels == ["uid-0", "uid-1", "uid-2"]
     assert slept == [asking.POLL_SECONDS] * 3
@@ -113,7 +129,7 @@ def test_it_waits_until_so_many_labels_count(slept):
 
 
 def test_a_label_that_is_taken_back_in_the_last_moment_is_waited_for():
-    server = Server((3, 3, 5), (3, 3, 5), labels=2)
+    server = Server((3, 5), (3, 5), labels=2)
     labels, _ = wait(server)
     assert len(labels) == 3
     assert server.states == []
@@ -121,7 +137,7 @@ def test_a_label_that_is_taken_back_in_the_last_moment_is_waited_for():
 
 def test_a_server_that_is_away_is_waited_for_and_said_once():
     away = Unreachable("http://there: no answer")
-    labels, watch = wait(Server((0, 0, 5), away, away, (3, 3, 5)))
+    labels, watch = wait(Server((0, 5), away, away, (3, 5)))
     assert len(labels) == 3
     assert [sentence for sentence in watch.said if "answer" in sentence] == [
         "http://there does not answer; waiting for it (Ctrl-C loses nothing)", "http://there answers again",
@@ -130,9 +146,7 @@ def test_a_server_that_is_away_is_waited_for_and_said_once():
 
 def test_what_cannot_come_is_not_waited_for():
     with pytest.raises(StoreError, match="can bring 2 labels that count of these 2 items, not 3"):
-        wait(Server((0, 0, 2)))
-    with pytest.raises(StoreError, match="can bring 2 labels that count of these 3 items, not 3"):
-        wait(Server((2, 1, 3)))  # one was excluded, and its place is taken
+        wait(Server((0, 2)))
     with pytest.raises(StoreError, match="refused"):
         wait(Server(StoreError("refused")))
 
@@ -149,7 +163,41 @@ def test_a_kind_that_the_project_cannot_make_is_refused(kind, wait, message):
     project = PROJECT.model_copy(update={"config": {"kind": kind}})
     client = SimpleNamespace(project=lambda name: project)
     with pytest.raises(ConfigError, match=message):
-        project_for(client, "desk", wait, "feedback")
+        projects_for(client, "desk", wait, "feedback")
     good = PROJECT.model_copy(update={"config": {"kind": "ranking"}})
     client = SimpleNamespace(project=lambda name: good)
-    assert project_for(client, "desk", {"rankings": 5}, "feedback") is good
+    assert projects_for(client, "desk", {"rankings": 5}, "feedback") == [good]
+
+
+def test_several_kinds_are_waited_for_together_and_each_is_shown():
+    """Enough of one kind is not enough: the other's labels are still to come."""
+    ratings = Project(id="other", name="ratings", state="open", config={"kind": "rating"})
+    server, watch = Server((3, 5), (0, 2), (4, 5), (2, 2), labels=5), Watch()
+    thumbs, rated = ask(server, [Question(PROJECT, [], 3), Question(ratings, [], 2)], batch="b", watch=watch)
+    assert (len(thumbs), len(rated), server.published) == (5, 6, 2)
+    assert (watch.total, watch.moved, watch.shown) == (5, [3, 2], {"thumbs": 4, "ratings": 2})
+    with pytest.raises(StoreError, match="project ratings can bring 1 labels"):
+        ask(Server((3, 5), (0, 1)), [Question(PROJECT, [], 3), Question(ratings, [], 2)], batch="b", watch=Watch())
+
+
+def test_each_kind_has_its_project():
+    kinds = {"a": "comparison", "b": "rating", "c": "rating"}
+    made = {name: Project(id=name, name=name, state="open", config={"kind": kind}) for name, kind in kinds.items()}
+    client = SimpleNamespace(project=made.__getitem__)
+    wait = {"ratings": 5, "comparisons": 9}
+    assert [one.name for one in projects_for(client, ("a", "b"), wait, "feedback")] == ["b", "a"]
+    with pytest.raises(ConfigError, match="none of the projects makes comparisons"):
+        projects_for(client, "b", wait, "feedback")
+    with pytest.raises(ConfigError, match="b and c both make ratings"):
+        projects_for(client, ("a", "b", "c"), wait, "feedback")
+
+
+def test_the_sources_of_labels_are_read_as_they_were_written(tmp_path):
+    assert read_sources(tmp_path) == ()
+    both = tuple(
+        Source(store="http://there", project=name, project_id=name, policy="p", labels=("1", "2")) for name in "ab"
+    )
+    write_sources(tmp_path, both)
+    assert read_sources(tmp_path) == both
+    (tmp_path / SOURCE).write_text(both[0].model_dump_json())  # as runs of one project had it
+    assert read_sources(tmp_path) == both[:1]

@@ -156,7 +156,7 @@ def test_the_reward_model_learns_from_what_people_said_in_the_store(people, firs
     assert {one.policy for one in said} == {made["sft"].id}
     assert {one.annotator for one in said} == {f"desk annotator-{number:02}" for number in range(3)}
     assert all(one.order_shown is not None and one.seconds > 0 for one in said)
-    source = json.loads(made["feedback"].file("store.json").read_text())
+    (source,) = json.loads(made["feedback"].file("store.json").read_text())
     assert source["labels"] == [one.id for one in said]
     assert made["reward"].manifest.parents["feedback"] == made["feedback"].id
     assert made["reward"].manifest.metrics["pairs"] > 0

@@ -3,7 +3,7 @@
 import threading
 
 from loopwright.data.readers import read_records, write_records
-from loopwright.feedback.asking import read_source
+from loopwright.feedback.asking import read_sources
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
 from loopwright.runtime.runtime import Runtime
@@ -43,7 +43,7 @@ def test_their_labels_take_the_place_of_the_judges(tmp_path, office):
     assert metrics["labels_of_ai"] == 3 and metrics["people"]["minutes"] > 0
     assert len({(label.prompt, label.responses) for label in labels}) == 6
     assert {label.policy for label in of_people} == {"policy-id"}
-    assert read_source(runtime.output).labels == tuple(label.id for label in of_people)
+    assert read_sources(runtime.output)[0].labels == tuple(label.id for label in of_people)
     with office.client() as client:
         items = client._connection.get(f"projects/{project}/items")["items"]
     assert len(items) == 3 and "judge-1" not in str(items) and not any(item["scores"] for item in items)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback import asking
-from loopwright.feedback.asking import read_source
+from loopwright.feedback.asking import read_sources
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
 from loopwright.generation import answers
@@ -37,9 +37,8 @@ JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
         (STORE | {"rank_share": 0.5}, "rank_share has no effect with store"),
         ({"store": STORE["store"], "wait": {"comparisons": 5}}, "store needs project"),
         ({"store": STORE["store"], "project": "desk"}, "store needs wait"),
-        (STORE | {"wait": {}}, "name one of comparisons"),
-        (STORE | {"wait": {"comparisons": 5, "rankings": 5}}, "name one of comparisons"),
-        (STORE | {"wait": {"prompts": 5}}, "name one of comparisons"),
+        (STORE | {"wait": {}}, "name some of comparisons"),
+        (STORE | {"wait": {"comparisons": 5, "prompts": 5}}, "name some of comparisons"),
         (STORE | {"wait": {"comparisons": 0}}, "greater than 0"),
         (STORE | {"wait": {"demonstrations": 5}}, "wait names demonstrations, which judge no answer"),
         (STORE | {"store": "http://me:secret@there"}, "address is none"),
@@ -72,35 +71,45 @@ def test_answers_of_a_policy_of_ones_own_are_ranked_by_people_with_scores_beside
     reward = saved(LlamaForSequenceClassification(config), tiny_tokenizer(), tmp_path / "reward")
     prompts = [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(4)]
     write_records(tmp_path / "prompts.jsonl", prompts)
-    project, labelers = office.open_project("desk", labelers=1, kind="ranking")
+    desks = {"desk": "ranking", "thumbs": "thumb"}
+    opened = [office.open_project(name, labelers=1, kind=kind) for name, kind in desks.items()]
+    project = opened[0][0]
     settings = feedback.FeedbackConfig(
         prompts=4, responses_per_prompt=3, sampling={"max_new_tokens": 6}, policy=policy, off_topic_share=1.0,
-        prompts_file=tmp_path / "prompts.jsonl", reward=reward, store=office.url, project="desk", wait={"rankings": 4},
+        prompts_file=tmp_path / "prompts.jsonl", reward=reward, store=office.url, project=tuple(desks),
+        wait={"rankings": 4, "thumbs": 12},
     )  # fmt: skip
     inputs = feedback.bind(settings, {})
     assert inputs.policy_id == id_of_file(policy)
     runtime = Runtime.temporary(tmp_path / "run")
-    ranking = ProjectConfig(kind="ranking", gold_share=0.0)
     done = threading.Event()
-    people = threading.Thread(
-        target=lambda: work(
-            office.url, project, ranking, labelers, World.of(prompts, JUDGES), stay=lambda: not done.is_set()
+    people = [
+        threading.Thread(
+            target=work,
+            args=(office.url, id, ProjectConfig(kind=kind, gold_share=0.0), labelers, World.of(prompts, JUDGES)),
+            kwargs={"stay": lambda: not done.is_set()},
         )
-    )
-    people.start()
+        for kind, (id, labelers) in zip(desks.values(), opened, strict=True)
+    ]
+    for one in people:
+        one.start()
     try:
         metrics = feedback.run(settings, inputs, runtime).metrics
     finally:
         done.set()
-        people.join()
+        for one in people:
+            one.join()
     found = read_records(runtime.output / "rankings.jsonl", Ranking).records
-    assert len(found) == metrics["rankings"] == metrics["labels"] == 4
+    thumbs = read_records(runtime.output / "thumbs.jsonl", Thumb).records
+    assert (len(found), len(thumbs)) == (metrics["rankings"], metrics["thumbs"]) == (4, 12)
+    assert metrics["labels"] == 16
     assert {one.policy for one in found} == {inputs.policy_id}
     assert {one.off_topic for one in found} == {(2,)}
     assert {one.reward_model for one in found} == {id_of_file(reward)}
     for name in ("comparisons", "ratings"):  # so that the reward stage finds what it looks for
         assert (runtime.output / f"{name}.jsonl").read_text() == ""
-    source = read_source(runtime.output)
+    source, of_thumbs = read_sources(runtime.output)
+    assert (of_thumbs.project, of_thumbs.labels) == ("thumbs", tuple(one.id for one in thumbs))
     assert source.labels == tuple(one.id for one in found)
     assert (source.store, source.project, source.policy) == (office.url, "desk", inputs.policy_id)
     with office.client() as client:
@@ -164,7 +173,7 @@ def test_people_write_the_demonstrations_that_sft_learns_from(tmp_path, office):
     assert metrics == {"demonstrations": 2, "writers": 1}
     made = read_records(runtime.output / "demonstrations.jsonl", Demonstration).records
     assert all(one.response == f"To {one.prompt[-1].content} yes." for one in made)
-    assert read_source(runtime.output).labels == tuple(one.id for one in made)
+    assert read_sources(runtime.output)[0].labels == tuple(one.id for one in made)
 
     names = {path.name: "" for path in runtime.output.iterdir()} | {"model/x": ""}
     manifest = Manifest(id="d", key="d", kind="demonstrations", name="n", files=names, **ABOUT)

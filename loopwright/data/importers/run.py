@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # its package loads torch, which no import of feedback needs
     from loopwright.runtime.display import Display
 
 FILES = {record: f"{kind}.jsonl" for kind, record in KINDS.items()}
+PLACES = ".places"  # the ending of files that say where records came from
 TRIED = 1000  # rows that are all bad at the start of an import: this is another format
 MAX_RECORDS_BYTES = 4 * MAX_ROW_BYTES  # that a row's records may have: each repeats the prompt
 SHOWN_EVERY = 256  # rows between two moves of the progress bar
@@ -62,11 +63,13 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
     where: Mapping[str, str] | None = None,
     max_bad_share: float = 0.05,
     limits: Limits = Limits(),
+    places: bool = False,
+    bad_rows: Path | None = None,
     display: Display | None = None,
 ) -> ImportReport:
     """Read feedback in one of IMPORTERS' formats; write comparisons.jsonl, rankings.jsonl, … and import.json.
 
-    Memory does not grow with the files. Bad rows go to "<out>.bad_rows.jsonl" as they come; the folder `out` appears
+    Memory does not grow with the files. Bad rows go to a file as they come; the folder `out` appears
     when all is done, whole or not at all.
 
     Args:
@@ -77,6 +80,8 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
         where: only rows with these values of top-level fields are imported, such as {"split": "train"}.
         max_bad_share: more than this share of bad rows is an error.
         limits: of each file; `UPLOADED` is for those of people who are not known.
+        bad_rows: their file; none: "<out>.bad_rows.jsonl".
+        places: beside each file of records, comparisons.places and so on say line by line where they came from.
 
     Raises:
         ConfigError: an unknown format, or a setting that the format does not have.
@@ -87,13 +92,13 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
     settings = _settings(format, importer, columns or {}, reference, limits)
     if not paths:
         raise ConfigError("no file to import; name one or more")
-    bad_file = _bad_rows_file(out, [*paths, *([reference] if reference else [])])
+    bad_file = _bad_rows_file(out, bad_rows, [*paths, *([reference] if reference else [])])
     quarantine = Quarantine(bad_file, max_bad_share, kept=20)
     report = ImportReport(format, dict(settings.columns), dict(where or {}))
     notes = Notes()
     with _written_whole(out) as folder:
         with ExitStack() as files, disk_full_is_an_error(out):
-            writer = _Writer(folder, files, limits.records_bytes)
+            writer = _Writer(folder, files, limits.records_bytes, places)
             for path, name in zip(paths, _names(paths), strict=True):
                 read = _File(importer, settings, report.where, notes, quarantine)
                 with open_source(path, limits) as source, progress(display, f"import {path.name}", source.total) as bar:
@@ -116,6 +121,16 @@ def import_feedback(  # noqa: PLR0913 -- what is read, and what the user says ab
         text = json.dumps(asdict(report), indent=1) + "\n"  # ASCII: names in a file may hold anything
         (folder / "import.json").write_text(text, encoding="utf-8")
     return report
+
+
+def imported_records(folder: Path) -> Iterator[tuple[str, Record]]:
+    """What an import with `places` wrote: where each record came from ("file:line") and the record, kind by kind."""
+    for record, name in FILES.items():
+        file = folder / name
+        if file.is_file():
+            with file.open(encoding="utf-8") as lines, file.with_suffix(PLACES).open(encoding="utf-8") as places:
+                for line, place in zip(lines, places, strict=True):
+                    yield json.loads(place), record.model_validate_json(line)
 
 
 class _File:
@@ -211,10 +226,10 @@ def progress(display: Display | None, description: str, total: int) -> Iterator[
 class _Writer:
     """A file of each kind of record, opened when the first one comes."""
 
-    def __init__(self, folder: Path, files: ExitStack, max_bytes: int | None) -> None:
+    def __init__(self, folder: Path, files: ExitStack, max_bytes: int | None, places: bool) -> None:
         self._folder, self._files = folder, files
-        self._left = max_bytes
-        self._open: dict[type[Record], BinaryIO] = {}
+        self._left, self._places = max_bytes, places
+        self._open: dict[Path, BinaryIO] = {}
         self.counts: dict[str, int] = {}
 
     def write(self, lines: Sequence[tuple[type[Record], str]], where: str) -> None:
@@ -223,8 +238,7 @@ class _Writer:
             DataError: all records together would have more bytes than they may.
         """
         for kind, line in lines:
-            if kind not in self._open:
-                self._open[kind] = self._files.enter_context((self._folder / FILES[kind]).open("wb"))
+            file = self._folder / FILES[kind]
             content = line.encode() + b"\n"
             if self._left is not None:
                 self._left -= len(content)
@@ -232,8 +246,15 @@ class _Writer:
                     raise DataError(
                         f"{where}: the records have too many bytes; import the files one by one, or split them"
                     )
-            self._open[kind].write(content)
-            self.counts[FILES[kind]] = self.counts.get(FILES[kind], 0) + 1
+            self._add(file, content)
+            if self._places:
+                self._add(file.with_suffix(PLACES), json.dumps(where).encode() + b"\n")
+            self.counts[file.name] = self.counts.get(file.name, 0) + 1
+
+    def _add(self, file: Path, content: bytes) -> None:
+        if file not in self._open:
+            self._open[file] = self._files.enter_context(file.open("wb"))
+        self._open[file].write(content)
 
 
 @contextmanager
@@ -250,8 +271,8 @@ def _written_whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _bad_rows_file(out: Path, sources: Sequence[Path]) -> Path:
-    """Where the bad rows go: beside `out`. What an earlier import left there goes, unless it is read now.
+def _bad_rows_file(out: Path, given: Path | None, sources: Sequence[Path]) -> Path:
+    """Where the bad rows go: beside `out`, or where told. What an earlier import left there goes, unless it is read.
 
     Raises:
         DataError: `out` is taken, a source is missing, or the file would take the place of a source.
@@ -261,11 +282,13 @@ def _bad_rows_file(out: Path, sources: Sequence[Path]) -> Path:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out}: is a file; name a new folder")
     named = out if out.name not in ("", "..") else out.resolve()  # "." has no name that another could go with
-    bad_file = named.with_name(f"{named.name}.bad_rows.jsonl")
+    bad_file = given or named.with_name(f"{named.name}.bad_rows.jsonl")
     for source in sources:
         require_file(source)
         if bad_file.exists() and bad_file.samefile(source):
-            raise DataError(f"{source}: the bad rows of an import into {out} would replace it; name another folder")
+            raise DataError(
+                f"{source}: the bad rows of this import would replace it; rename it, or name another folder"
+            )
     return bad_file
 
 

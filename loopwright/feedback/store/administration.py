@@ -11,8 +11,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from loopwright.errors import StoreError
 from loopwright.feedback.kinds import Asked, read_answer
 from loopwright.feedback.projects import ProjectConfig
+from loopwright.feedback.store import exclusions, lineage, people, projects
 from loopwright.feedback.store import items as store_items
-from loopwright.feedback.store import labels, lineage, people, projects
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.items import Item, Published, Score
 from loopwright.feedback.store.people import Account, Role
@@ -184,14 +184,14 @@ def _items(connection: Connection, project: Project, keys: Sequence[str]) -> dic
 
 
 def exclude(connection: Connection, by: str, project: str, what: Mapping[str, Any], *, uid: str, now: float) -> None:
-    """See `labels.exclude`. Raises ValueError where it names no annotator, day or guideline."""
-    labels.exclude(connection, project, what, by, uid=uid, now=now)
+    """See `exclusions.exclude`. Raises ValueError where it names no annotator, day or guideline."""
+    exclusions.exclude(connection, project, what, by, uid=uid, now=now)
     note(connection, by, "labels excluded", now=now, project=project, **what)
 
 
 def restore(connection: Connection, by: str, project: str, exclusion: str, *, uid: str, now: float) -> None:
     """Raises StoreError where there is no such exclusion in force."""
-    labels.restore(connection, project, exclusion, by, uid=uid, now=now)
+    exclusions.restore(connection, project, exclusion, by, uid=uid, now=now)
     note(connection, by, "labels restored", now=now, project=project, exclusion=exclusion)
 
 
@@ -282,9 +282,9 @@ def change_account(connection: Connection, by: str, account: str, values: Mappin
     """Set skills, hourly_rate, role or disabled.
 
     Raises:
-        StoreError: there is no such account, or nobody would administer any more.
+        StoreError: there is no such account, nobody is behind it, or nobody would administer any more.
     """
-    people.get_account(connection, account)
+    _is_somebody(people.get_account(connection, account))
     people.change_account(connection, account, **values)
     left = select(func.count()).where(accounts.c.role == "admin", accounts.c.disabled.is_(False))
     if not connection.execute(left).scalar():
@@ -305,9 +305,10 @@ def make_token(  # noqa: PLR0913 -- one argument a column
     """What the program sends, shown now and never again.
 
     Raises:
-        StoreError: there is no such account, or a scope is none or is of administrators only.
+        StoreError: there is no such account, nobody is behind it, or a scope is none or is of administrators only.
     """
     owner = people.get_account(connection, account)
+    _is_somebody(owner)
     if "admin" in scopes and owner.role != "admin":
         raise StoreError(f"{owner.name} is no administrator, so a token of theirs cannot have the scope admin")
     token = people.create_token(connection, account, name, scopes, expires=expires, now=now)
@@ -318,6 +319,11 @@ def make_token(  # noqa: PLR0913 -- one argument a column
 def revoke_token(connection: Connection, by: str, token: str, *, now: float) -> None:
     people.revoke_token(connection, token, now=now)
     note(connection, by, "token revoked", now=now, token=token)
+
+
+def _is_somebody(account: Account) -> None:
+    if account.role == "imported":
+        raise StoreError(f"{account.name} only names who gave imported labels; nobody can work as them")
 
 
 def labels_read(connection: Connection, by: str, project: str, *, now: float, **which: Any) -> None:

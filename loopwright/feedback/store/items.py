@@ -119,7 +119,7 @@ def reorder(connection: Connection, project: Project, order: Iterable[Mapping[st
         return
     first, _ = queue_ends(connection, project)
     change_items(connection, [{**row, "place": place} for place, row in enumerate(listed, first - len(listed))])
-    _start_anew(connection, project)
+    start_anew(connection, project.id)
 
 
 def queue_ends(connection: Connection, project: Project) -> tuple[int, int]:
@@ -219,12 +219,12 @@ def _shuffle(connection: Connection, project: Project, first: int) -> None:
 
 def _shuffle_for_all(connection: Connection, project: Project, first: int) -> None:
     _shuffle(connection, project, first)
-    _start_anew(connection, project)
+    start_anew(connection, project.id)
 
 
-def _start_anew(connection: Connection, project: Project) -> None:
+def start_anew(connection: Connection, project: str) -> None:
     """Items moved: everybody goes through the queue from its start."""
-    connection.execute(update(projects).where(projects.c.id == project.id).values(queue=projects.c.queue + 1))
+    connection.execute(update(projects).where(projects.c.id == project).values(queue=projects.c.queue + 1))
 
 
 _NEW = insert(items)

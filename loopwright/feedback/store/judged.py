@@ -12,6 +12,7 @@ from loopwright.feedback.store.tables import accounts, items
 class Person(NamedTuple):
     name: str
     hourly_rate: float | None
+    imported: bool  # their labels came from another tool
 
 
 class Judged(NamedTuple):
@@ -29,8 +30,8 @@ class Judged(NamedTuple):
 def read_judged(connection: Connection, project: Project) -> Judged:
     times, gold = votes.times(connection, project), votes.gold_answers(connection, project)
     said = {*times.annotators, *gold.annotators}
-    rows = connection.execute(select(accounts.c.id, accounts.c.name, accounts.c.hourly_rate))
-    people = {id: Person(name, rate) for id, name, rate in rows if id in said}
+    rows = connection.execute(select(accounts.c.id, accounts.c.name, accounts.c.hourly_rate, accounts.c.role))
+    people = {id: Person(name, rate, role == "imported") for id, name, rate, role in rows if id in said}
     return Judged(
         votes.votes(connection, project),
         votes.pulls(connection, project),

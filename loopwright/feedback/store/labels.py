@@ -2,25 +2,27 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, false, not_, null, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, null, select, update
 
 from loopwright.errors import StoreError
 from loopwright.feedback.items import OFF_TOPIC, POLICIES
 from loopwright.feedback.kinds import FORMS, Answer, Asked, ComparisonAnswer, read_answer, to_records
 from loopwright.feedback.store.chain import append
+from loopwright.feedback.store.exclusions import count_anew, usable
 from loopwright.feedback.store.frozen import frozen
 from loopwright.feedback.store.items import asked
 from loopwright.feedback.store.projects import Project
 from loopwright.feedback.store.queue import Task, free_slot, get_task, may_take_back, offer_again, take_slot
-from loopwright.feedback.store.tables import accounts, assignments, current_labels, events, guidelines, items
+from loopwright.feedback.store.tables import accounts, assignments, current_labels, events, items
+from loopwright.feedback.store.uids import sent_before
 from loopwright.schemas import Record
 
 SKIP_REASONS = ("unclear_prompt", "needs_expert", "broken_text", "upsetting", "cannot_judge")
-LONGEST_UID = 64
 EXPERT = "expert"  # the skill that an item needs once two people said so
+ROUTED = "needs"  # in the skip that said so second: the skill
 
 
 class Label(NamedTuple):
@@ -51,21 +53,29 @@ def submit(
         ValueError: the answer is none to this item.
     """
     task = get_task(connection, ticket, account)
-    if (known := _sent_before(connection, uid, ("label", "late"), account, task.item)) is not None:
+    if (known := sent_before(connection, uid, ("label", "late"), account, task.item)) is not None:
         return Label(uid, ticket, known == "late")
     if seconds is not None and not 0 <= seconds < math.inf:
         raise ValueError(f"seconds is a time on task, not {seconds}")
     given = read_answer(task.project.config.kind, answer, task.asked)
-    before = _current(connection, task.item, account) if task.state == "labeled" else None
+    before = None
+    if task.state == "labeled" or task.has_exclusions:  # who gave a label that counts no more may have been asked again
+        before = _current(connection, task.item, account)
     late = False
-    if before is not None:
+    if task.state == "labeled" and before is not None:
         _not_frozen(connection, before)
     elif task.state != "leased":
         late = not take_slot(connection, task.item)
-    _append(connection, "late" if late else "label", task, given, uid=uid, seconds=seconds, now=now, supersedes=before)
-    if before is None and not late:
+    if late:
+        _append(connection, "late", task, given, uid=uid, seconds=seconds, now=now, supersedes=None)
+        return Label(uid, ticket, late)
+    _append(connection, "label", task, given, uid=uid, seconds=seconds, now=now, supersedes=before)
+    if task.state != "labeled":
         connection.execute(_ANSWERED, {"of_item": task.item, "of_account": account})
         connection.execute(_COUNT_LABEL, {"of_item": task.item})
+    if task.has_exclusions:  # of a day that was left out, for instance
+        count_anew(connection, task.project.id, current_labels.c.item == task.item)
+        offer_again(connection, task.item)
     return Label(uid, ticket, late)
 
 
@@ -73,7 +83,8 @@ def undo(connection: Connection, label_uid: str, account: str, *, uid: str, now:
     """Take a label back: its task is open again, with the answer as its draft. The task's ticket.
 
     Raises:
-        StoreError: it is no current label of the account, it is frozen, or the account has enough tasks open already.
+        StoreError: it is no current label of the account, it is frozen or left out, or the account has enough tasks
+            open already.
     """
     mine = (events.c.uid == label_uid) & (events.c.account == account) & (events.c.type == "label")
     label = connection.execute(select(events).where(mine)).first()
@@ -81,11 +92,14 @@ def undo(connection: Connection, label_uid: str, account: str, *, uid: str, now:
         raise StoreError("there is no such label of yours")
     of_task = (assignments.c.item == label.item) & (assignments.c.account == account)
     ticket = str(connection.execute(select(assignments.c.ticket).where(of_task)).scalar_one())
-    project = get_task(connection, ticket, account).project
-    if _sent_before(connection, uid, ("undo",), account, label.item) is not None:
+    task = get_task(connection, ticket, account)
+    project = task.project
+    if sent_before(connection, uid, ("undo",), account, label.item) is not None:
         return ticket
     if _current(connection, label.item, account) != label.id:
         raise StoreError("this label was changed or taken back already; look at your history")
+    if task.state != "labeled":
+        raise StoreError("this label counts no more, so there is nothing to take back")
     _not_frozen(connection, label.id)
     if not may_take_back(connection, project, account):
         raise StoreError("finish the tasks that you have open first, then take this label back")
@@ -112,7 +126,7 @@ def skip(
     if reason not in SKIP_REASONS:
         raise ValueError(f"{reason!r} is not one of {', '.join(SKIP_REASONS)}")
     task = get_task(connection, ticket, account)
-    if _sent_before(connection, uid, ("skip",), account, task.item) is not None:
+    if sent_before(connection, uid, ("skip",), account, task.item) is not None:
         return
     if task.state == "labeled":
         raise StoreError("this task is answered; undo that first")
@@ -120,22 +134,61 @@ def skip(
         free_slot(connection, task.item)
     skipped = update(assignments).where(assignments.c.ticket == task.ticket).values(state="skipped", draft=null())
     connection.execute(skipped)
+    said = {"reason": reason, "note": note}
     if reason == "needs_expert" and _others_said(connection, reason, task):
         alone = (items.c.id == task.item) & items.c.skill.is_(None)
         if connection.execute(update(items).where(alone).values(skill=EXPERT)).rowcount:
             offer_again(connection, task.item)
-    _note(connection, "skip", task, uid=uid, answer={"reason": reason, "note": note}, now=now)
+            said[ROUTED] = EXPERT
+    _note(connection, "skip", task, uid=uid, answer=said, now=now)
+
+
+def undo_skip(connection: Connection, ticket: str, account: str, *, uid: str, now: float) -> None:
+    """Have a skipped task open again, and its skip count for nothing.
+
+    Raises:
+        StoreError: there is no such task, it is not skipped, others have it by now, or the account has enough open.
+    """
+    task = get_task(connection, ticket, account)
+    if sent_before(connection, uid, ("undo",), account, task.item) is not None:
+        return
+    mine = _skips().where(events.c.item == task.item, events.c.account == account)
+    skipped = connection.execute(mine.order_by(events.c.id.desc()).limit(1)).first()
+    if task.state != "skipped" or skipped is None:
+        raise StoreError("this task is not skipped")
+    if not may_take_back(connection, task.project, account):
+        raise StoreError("finish the tasks that you have open first, then take this one back")
+    if not take_slot(connection, task.item):
+        raise StoreError("others have this task by now, so it cannot be taken back")
+    append(
+        connection, events, uid=uid, type="undo", project=task.project.id, item=task.item, account=account,
+        supersedes=skipped.id, at=now,
+    )  # fmt: skip
+    until = now + 60.0 * task.project.config.lease_minutes
+    of_task = update(assignments).where(assignments.c.ticket == task.ticket)
+    connection.execute(of_task.values(state="leased", until=until))
+    if skipped.answer.get(ROUTED) == EXPERT:
+        expert = (items.c.id == task.item) & (items.c.skill == EXPERT)
+        connection.execute(update(items).where(expert).values(skill=None))
+        offer_again(connection, task.item)
 
 
 def _others_said(connection: Connection, reason: str, task: Task) -> bool:
-    skips = (events.c.item == task.item) & (events.c.account != task.account) & (events.c.type == "skip")
-    return any(row.answer["reason"] == reason for row in connection.execute(select(events.c.answer).where(skips)))
+    skips = _skips().where(events.c.item == task.item, events.c.account != task.account)
+    return any(row.answer["reason"] == reason for row in connection.execute(skips))
+
+
+def _skips() -> Select[tuple[int, Any]]:
+    """Those that nobody took back."""
+    later = events.alias("later")
+    undone = select(later.c.id).where(later.c.supersedes == events.c.id).exists()
+    return select(events.c.id, events.c.answer).where(events.c.type == "skip", ~undone)
 
 
 def flag(connection: Connection, ticket: str, account: str, *, uid: str, note: str, now: float) -> None:
     """Say that something is the matter with an item; it stays where it is, and its project's managers see it."""
     task = get_task(connection, ticket, account)
-    if _sent_before(connection, uid, ("flag",), account, task.item) is None:
+    if sent_before(connection, uid, ("flag",), account, task.item) is None:
         connection.execute(update(items).where(items.c.id == task.item).values(flags=items.c.flags + 1))
         _note(connection, "flag", task, uid=uid, answer={"note": note}, now=now)
 
@@ -182,7 +235,8 @@ def records(
 
 def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str, Record]]:
     form = FORMS[project.config.kind]
-    as_seen = asked(project, row, row.order_shown)
+    known = row.order_shown is not None  # of what was imported it may not be
+    as_seen = asked(project, row, row.order_shown if known else range(len(row.responses)))
     made = to_records(
         project.config.kind,
         form.answer.model_validate(row.answer),
@@ -197,75 +251,9 @@ def _records(project: Project, row: Row[*tuple[Any, ...]]) -> Iterator[tuple[str
         reward_model=row.reward_model,
         selection_probability=row.selection_probability,
         created=datetime.fromtimestamp(row.at, UTC).isoformat(timespec="milliseconds"),
+        **({} if known else {"order_shown": None}),
     )
     yield from zip(form.makes, made, strict=False) if len(form.makes) > 1 else ((form.makes[0], one) for one in made)
-
-
-class Exclusion(NamedTuple):
-    """Labels that count no more, until it is taken back."""
-
-    uid: str
-    what: dict[str, Any]  # annotator (account id), day (ISO date, UTC) or guideline (version)
-    by: str
-    at: float
-
-
-def exclude(connection: Connection, project: str, what: Mapping[str, Any], by: str, *, uid: str, now: float) -> None:
-    """Leave out `{"annotator": id}`, `{"day": "2026-01-31"}` or `{"guideline": 2}`, until it is restored.
-
-    Raises:
-        ValueError: it names none of these, more than one, or one that the project does not have.
-    """
-    _condition(what)
-    named = {"annotator": select(accounts.c.id).where(accounts.c.id == what.get("annotator"))}
-    named["guideline"] = select(guidelines.c.version).where(
-        guidelines.c.project == project, guidelines.c.version == what.get("guideline")
-    )
-    for name in what.keys() & named.keys():
-        if connection.execute(named[name]).first() is None:
-            raise ValueError(f"there is no {name} {what[name]} whose labels could be left out")
-    if _sent_before(connection, uid, ("exclude",), by) is None:
-        append(connection, events, uid=uid, type="exclude", project=project, account=by, answer=dict(what), at=now)
-
-
-def restore(connection: Connection, project: str, exclusion: str, by: str, *, uid: str, now: float) -> None:
-    """Let what an exclusion left out count again. Raises StoreError where there is no such exclusion."""
-    if _sent_before(connection, uid, ("restore",), by) is not None:
-        return
-    if not any(one.uid == exclusion for one in exclusions(connection, project)):
-        raise StoreError("there is no such exclusion in force")
-    id = connection.execute(select(events.c.id).where(events.c.uid == exclusion)).scalar_one()
-    append(connection, events, uid=uid, type="restore", project=project, account=by, supersedes=id, at=now)
-
-
-def exclusions(connection: Connection, project: str) -> list[Exclusion]:
-    """Those in force, oldest first."""
-    later = events.alias("later")
-    query = select(events).where(
-        events.c.project == project,
-        events.c.type == "exclude",
-        ~select(later.c.id).where(later.c.supersedes == events.c.id).exists(),
-    )
-    return [
-        Exclusion(row.uid, row.answer, row.account, row.at) for row in connection.execute(query.order_by(events.c.id))
-    ]
-
-
-def usable(connection: Connection, project: str) -> ColumnElement[bool]:
-    """The condition that no exclusion in force names a row of `current_labels`."""
-    return not_(or_(false(), *(_condition(one.what) for one in exclusions(connection, project))))
-
-
-def _condition(what: Mapping[str, Any]) -> ColumnElement[bool]:
-    match dict(what):
-        case {"annotator": str(account), **rest} if not rest:
-            return current_labels.c.account == account
-        case {"guideline": int(version), **rest} if not rest and 0 < version < 2**31:
-            return and_(current_labels.c.guideline.is_not(None), current_labels.c.guideline == version)
-        case {"day": str(day), **rest} if not rest:
-            start = datetime.combine(date.fromisoformat(day), time.min, UTC).timestamp()
-            return and_(current_labels.c.at >= start, current_labels.c.at < start + 86_400)
-    raise ValueError("an exclusion names one annotator, one day or one guideline")
 
 
 def _said(project: Project) -> Any:
@@ -291,25 +279,6 @@ def _as_said(project: Project, row: Row[*tuple[Any, ...]]) -> Said:
     return Said(row.id, row.uid, row.item, row.ticket, row.account, row.annotator, seen, row.answer, row.at)
 
 
-def _sent_before(
-    connection: Connection, uid: str, types: Sequence[str], account: str, item: int | None = None
-) -> str | None:
-    """The type of the event that was made from this uid; None: it is new.
-
-    Raises:
-        StoreError: another one was.
-        ValueError: it is no uid.
-    """
-    if not 1 <= len(uid) <= LONGEST_UID:
-        raise ValueError(f"a uid has 1 to {LONGEST_UID} characters, not {len(uid)}")
-    row = connection.execute(_BY_UID, {"uid": uid}).first()
-    if row is None:
-        return None
-    if row.type not in types or (row.account, row.item) != (account, item):
-        raise StoreError("this uid was used for something else; make a new one for each thing that is sent")
-    return str(row.type)
-
-
 def _current(connection: Connection, item: int, account: str) -> int | None:
     return connection.execute(_CURRENT, {"item": item, "account": account}).scalar()
 
@@ -332,7 +301,7 @@ def _append(  # noqa: PLR0913 -- one argument a column
     now: float,
     supersedes: int | None,
 ) -> None:
-    first_won, longer_won = _pulls(answer, task.asked)
+    first_won, longer_won = pulls(answer, task.asked)
     append(
         connection,
         events,
@@ -353,7 +322,7 @@ def _append(  # noqa: PLR0913 -- one argument a column
     )
 
 
-def _pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
+def pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
     """Whether the answer shown first won, and whether the longer one did; None: neither did, or there is none."""
     if not isinstance(answer, ComparisonAnswer) or answer.choice is None:
         return None, None
@@ -371,7 +340,6 @@ def _note(connection: Connection, type: str, task: Task, *, uid: str, answer: di
 
 # -- the statements of each label, built once (as in `queue`) ----------------------------------------------------------
 
-_BY_UID = select(events.c.type, events.c.account, events.c.item).where(events.c.uid == bindparam("uid"))
 _CURRENT = select(current_labels.c.id).where(
     current_labels.c.item == bindparam("item"), current_labels.c.account == bindparam("account")
 )

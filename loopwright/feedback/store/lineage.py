@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
 
-from loopwright.feedback.store.labels import current_labels, usable
+from loopwright.feedback.store.exclusions import usable
 from loopwright.feedback.store.projects import list_projects
-from loopwright.feedback.store.tables import accounts, artifacts, events, items, uses
+from loopwright.feedback.store.tables import accounts, artifacts, current_labels, events, items, uses
 
 ROWS_AT_ONCE = 1_000
 

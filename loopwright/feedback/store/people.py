@@ -19,9 +19,9 @@ from sqlalchemy.exc import IntegrityError
 from loopwright.errors import StoreError
 from loopwright.feedback.store.projects import add_member, member_role, new_id
 from loopwright.feedback.store.tables import accounts, attempts, invitations, sessions, tokens
-from loopwright.schemas import AI, is_ai
+from loopwright.schemas import AI, IMPORTED, is_ai
 
-Role = Literal["admin", "annotator", "simulated"]
+Role = Literal["admin", "annotator", "simulated", "imported"]
 SCOPES = ("label", "read", "publish", "manage", "admin")  # each says what a token may do, none includes another
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 200
@@ -67,6 +67,8 @@ def create_account(
         raise StoreError("a name has 1 to 80 printable characters")
     if is_ai(name):
         raise StoreError(f"{AI} begins the names of models that judge; choose another name")
+    if name.startswith(IMPORTED) != (role == "imported"):
+        raise StoreError(f"{IMPORTED} begins the names of those whose labels were imported; choose another name")
     id = new_id()
     row = {"id": id, "name": name, "password": password_hash, "role": role, "skills": sorted(set(skills))}
     try:

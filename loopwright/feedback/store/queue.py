@@ -17,9 +17,19 @@ from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_
 
 from loopwright.errors import StoreError
 from loopwright.feedback.kinds import Asked
+from loopwright.feedback.store.exclusions import would_count
 from loopwright.feedback.store.items import asked
 from loopwright.feedback.store.projects import PROJECT_COLUMNS, Project, get_project, new_id, project_of
-from loopwright.feedback.store.tables import accounts, assignments, guidelines, items, members, projects, tallies
+from loopwright.feedback.store.tables import (
+    accounts,
+    assignments,
+    events,
+    guidelines,
+    items,
+    members,
+    projects,
+    tallies,
+)
 
 MOST_HELD = 2  # tasks that one person may have open: the one on the screen, and the next
 EXPIRED_AT_ONCE = 100
@@ -43,10 +53,13 @@ class Task(NamedTuple):
     policy: str | None
     reward_model: str | None
     selection_probability: float
+    has_exclusions: bool  # labels of its project were left out at some time
 
 
 def claim(connection: Connection, project_id: str, account: str, *, now: float, tasks: int = 1) -> list[Task]:
     """The tasks that a member has open, and new ones until there are `tasks` (at most two), oldest first.
+
+    Whoever cannot give a label that counts is given none.
 
     Raises:
         StoreError: no such project or no member of it.
@@ -55,7 +68,10 @@ def claim(connection: Connection, project_id: str, account: str, *, now: float, 
     member = _member(connection, project_id, account)
     before = (member.walk, member.place, member.claims)
     held = [_task(row) for row in connection.execute(_HELD, {"project": project_id, "account": account})]
-    while len(held) < min(tasks, MOST_HELD) and member.project.state == "open":
+    asked_for = min(tasks, MOST_HELD) if member.project.state == "open" else 0
+    if member.has_exclusions and not would_count(connection, project_id, account, member.guideline, now=now):
+        asked_for = 0
+    while len(held) < asked_for:
         found = _pick(connection, member)
         if found is None:
             break
@@ -157,6 +173,7 @@ class _Member:
     walk: str  # of which queue, and with which skills: another walk starts anew
     place: int
     claims: int  # tasks ever given out
+    has_exclusions: bool
 
 
 def _member(connection: Connection, project_id: str, account: str) -> _Member:
@@ -167,7 +184,7 @@ def _member(connection: Connection, project_id: str, account: str) -> _Member:
     project = project_of(row)
     walk = f"{project.queue}/{','.join(sorted(row.skills))}"
     place = BEFORE_ALL if row.place is None or row.walk != walk else row.place
-    return _Member(project, account, row.skills, row.guideline, walk, place, row.claims)
+    return _Member(project, account, row.skills, row.guideline, walk, place, row.claims, row.has_exclusions)
 
 
 def _pick(connection: Connection, member: _Member) -> Row[*tuple[Any, ...]] | None:
@@ -206,6 +223,7 @@ def _lease(connection: Connection, member: _Member, found: Row[*tuple[Any, ...]]
     return Task(
         ticket, project, item, account, "leased", asked(project, found, order), member.guideline,
         now, until, found.draft, found.gold, found.policy, found.reward_model, found.selection_probability,
+        member.has_exclusions,
     )  # fmt: skip
 
 
@@ -214,6 +232,7 @@ def _task(row: Row[*tuple[Any, ...]]) -> Task:
     return Task(
         row.ticket, project, row.item, row.account, row.state, asked(project, row, row.order_shown), row.guideline,
         row.opened, row.until, row.draft, row.gold, row.policy, row.reward_model, row.selection_probability,
+        row.has_exclusions,
     )  # fmt: skip
 
 
@@ -224,8 +243,11 @@ _OF_ITEM = (
     items.c.selection_probability,
 )  # fmt: skip
 
+_EXCLUDED = select(events.c.id).where(events.c.project == projects.c.id, events.c.type == "exclude")
+_HAS_EXCLUSIONS = _EXCLUDED.exists().label("has_exclusions")
+
 _TASKS = (
-    select(assignments, *_OF_ITEM, *PROJECT_COLUMNS)
+    select(assignments, *_OF_ITEM, *PROJECT_COLUMNS, _HAS_EXCLUSIONS)
     .join(items, items.c.id == assignments.c.item)
     .join(projects, projects.c.id == assignments.c.project)
     .join(members, and_(members.c.project == assignments.c.project, members.c.account == assignments.c.account))
@@ -246,6 +268,7 @@ _MEMBER = (
         *PROJECT_COLUMNS, members.c.walk, members.c.place, members.c.claims, accounts.c.skills,
         select(func.max(guidelines.c.version)).where(guidelines.c.project == members.c.project).scalar_subquery()
         .label("guideline"),
+        _HAS_EXCLUSIONS,
     )
     .join(projects, projects.c.id == members.c.project)
     .join(accounts, accounts.c.id == members.c.account)

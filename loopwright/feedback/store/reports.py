@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, or_, select
 
-from loopwright.feedback.store.labels import current_labels, exclusions, usable
 from loopwright.feedback.store.projects import Guideline
 from loopwright.feedback.store.tables import (
     accounts,
     artifacts,
     audits,
+    current_labels,
     events,
     guidelines,
     invitations,
@@ -63,9 +63,8 @@ def progress(connection: Connection, project: str) -> Progress:
 
 class BatchProgress(NamedTuple):
     items: int
-    labels: int  # current ones
+    labels: int  # that count
     wanted: int  # they have or still need
-    usable: int  # current, and left out by no exclusion
 
 
 def batch_progress(connection: Connection, project: str, batch: str) -> BatchProgress:
@@ -74,14 +73,7 @@ def batch_progress(connection: Connection, project: str, batch: str) -> BatchPro
     more = case((items.c.labels > items.c.overlap, items.c.labels), else_=items.c.overlap)
     query = select(func.count(), func.sum(items.c.labels), func.sum(more)).where(mine)
     count, labels, wanted = connection.execute(query).one()
-    if not exclusions(connection, project):  # to look at each label would take long, and runs ask often
-        return BatchProgress(count, labels or 0, wanted or 0, labels or 0)
-    good = (
-        select(func.count())
-        .select_from(current_labels.join(items, items.c.id == current_labels.c.item))
-        .where(mine, usable(connection, project))
-    )
-    return BatchProgress(count, labels or 0, wanted or 0, connection.execute(good).scalar_one())
+    return BatchProgress(count, labels or 0, wanted or 0)
 
 
 # -- items -------------------------------------------------------------------------------------------------------------

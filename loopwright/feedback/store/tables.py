@@ -53,7 +53,7 @@ accounts = Table(
     _id(),
     Column("name", String(80), nullable=False, unique=True),  # to log in with
     Column("password", Text),  # Argon2id; none: logs in by invitation only
-    Column("role", String(16), nullable=False),  # admin, manager, annotator or simulated
+    Column("role", String(16), nullable=False),  # admin, annotator, simulated or imported
     Column("skills", Json, nullable=False, default=list),
     Column("preferences", Json, nullable=False, default=dict),  # of the screen: theme, keys, layout
     Column("hourly_rate", Float),
@@ -152,7 +152,7 @@ items = Table(  # what is short comes first: to read past a long text, SQLite re
     Column("state", String(16), nullable=False),  # open, taken (all slots are out or filled), gold, own, withdrawn
     Column("place", BigInteger, nullable=False),  # in the queue; below 0: put before those that were there
     Column("overlap", Integer, nullable=False),
-    Column("labels", Integer, nullable=False, default=0),  # current ones
+    Column("labels", Integer, nullable=False, default=0),  # that count
     Column("leases", Integer, nullable=False, default=0),  # tasks that are out
     Column("flags", Integer, nullable=False, default=0),
     Column("skill", String(40)),
@@ -180,7 +180,7 @@ tallies = Table(  # how far projects are, kept by triggers on items: counting a 
     _of("project", primary_key=True),
     Column("state", String(16), primary_key=True),  # of items
     Column("items", Integer, nullable=False),
-    Column("labels", Integer, nullable=False),  # current ones of these items
+    Column("labels", Integer, nullable=False),  # that count, of these items
     Column(
         "wanted", Integer, nullable=False
     ),  # they have or still need: of each its overlap, or its labels if these are more

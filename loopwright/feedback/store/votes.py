@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 from sqlalchemy import Connection, Select, case, select
 
 from loopwright.feedback.kinds import FORMS, Asked
+from loopwright.feedback.store.exclusions import usable
 from loopwright.feedback.store.items import asked
-from loopwright.feedback.store.labels import usable
 from loopwright.feedback.store.projects import Project
 from loopwright.feedback.store.tables import current_labels, items
 

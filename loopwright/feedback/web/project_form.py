@@ -9,6 +9,7 @@ from loopwright.feedback.projects import HHH, SELECTIONS, ProjectConfig
 
 Input = Literal["selection", "text", "number", "money", "share", "yes", "lines", "definitions", "scale"]
 JUDGED = ("comparison", "ranking", "rating", "thumb", "demonstration", "correction", "spans")
+EXPLAINED = ("comparison", "ranking", "rating", "thumb", "correction", "spans")
 EVERY = (*JUDGED, "chat", "red_team")
 CHOSEN = tuple(kind for kind in JUDGED if any(kind in kinds for name, kinds in SELECTIONS.items() if name != "random"))
 KINDS = {
@@ -45,7 +46,9 @@ FIELDS = (
     Field("span_labels", "What can be the matter with a passage", "One a line.", "lines", ("spans",)),
     Field("safety", "Ask which answers are safe", "", "yes", ("comparison",)),
     Field("improve", "The better answer may be edited", "", "yes", ("comparison",)),
+    Field("reasons", "Short reasons", "One a line: labelers press them to say why.", "lines", EXPLAINED),
     Field("reason_when_significant", "A significant difference needs a reason", "", "yes", ("comparison",)),
+    Field("blur", "Texts are blurred until they are asked for", "For what may upset.", "yes", JUDGED),
     Field("responder", "Model to talk to", "By its name in the server's settings.", "text", ("chat", "red_team")),
     Field("overlap", "People for each item", "Agreement can only be measured with two or more.", "number", JUDGED),
     Field(

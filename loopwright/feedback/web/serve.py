@@ -11,8 +11,8 @@ from loopwright.feedback.web.choosing import choosing
 from loopwright.feedback.web.deliver import delivering
 from loopwright.feedback.web.settings import ServerConfig
 from loopwright.schemas import Responder
+from loopwright.serving.server import quiet
 
-IDLE_SECONDS = 75  # that an unused connection stays open
 MOST_CONNECTIONS = 2_000
 
 
@@ -20,17 +20,11 @@ def serve(
     database: Database, config: ServerConfig, listening: socket.socket, responders: Mapping[str, Responder]
 ) -> None:
     """Serve the app on a socket that listens already, tell other servers what is said, and choose what to ask next."""
-    settings = uvicorn.Config(
+    settings = quiet(
         create_app(database, config, responders),
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,  # addresses hold invitations
-        server_header=False,
+        most_connections=MOST_CONNECTIONS,
         proxy_headers=config.behind_proxy,
         forwarded_allow_ips="127.0.0.1,::1",
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
     with delivering(database, config), choosing(database):

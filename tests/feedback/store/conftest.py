@@ -15,15 +15,6 @@ def store(database_url):
 
 
 @pytest.fixture
-def sqlite_store(tmp_path):
-    """For what does not depend on the database."""
-    url = f"sqlite:///{tmp_path / 'feedback.db'}"
-    migrate(url)
-    with open_store(url) as database:
-        yield database
-
-
-@pytest.fixture
 def team(store):
     """People who compare answers, three to an item."""
     return Team(store, overlap=3)

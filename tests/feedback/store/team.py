@@ -70,6 +70,9 @@ class Team:
     def skip(self, who: str, task: queue.Task, reason: str = "broken_text") -> None:
         self.write(labels.skip, task.ticket, who, uid=next(self.uids), reason=reason, note=None, now=self.now)
 
+    def undo_skip(self, who: str, task: queue.Task) -> None:
+        self.write(labels.undo_skip, task.ticket, who, uid=next(self.uids), now=self.now)
+
     def talk(self, who: str, question: str, reply: Reply) -> str:
         """A conversation with one answer: its ticket."""
 

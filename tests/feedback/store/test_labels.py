@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from loopwright.errors import StoreError
-from loopwright.feedback.store import labels, lineage, own_work, projects, queue
+from loopwright.feedback.store import exclusions, labels, lineage, own_work, projects, queue
 from loopwright.feedback.store.tables import events
 from tests.feedback.store.team import LEFT, RIGHT, Team
 
@@ -41,7 +41,7 @@ def test_a_uid_is_of_one_thing_that_one_person_sent(one):
     with refused:
         one.write(labels.undo, "of-ann", "ann", uid="of-ann", now=one.now)
     with refused:
-        one.write(labels.exclude, one.id, {"annotator": "ann"}, "ann", uid="of-ann", now=one.now)
+        one.write(exclusions.exclude, one.id, {"annotator": "ann"}, "ann", uid="of-ann", now=one.now)
     assert one.task("bob") == bob
     assert one.event_types() == ["label"]
 

@@ -367,6 +367,42 @@ def test_skips_say_why_and_are_undone_by_answering(team):
     assert team.event_types() == ["skip", "label"]
 
 
+def test_a_skip_is_taken_back_while_nobody_else_has_the_task(store):
+    team = Team(store, overlap=1)
+    team.join("ann", "bob")
+    team.publish("x")
+    task = team.task("ann")
+    with pytest.raises(StoreError, match="not skipped"):
+        team.undo_skip("ann", task)
+    team.skip("ann", task)
+    team.undo_skip("ann", task)
+    assert team.task("ann").ticket == task.ticket
+    assert team.claim("bob") == []
+    with pytest.raises(StoreError, match="not skipped"):
+        team.undo_skip("ann", task)
+    team.skip("ann", task)
+    team.task("bob")
+    with pytest.raises(StoreError, match="others have this task by now"):
+        team.undo_skip("ann", task)
+    assert team.event_types() == ["skip", "undo", "skip"]
+
+
+def test_a_skip_that_was_taken_back_sends_nothing_to_an_expert(team):
+    """Neither the first that says so, nor the second, which had sent it there already."""
+    team.join("ann", "abe", "bob")
+    team.publish("x")
+    ann, abe = team.task("ann"), team.task("abe")
+    team.skip("ann", ann, "needs_expert")
+    team.undo_skip("ann", ann)
+    team.skip("abe", abe, "needs_expert")
+    assert team.item("x").skill is None
+    team.skip("ann", ann, "needs_expert")
+    assert team.item("x").skill == "expert" and team.claim("bob") == []
+    team.undo_skip("ann", ann)
+    assert team.item("x").skill is None
+    assert team.keys_done_by("bob") == ["x"]
+
+
 def test_a_flag_counts_once_and_changes_nothing_else(team):
     team.join("ann")
     team.publish("x")

@@ -39,6 +39,30 @@ def records_of(kind, answer, texts, order, **settings):
     return to_records(kind, read_answer(kind, answer, asked), asked, id="u", annotator="ann", created=None)
 
 
+def test_short_reasons_are_those_of_the_project_and_go_into_the_record():
+    offered = {"reasons": ("rude", "wrong"), "reason_when_significant": True}
+    answer = {"choice": 0, "strength": "significantly", "reasons": ["wrong"]}
+    (made,) = records_of("comparison", answer, TEXTS[:2], (0, 1), **offered)
+    assert (made.reasons, made.rationale) == (("wrong",), None)
+    for reasons, why in ((["odd"], "'odd' is not one of rude, wrong"), (["rude", "rude"], "twice"), ([], "say why")):
+        with pytest.raises(ValueError, match=why):
+            records_of("comparison", {**answer, "reasons": reasons}, TEXTS[:2], (0, 1), **offered)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"kind": "chat", "responder": "x", "blur": True}, "blur has no effect on a chat project"),
+        ({"kind": "demonstration", "reasons": ("rude",)}, "reasons has no effect on a demonstration project"),
+        ({"kind": "thumb", "reasons": ("rude", "rude")}, "two of the reasons are the same"),
+        ({"kind": "thumb", "reasons": ("",)}, "at least 1 character"),
+    ],
+)
+def test_reasons_and_blur_are_for_who_judges(settings, why):
+    with pytest.raises(ValueError, match=why):
+        ProjectConfig(**settings)
+
+
 @given(
     order=st.permutations([0, 1]),
     winner=st.sampled_from([0, 1, None]),

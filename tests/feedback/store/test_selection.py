@@ -3,7 +3,7 @@
 import pytest
 
 from loopwright.errors import DataError, StoreError
-from loopwright.feedback.store import items, labels
+from loopwright.feedback.store import exclusions, items
 from loopwright.feedback.store import selection as store_selection
 from loopwright.feedback.store.items import Score
 from loopwright.feedback.store.selection import select_next
@@ -124,5 +124,5 @@ def test_excluded_people_do_not_make_a_dispute(store):
     for who, place in (("ann", 0), ("bob", 1)):
         task = team.task(who)
         team.submit(who, task, RIGHT if task.asked.order.index(place) else LEFT)
-    team.write(labels.exclude, team.id, {"annotator": "bob"}, "ann", uid="without-bob", now=team.now)
+    team.write(exclusions.exclude, team.id, {"annotator": "bob"}, "ann", uid="without-bob", now=team.now)
     assert select_next(store, team.id) == (0, 0, 0)

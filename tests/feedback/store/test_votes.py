@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loopwright.feedback.projects import ProjectConfig
-from loopwright.feedback.store import items, labels, projects, queue
+from loopwright.feedback.store import exclusions, items, labels, projects, queue
 from loopwright.feedback.store import votes as bulk
 from tests.feedback.store.team import LEFT, RIGHT, Team
 
@@ -27,7 +27,7 @@ def judged(store, monkeypatch):
     team.submit("ann", team.read(queue.get_task, first.ticket, "ann"), RIGHT)
     last = team.read(labels.history, team.project, "bob", last=1)[0]
     team.undo("bob", last.uid)
-    team.write(labels.exclude, team.id, {"annotator": "cid"}, "ann", uid="without-cid", now=team.now)
+    team.write(exclusions.exclude, team.id, {"annotator": "cid"}, "ann", uid="without-cid", now=team.now)
     return team
 
 

@@ -24,11 +24,18 @@ CRITERIA = tuple({"name": name, "definition": definition} for name, definition i
 SPAN_LABELS = ("irrelevant", "wrong fact", "unverifiable", "repeats")
 KINDS: dict[str, dict[str, Any]] = {
     "comparison": {"kind": "comparison"},
-    "safety": {"kind": "comparison", "safety": True, "criteria": CRITERIA, "reason_when_significant": True},
+    "safety": {
+        "kind": "comparison",
+        "safety": True,
+        "criteria": CRITERIA,
+        "reason_when_significant": True,
+        "reasons": ("wrong fact", "too long", "rude"),
+    },
     "ranking": {"kind": "ranking"},
     "rating": {"kind": "rating", "criteria": CRITERIA},
     "likert": {"kind": "rating", "scale": (1, 7), "checks": INSTRUCTGPT_CHECKS},
     "thumb": {"kind": "thumb"},
+    "blurred": {"kind": "thumb", "blur": True},
     "demonstration": {"kind": "demonstration"},
     "correction": {"kind": "correction"},
     "spans": {"kind": "spans", "span_labels": SPAN_LABELS},

@@ -109,6 +109,7 @@ _ROUTES: dict[tuple[str, str], Row] = {
     ("POST", "/api/v1/projects/{project}/tasks"): Row("labels in project", 200, send=_json({})),
     ("PUT", "/api/v1/tasks/{ticket}/draft"): Row("own task", 200, TICKET, _json({"draft": {"choice": 1}})),
     ("POST", "/api/v1/tasks/{ticket}/label"): Row("own task", 200, TICKET, _json({"uid": UID, "answer": ANSWER})),
+    ("POST", "/api/v1/tasks/{ticket}/skip/undo"): Row("own task", 409, TICKET, _json({"uid": UID})),  # not skipped
     ("POST", "/api/v1/tasks/{ticket}/skip"): Row("own task", 200, TICKET, _json({"uid": UID, "reason": "upsetting"})),
     ("POST", "/api/v1/tasks/{ticket}/flag"): Row("own task", 200, TICKET, _json({"uid": UID, "note": "cut off"})),
     ("POST", "/api/v1/labels/{label}/undo"): Row(

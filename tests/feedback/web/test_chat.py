@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from loopwright.errors import ResponderError
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import labels, people
-from loopwright.feedback.store.migrate import migrate, open_store
 from loopwright.feedback.store.projects import add_member, change_project, create_project
 from loopwright.feedback.store.tables import members
 from loopwright.feedback.web.api.chat import AnswerStream, Running
@@ -54,11 +53,8 @@ class Parrot:
 
 
 @pytest.fixture
-def database(tmp_path):
-    url = f"sqlite:///{tmp_path / 'feedback.db'}"
-    migrate(url)
-    with open_store(url) as database:
-        yield database
+def database(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

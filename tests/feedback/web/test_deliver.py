@@ -14,7 +14,6 @@ from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import labels as store_labels
 from loopwright.feedback.store import people, queue
 from loopwright.feedback.store.items import Item, publish
-from loopwright.feedback.store.migrate import migrate, open_store
 from loopwright.feedback.store.projects import add_member, create_project
 from loopwright.feedback.web import deliver
 from loopwright.feedback.web.app import create_app
@@ -68,11 +67,8 @@ def receiver():
 
 
 @pytest.fixture
-def database(tmp_path):
-    url = f"sqlite:///{tmp_path / 'feedback.db'}"
-    migrate(url)
-    with open_store(url) as database:
-        yield database
+def database(sqlite_store):
+    return sqlite_store
 
 
 @pytest.fixture

@@ -354,6 +354,68 @@ def test_skip_and_report(ground, comparing):
     ]
 
 
+def test_a_skip_is_taken_back_by_the_key_of_undo_with_what_was_begun(ground, comparing):
+    press(comparing, "3", "s", "3")
+    saved(comparing)
+    comparing.get_by_text("Skipped.").first.wait_for()
+    press(comparing, "u")
+    saved(comparing)
+    assert chosen(comparing) == "A is slightly better"
+    press(comparing, "Enter")
+    saved(comparing)
+    assert [event.type for event in ground.events()] == ["skip", "undo", "label"]
+    assert comparing.locator("#progress").inner_text().startswith("1 today")
+
+
+def test_short_reasons_are_pressed_by_keys_and_by_mouse_and_survive_a_reload(ground, page):
+    ground.project("comparison", reasons=("wrong fact", "too long", "rude"), reason_when_significant=True)
+    ground.person("ada")
+    ground.open(page, "ada", "comparison")
+    press(page, "1", "Enter")
+    page.get_by_text("Say why one answer is significantly better.").first.wait_for()
+    press(page, "1", "3", "3")  # the reasons have the focus now; pressed twice, one is off again
+    label(page, "too long").click()
+    saved(page)
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    assert page.locator(".several [aria-pressed=true]").all_inner_texts() == ["wrong fact", "too long"]
+    press(page, "Enter")
+    saved(page)
+    (answer,) = answers(ground)
+    assert (answer["strength"], answer["reasons"]) == ("significantly", ["wrong fact", "too long"])
+
+
+def test_blurred_texts_are_shown_by_key_or_click_before_they_are_judged(ground, page):
+    ground.project("spans", blur=True)
+    ground.project("comparison", blur=True)
+    ground.person("ada")
+    ground.open(page, "ada", "comparison")
+    texts = page.locator("#texts .text")
+    assert texts.evaluate_all("all => all.every(one => one.inert)")
+    press(page, "2", "Enter")
+    page.get_by_text("The texts are blurred; show them first.").first.wait_for()
+    assert page.evaluate("document.activeElement.dataset.do") == "blur"
+    press(page, "v")
+    assert texts.evaluate_all("all => !all.some(one => one.inert)")
+    press(page, "Enter", "u")  # taken back, it is not blurred again
+    saved(page)
+    assert chosen(page) == "A is better"
+    assert texts.evaluate_all("all => !all.some(one => one.inert)")
+    page.get_by_role("button", name="Blur", exact=True).click()
+    page.get_by_role("button", name="Show them").click()
+    press(page, "Enter")
+    saved(page)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#texts .text')].every(one => one.inert)"
+    )  # the next task
+    assert [event.type for event in ground.events()] == ["label", "undo", "label"]
+    ground.open(page, "ada", "spans")
+    page.get_by_role("button", name="Show them").click()
+    press(page, "h", *["Shift+ArrowRight"] * 4, "b", "Escape", "Enter")
+    saved(page)
+    assert answers(ground)[-1]["spans"]
+
+
 def test_nothing_is_left(ground, page):
     ground.project("thumb", items=[item("only", 1)])
     ground.person("ada")
@@ -560,6 +622,9 @@ def test_no_rule_of_accessibility_is_broken(ground, watch, scheme):
             found["guideline"] = axe(page)
         page.get_by_role("button", name="I have read it").click()
         page.wait_for_selector("#task:visible")
+        if KINDS[kind].get("blur"):
+            found["blurred"] = axe(page)
+            press(page, "v")
         press(page, "1")
         found[kind] = axe(page)
     for key, panel in (("s", "skip"), ("f", "flag"), ("?", "keys"), ("y", "history"), ("g", "guideline")):

@@ -89,9 +89,8 @@ class Scores(Record):
 
 class BatchProgress(Record):
     items: int
-    labels: int  # current ones
+    labels: int  # that count
     wanted: int
-    usable: int  # current, and left out by no exclusion
 
 
 @router.get("/projects/{project}/items")

@@ -217,6 +217,17 @@ async def skip(request: Request, caller: Labeler, ticket: Ticket, given: Skipped
     return await written(request, job)
 
 
+@router.post("/tasks/{ticket}/skip/undo")
+async def undo_skip(request: Request, caller: Labeler, ticket: Ticket, given: TakenBack) -> Done:
+    """Have a skipped task open again."""
+
+    def job(connection: Connection) -> Done:
+        store_labels.undo_skip(connection, ticket, caller.account.id, uid=given.uid, now=time.time())
+        return Done()
+
+    return await written(request, job)
+
+
 @router.post("/tasks/{ticket}/flag")
 async def flag(request: Request, caller: Labeler, ticket: Ticket, given: Flagged) -> Done:
     """Say that something is the matter with an item."""

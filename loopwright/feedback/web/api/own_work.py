@@ -18,8 +18,8 @@ from loopwright.schemas import Message, Record
 router = APIRouter(prefix="/api/v1", tags=["labeling"])
 
 ACTIONS = (  # of the screen that have a key of their own; 1 to 9 and 0 choose, Escape leaves
-    "submit", "skip", "flag", "undo", "previous", "next", "up", "down", "reason", "mark", "edit", "diff", "raw", "lock",
-    "guideline", "history", "keys",
+    "submit", "skip", "flag", "undo", "previous", "next", "up", "down", "reason", "mark", "edit", "diff", "raw", "blur",
+    "lock", "guideline", "history", "keys",
 )  # fmt: skip
 Key = Annotated[
     str, Field(pattern=r"^([!-/:-@\[-~]|Enter|Arrow(Up|Down|Left|Right)|Page(Up|Down)|Home|End|F[0-9]{1,2})$")

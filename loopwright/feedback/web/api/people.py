@@ -38,7 +38,7 @@ Days = Annotated[int, Field(ge=1, le=LONGEST_TOKEN_DAYS)]
 class AccountShown(Record):
     id: str
     name: str
-    role: Literal["admin", "annotator", "simulated"]
+    role: Literal["admin", "annotator", "simulated", "imported"]
     skills: tuple[str, ...]
     hourly_rate: float | None
     disabled: bool

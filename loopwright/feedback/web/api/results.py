@@ -17,6 +17,7 @@ from starlette.responses import StreamingResponse
 from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.store import administration, labels, lineage, reports
 from loopwright.feedback.store.database import Database
+from loopwright.feedback.store.exclusions import exclusions as in_force
 from loopwright.feedback.store.projects import Project
 from loopwright.feedback.web.admission import ManagesProject, Member, PublishesInProject, ReadsProject, database_of
 from loopwright.feedback.web.api.labeling import Uid
@@ -157,7 +158,7 @@ def records_of_kind(
 
 @router.get("/projects/{project}/exclusions")
 def exclusions(request: Request, member: ReadsProject) -> ExclusionList:
-    found = database_of(request).read(lambda connection: labels.exclusions(connection, member.project.id))
+    found = database_of(request).read(lambda connection: in_force(connection, member.project.id))
     shown = (ExclusionShown(id=one.uid, what=one.what, by=one.by, at=one.at) for one in found)
     return ExclusionList(exclusions=tuple(shown))
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from loopwright.errors import LoopwrightError, StoreError
-from loopwright.feedback.store import administration, labels, reports
+from loopwright.feedback.store import administration, exclusions, reports
 from loopwright.feedback.store.projects import STATES, Project, new_id
 from loopwright.feedback.web import plots, project_form
 from loopwright.feedback.web.admission import Admin, Caller, ManagesProject, Member, Reader, ReadsProject, database_of
@@ -127,7 +127,7 @@ def lineage(request: Request, member: ReadsProject) -> Response:
         names = {row.id: row.name for row in reports.list_accounts(connection)}
         return {
             "artifacts": listed(connection, member.project.id),
-            "exclusions": labels.exclusions(connection, member.project.id),
+            "exclusions": exclusions.exclusions(connection, member.project.id),
             "names": names,
             "members": reports.list_members(connection, member.project.id),
             "versions": [row.version for row in reports.list_guidelines(connection, member.project.id)],

@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 # which answer is whose, and which items test them.
 OF_THE_FORM = (
     "kind", "question", "criteria", "checks", "scale", "higher_is_better", "span_labels", "safety", "improve",
-    "reason_when_significant",
+    "reasons", "reason_when_significant", "blur",
 )  # fmt: skip
 TASKS = {
     "comparison": "Compare two answers",

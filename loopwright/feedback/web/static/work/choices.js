@@ -107,3 +107,66 @@ export class Row {
     this.element.classList.toggle("answered", place >= 0);
   }
 }
+
+/** A question with any number of answers: buttons that stay pressed, and digits that press them. */
+export class Several {
+  /** options: texts. */
+  constructor({ title, options, changed }) {
+    Object.assign(this, { options, changed, required: false });
+    rows += 1;
+    const id = `row-${rows}`;
+    this.buttons = options.map((text, place) => {
+      const key = place < 9 ? String(place + 1) : undefined;
+      return h(
+        "button",
+        {
+          type: "button", class: "choice", "data-choice": true, "aria-pressed": "false", "aria-keyshortcuts": key ?? false,
+          onclick: () => this.#turn(place),
+        },
+        key === undefined ? null : kbd(key),
+        h("span", { class: "label", dir: "auto" }, text),
+      );
+    });
+    this.element = h(
+      "div",
+      { class: "row several", role: "group", "aria-labelledby": id, tabindex: "-1" },
+      h("p", { class: "asked", id }, h("span", { class: "title" }, title)),
+      h("div", { class: "options" }, h("div", { class: "buttons" }, ...this.buttons)),
+    );
+  }
+
+  get value() {
+    return this.options.filter((_, place) => this.buttons[place].getAttribute("aria-pressed") === "true");
+  }
+
+  get answered() {
+    return this.value.length > 0;
+  }
+
+  restore(texts) {
+    this.options.forEach((text, place) => this.#mark(place, texts.includes(text)));
+  }
+
+  press(digit) {
+    if (!digit || digit > this.buttons.length) return false;
+    this.#turn(digit - 1);
+    return true;
+  }
+
+  has(element) {
+    return this.element.contains(element);
+  }
+
+  focus() {
+    this.element.focus();
+  }
+
+  #turn(place) {
+    this.#mark(place, this.buttons[place].getAttribute("aria-pressed") !== "true");
+    this.changed();
+  }
+
+  #mark(place, pressed) {
+    this.buttons[place].setAttribute("aria-pressed", String(pressed));
+  }
+}

@@ -1,5 +1,6 @@
 // What all forms share: questions in rows, the reason, and what is sent.
 
+import { Several } from "./choices.js";
 import { h } from "./dom.js";
 
 export const LONGEST = 20_000; // characters of a text, as the server counts them
@@ -25,6 +26,19 @@ export class Form {
     this.rows = [];
     this.below = h("div", { class: "questions" });
     this.reason = this.#reasonField();
+    this.reasons = null;
+  }
+
+  /** The short reasons that the project offers, below the questions of the kind. */
+  offerReasons() {
+    if (!this.project.reasons.length) return;
+    this.reasons = new Several({ title: "Why?", options: this.project.reasons, changed: () => this.screen.changed() });
+    this.add(this.reasons);
+  }
+
+  /** Whether there is any reason, short or written. */
+  get explained() {
+    return Boolean(this.reason.field.value.trim() || this.reasons?.answered);
   }
 
   /** The layout: questions under the texts, or beside them. */
@@ -73,7 +87,8 @@ export class Form {
   /** As far as it is filled in, in the words of the answer. */
   draft() {
     const reason = this.reason.field.value.trim();
-    return { ...this.partial(), ...(reason ? { reason } : {}) };
+    const reasons = this.reasons?.value ?? [];
+    return { ...this.partial(), ...(reason ? { reason } : {}), ...(reasons.length ? { reasons } : {}) };
   }
 
   restore(draft) {
@@ -81,6 +96,7 @@ export class Form {
       this.reason.field.value = draft.reason;
       this.reason.element.hidden = false;
     }
+    this.reasons?.restore(draft.reasons ?? []);
     this.fill(draft);
   }
 

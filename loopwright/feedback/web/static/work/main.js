@@ -129,7 +129,7 @@ class Work {
       body: { uid, answer, seconds },
     });
     if (!task.past) this.progress.add(seconds);
-    this.undo.offer(uid, task);
+    this.undo.offer(uid, task.past ? "Changed." : "Submitted.");
     this.#leave();
   }
 
@@ -140,10 +140,12 @@ class Work {
       return;
     }
     const uid = newUid();
+    const draft = { ...this.screen.draft(), screen: { seconds: this.clock.seconds() } };
+    this.sent.set(uid, { task: this.current, draft });
     this.outbox.add({
       type: "skip", uid, ticket, method: "POST", path: `/api/v1/tasks/${ticket}/skip`, body: { uid, reason, note },
     });
-    this.undo.away();
+    this.undo.offer(uid, "Skipped.");
     this.say("Skipped.");
     this.#leave();
   }
@@ -157,17 +159,17 @@ class Work {
     this.say("Reported. The task is still yours.", { loud: true });
   }
 
-  /** Take the last answer back: its task comes again, as it was. */
+  /** Take the last answer or skip back: its task comes again, as it was. */
   takeBack() {
     const last = this.undo.take();
     if (!last) return;
-    const { task, answer, seconds } = this.sent.get(last);
+    const { task, answer, seconds, draft } = this.sent.get(last);
+    const { ticket } = task;
     const uid = newUid();
-    this.outbox.add({
-      type: "undo", uid, ticket: task.ticket, method: "POST", path: `/api/v1/labels/${last}/undo`, body: { uid },
-    });
-    this.progress.add(-seconds);
-    this.#comeBack({ ...task, past: null }, { ...answer, screen: { seconds } });
+    const path = answer ? `/api/v1/labels/${last}/undo` : `/api/v1/tasks/${ticket}/skip/undo`;
+    this.outbox.add({ type: "undo", uid, ticket, method: "POST", path, body: { uid } });
+    if (answer) this.progress.add(-seconds);
+    this.#comeBack({ ...task, past: null }, draft ?? { ...answer, screen: { seconds } });
     this.say("Taken back.");
   }
 
@@ -251,7 +253,7 @@ class Work {
       submit: () => this.submit(), skip: () => panels.skip(), flag: () => panels.flag(),
       next: () => this.current.past && this.leavePast(), up: () => screen.form.move(-1), down: () => screen.form.move(1),
       reason: () => screen.form.openReason(), mark: () => screen.form.mark(), edit: () => screen.form.edit(),
-      diff: () => screen.toggle("diff"),
+      diff: () => screen.toggle("diff"), blur: () => screen.toggle("blur"),
     };
     const todo = anywhere[action] ?? (this.current ? atTask[action] : null);
     Promise.resolve(todo?.()).catch((error) => this.say(error.message, { loud: true }));

@@ -32,9 +32,10 @@ export class Screen {
 
   show(task, answer) {
     this.form?.leave?.();
-    this.texts = new Texts(task, this.view);
+    this.texts = new Texts(task, this.view, this.project.blur && !task.seen);
     const { changed, describe, say, keyOf } = this.#forForms();
     this.form = new FORMS[task.kind](task, this.project, this.texts, { changed, describe, say, keyOf });
+    this.form.offerReasons();
     byId("context").replaceChildren(this.texts.context);
     byId("answers").replaceChildren(this.texts.element);
     byId("questions").replaceChildren(this.form.below);
@@ -50,7 +51,8 @@ export class Screen {
     describe("");
     scrollTo(0, 0);
     this.form.focus();
-    say(`${task.past ? "An earlier answer" : "Next task"}. ${this.form.question}`);
+    const blurred = this.texts.blurred ? " The texts are blurred." : "";
+    say(`${task.past ? "An earlier answer" : "Next task"}. ${this.form.question}${blurred}`);
   }
 
   /** No task. sending: some may come once the answers are sent. */
@@ -69,6 +71,7 @@ export class Screen {
   /** The answer; null: something is missing, and the screen says what. */
   answer() {
     try {
+      if (this.texts.blurred) throw new Missing("The texts are blurred; show them first.", () => byId("blurred").querySelector("button").focus());
       return this.form.answer();
     } catch (missing) {
       if (!(missing instanceof Missing)) throw missing;
@@ -89,6 +92,7 @@ export class Screen {
   toggle(what) {
     const { view } = this;
     if (what === "diff") return this.#toggleDifference();
+    if (what === "blur") return this.#toggleBlur();
     if (what === "text") view.text = view.text === "raw" ? "rendered" : "raw";
     if (what === "lock") view.lock = !view.lock;
     if (what === "layout") view.layout = view.layout === "rows" ? "columns" : "rows";
@@ -117,6 +121,15 @@ export class Screen {
     };
   }
 
+  #toggleBlur() {
+    if (!this.project.blur) return;
+    this.texts.blur(!this.texts.blurred);
+    this.work.current.seen = !this.texts.blurred; // it stays so where the task comes back
+    this.#showSettings();
+    this.form.focus();
+    this.work.say(this.texts.blurred ? "The texts are blurred." : "The texts are shown.");
+  }
+
   async #toggleDifference() {
     if (!this.texts.canDiffer) return;
     await this.texts.toggleDifference();
@@ -142,6 +155,8 @@ export class Screen {
     pressed("[data-do=lock]", this.view.lock);
     pressed("[data-do=diff]", this.texts?.showsDifference ?? false);
     pressed("#layout", this.view.layout === "rows");
+    byId("blurred").hidden = !this.texts?.blurred;
+    document.querySelector(".views [data-do=blur]").hidden = !this.project.blur || (this.texts?.blurred ?? true);
     document.querySelector("[data-do=diff]").hidden = !this.texts?.canDiffer;
     const several = (this.texts?.panes.length ?? 0) > 1;
     for (const selector of ["[data-do=lock]", "#layout"]) document.querySelector(selector).hidden = !several;

@@ -77,7 +77,7 @@ export class Progress {
   }
 }
 
-/** The last answer can be taken back for some seconds. */
+/** The last answer or skip can be taken back for some seconds. */
 export class Undo {
   constructor(seconds, work) {
     this.seconds = seconds;
@@ -85,13 +85,13 @@ export class Undo {
     this.uid = null;
   }
 
-  offer(uid, task) {
+  offer(uid, said) {
     if (!this.seconds) return;
     this.uid = uid;
     this.left = this.seconds;
     const again = h("button", { type: "button", "data-do": "undo" }, "Undo ", kbd(this.work.keys.of("undo")));
     this.count = h("span", { class: "soft", "aria-hidden": "true" });
-    byId("toast").replaceChildren(h("span", {}, task.past ? "Changed." : "Submitted."), again, this.count);
+    byId("toast").replaceChildren(h("span", {}, said), again, this.count);
     byId("toast").hidden = false;
     clearInterval(this.timer);
     this.#tick();

@@ -6,10 +6,11 @@ import { h, letter, setServerHtml } from "./dom.js";
 const ROLES = { system: "Instructions", user: "Person", assistant: "Assistant" };
 
 export class Texts {
-  /** view: {text: "rendered" | "raw", lock: bool}, which outlives the task. */
-  constructor(task, view) {
+  /** view: {text: "rendered" | "raw", lock: bool}, which outlives the task. blurred: until they are asked for. */
+  constructor(task, view, blurred) {
     this.task = task;
     this.view = view;
+    this.all = []; // elements
     this.difference = null;
     this.showsDifference = false;
     this.shown = []; // [element, html]
@@ -21,6 +22,13 @@ export class Texts {
       ...this.panes.map((pane) => pane.element),
     );
     this.refresh();
+    this.blur(blurred);
+  }
+
+  /** Blur the texts, or show them. Screen readers, the keyboard and the browser's search do not come to blurred ones. */
+  blur(on) {
+    this.blurred = on;
+    for (const element of this.all) element.inert = on;
   }
 
   /** Show the texts as `view` says. */
@@ -55,6 +63,7 @@ export class Texts {
     const messages = this.task.prompt.map((message, place) => {
       const text = h("div", { class: "text", dir: "auto" });
       this.shown.push([text, this.task.html.prompt[place]]);
+      this.all.push(text);
       return h(
         "article",
         { class: `message ${message.role}` },
@@ -89,6 +98,7 @@ export class Texts {
     );
     body.addEventListener("scroll", () => this.#scrollTogether(body), { passive: true });
     this.shown.push([text, html]);
+    this.all.push(text);
     const element = h("article", { class: "pane", "data-answer": letter(place) }, head, body);
     return { element, text, body, slot: head.lastChild };
   }

@@ -49,8 +49,9 @@ export class ComparisonForm extends Form {
     if (!this.verdict.answered) throw new Missing("Choose first: 1 to 8, 9 or 0.", () => this.verdict.focus());
     if (this.safety && !this.safety.answered) throw new Missing("Say which answers are safe.", () => this.safety.focus());
     const significant = this.verdict.value.strength === "significantly";
-    if (significant && this.project.reason_when_significant && !this.reason.field.value.trim()) {
-      throw new Missing("Say why one answer is significantly better.", () => this.openReason());
+    if (significant && this.project.reason_when_significant && !this.explained) {
+      const why = () => (this.reasons ? this.reasons.focus() : this.openReason());
+      throw new Missing("Say why one answer is significantly better.", why);
     }
   }
 
