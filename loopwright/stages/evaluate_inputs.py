@@ -18,6 +18,7 @@ from loopwright.stages.base import StageConfig, finds_spans
 from loopwright.tracking.artifacts import Artifact
 
 SETS = ("held_out", "paraphrased", "adversarial")
+NO_VERSIONS = ("world", "pretrain", "dataset", "judge")  # roles that bring something else
 
 
 class JudgeConfig(Config):
@@ -66,6 +67,8 @@ class EvaluateInputs:
     reward: Path | None = None
     world: str | None = None  # brings judges, cheap policies and a test of nonsense
     judges: Mapping[str, Judge] | None = None  # for in-memory use: instead of the world's
+    judge: Path | None = None  # a reward model's folder, without a world
+    judge_accuracy: float | None = None  # of it, on held-out comparisons
 
 
 def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
@@ -74,13 +77,20 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
     written = config.model_fields_set
     if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
         raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
+    dataset, judge = artifacts.get("dataset"), artifacts.get("judge")
+    if dataset is not None and (useless := sorted(written & {"prompts", "opening_tokens"})):
+        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
+    if judge is not None and config.judge is not None:
+        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
     if config.prompts is not None and "opening_tokens" in written:
         raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
     prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
     if config.prompts is not None:
         prompts = {"held_out": config.prompts}
+    if dataset is not None:
+        prompts = {"held_out": dataset.file("prompts_held_out.jsonl")}
     texts = next((artifacts[role].file("held_out.jsonl") for role in ("base", "world") if role in artifacts), None)
-    models = {role: made.file("model") for role, made in artifacts.items() if role not in ("world", "pretrain")}
+    models = {role: made.file("model") for role, made in artifacts.items() if role not in NO_VERSIONS}
     for name, folder in (("base", config.base), ("reward", config.reward)):
         if folder is not None and name in models:
             raise ConfigError(f"evaluate.{name} = {folder} contradicts the stage that makes its own; leave one out")
@@ -94,6 +104,8 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
         texts=texts,
         reward=models.get("reward"),
         world=str(world.manifest.config["name"]) if world is not None else None,
+        judge=None if judge is None else judge.file("model"),
+        judge_accuracy=None if judge is None else judge.manifest.metrics.get("accuracy"),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,11 +23,12 @@ from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_cloc
 from loopwright.feedback.asking import StoreUrl, Wait
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
+from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
+from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import DATA, POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
@@ -84,6 +85,7 @@ class FeedbackInputs:
     policy_id: str  # stored in each record
     prompts: Path  # jsonl of Prompt
     judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
+    taste: Path | None = None  # or a reward model that they like things by
     asked: int = 0  # prompts that earlier rounds asked about; others come first
     attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
@@ -93,11 +95,11 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     prompts = prompts_of(config, inputs)
     if config.store is not None:
         return feedback_people.run(config, inputs, prompts, runtime)
+    inputs, annotators = with_taste(inputs, runtime), team_of(config, inputs, runtime)
     answers = sample_answers(prompts, config, inputs.policy, runtime)
     items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
 
-    annotators = team(config.annotators, runtime.seed_for("annotators"))
     records: list[Judgement] = []
     for item in items:
         rng = random.Random(runtime.seed_for("judging", item.number))
@@ -120,6 +122,22 @@ def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
     """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
     given = read_prompts(inputs.prompts, config.tasks)
     return prompts_to_ask(given, config.prompts, inputs.asked) + newest(inputs.attacks, config.attacks)
+
+
+def with_taste(inputs: FeedbackInputs, runtime: Runtime) -> FeedbackInputs:
+    """The reward model that annotators follow in the place of judges, if there is one."""
+    if inputs.taste is None:
+        return inputs
+    return replace(inputs, judges={"liked": PreferenceJudge(RewardModel(inputs.taste, device=runtime.device))})
+
+
+def team_of(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> list[SimulatedAnnotator]:
+    """Simulated people. Those who follow a reward model are marked as a model's, and want no length of their own."""
+    people = team(config.annotators, runtime.seed_for("annotators"))
+    if inputs.taste is None:
+        return people
+    name = f"{AI}{id_of_file(inputs.taste)[:12]}"
+    return [one.model_copy(update={"id": f"{name}/{one.id}", "length_bias": 0.0}) for one in people]
 
 
 def judge_overall(
@@ -220,21 +238,35 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     Raises:
         ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
     """
-    made, world = artifacts.get("policy"), artifacts.get("world")
-    if config.store is None and world is None:
-        raise ConfigError("feedback has nobody to ask; add a world section, or name an annotation server in store")
+    made, world, data = artifacts.get("policy"), artifacts.get("world"), artifacts.get("data")
+    taste = artifacts.get("annotator") if world is None else None
+    if config.store is None and world is None and taste is None:
+        raise ConfigError(
+            "feedback has nobody to ask; add a world section, an annotator section beside a dataset, or name an "
+            "annotation server in store"
+        )
     policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
-    prompts = world if config.prompts_file is None else None
+    prompts = data if config.prompts_file is None else None
     return FeedbackInputs(
         policy=policy,
         policy_id=id_of_file(policy) if made is None else made.id,
         prompts=chosen_input(
-            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
+            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world or dataset section"
         ),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        taste=None if taste is None else taste.file("model"),
         attacks=attack_files(config, artifacts),
         asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
+
+
+def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where simulated annotators were taught a taste, and people are asked."""
+    if config.store is not None and "annotator" in parents:
+        raise ConfigError(
+            f"annotator has no effect where people judge (feedback.store = {config.store}); drop that section "
+            "(annotator: false), and give its part of the data to training (dataset.annotators_share: 0)"
+        )
 
 
 def attack_files(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
@@ -250,8 +282,16 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",), "attacks.*": ("red_team",)},
+    needs={
+        "policy": POLICIES,
+        "world": ("world",),
+        "data": DATA,
+        "annotator": ("annotator",),
+        "asked.*": ("feedback",),
+        "attacks.*": ("red_team",),
+    },
     bind=bind,
     run=run,
     files=files,
+    check=check,
 )
