@@ -4,8 +4,8 @@
 
 `small` takes the recipes as they are, for a CPU; `large` a base of 60 million parameters with a context of 1,024 tokens
 and more of everything, for a GPU. Interrupted, the same command goes on. `--encoder` names the folder of an
-encoder, such as MiniLM, to make evaluation's judge of. Prints what the judge says of each version, how often each reward
-model orders held-out comparisons as the file does, and one JSON line last. The reports stay in --out.
+encoder, such as MiniLM, to make evaluation's judge of. Prints what the judge says of each version, how often each
+reward model orders held-out comparisons as the file does, and one JSON line last. The reports stay in --out.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from loopwright.stages.evaluate_inputs import (
     EvaluateConfig,
     EvaluateInputs,
     bind,
+    check,
     files,
     in_order,
     reference_of,
@@ -301,4 +302,5 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
+    check=check,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
@@ -78,10 +78,6 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
     if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
         raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
     dataset, judge = artifacts.get("dataset"), artifacts.get("judge")
-    if dataset is not None and (useless := sorted(written & {"prompts", "opening_tokens"})):
-        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
-    if judge is not None and config.judge is not None:
-        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
     if config.prompts is not None and "opening_tokens" in written:
         raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
     prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
@@ -107,6 +103,14 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
         judge=None if judge is None else judge.file("model"),
         judge_accuracy=None if judge is None else judge.manifest.metrics.get("accuracy"),
     )
+
+
+def check(config: EvaluateConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a setting says what the stages dataset and judge bring."""
+    if "dataset" in parents and (useless := sorted(config.model_fields_set & {"prompts", "opening_tokens"})):
+        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
+    if "judge" in parents and config.judge is not None:
+        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
 
 
 def in_order(versions: Iterable[str]) -> list[str]:

@@ -337,8 +337,6 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
             "leave one out"
         )
     dataset = artifacts.get("dataset")
-    if dataset is not None and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
-        raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
     return RewardInputs(
         model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
         **_judgements(config, feedback),  # type: ignore[arg-type]
@@ -347,6 +345,12 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
         held_out=() if dataset is None else dataset.file(HELD_OUT),
     )
+
+
+def check(config: RewardConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where something else is to be held out than what the dataset holds out."""
+    if "dataset" in parents and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
+        raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
 
 
 def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
@@ -374,4 +378,5 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
+    check=check,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -21,7 +21,10 @@ from loopwright.stages.reward_config import RewardConfig
 from loopwright.stages.reward_data import HELD_OUT, RewardInputs
 from loopwright.tracking.artifacts import Artifact
 
-OF_THE_DATASET = ("comparisons", "feedback", "labelled", "held_out", "held_out_share", "part_of_prompts", "teacher")
+OF_THE_DATASET = (
+    "comparisons", "feedback", "labelled", "held_out", "held_out_share", "part_of_prompts", "teacher",
+    "earlier_rounds_weight",
+)  # fmt: skip
 
 
 class PartConfig(RewardConfig):
@@ -40,27 +43,41 @@ def run(config: PartConfig, inputs: RewardInputs, runtime: Runtime) -> StageOutp
     return reward.run(config, inputs, runtime)
 
 
-def bind(part: str, section: str, config: PartConfig, artifacts: Mapping[str, Artifact]) -> RewardInputs:
-    """Its part of the dataset, and a model to start from: the config's, or else the fine-tuned one.
+def check(part: str, section: str, config: PartConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything runs: there is something to learn from, and a model to start from.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is not.
     """
-    dataset, made = artifacts.get("dataset"), artifacts.get("model")
-    if dataset is None:
+    if "dataset" not in parents:
         raise ConfigError(f"{section} learns from a part of a dataset; add a dataset section, or drop {section}")
-    if not dataset.manifest.config[f"{part}_share"]:
+    if not getattr(parents["dataset"], f"{part}_share"):
         raise ConfigError(
             f"dataset.{part}_share = 0 leaves {section} nothing to learn from; raise it or drop {section}"
         )
-    if config.model is None and made is None:
+    if config.model is None and "model" not in parents:
         raise ConfigError(f"{section} has no model to start from; set {section}.model to a folder, or add sft")
-    model = config.model or (None if made is None else made.file("model"))
-    assert model is not None
+
+
+def bind(part: str, section: str, config: PartConfig, artifacts: Mapping[str, Artifact]) -> RewardInputs:
+    """Its part of the dataset, and a model to start from: the config's, or else the fine-tuned one."""
+    dataset = artifacts["dataset"]
+    model = artifacts["model"].file("model") if config.model is None else config.model
     kinds = judgement_files(section, dataset.file(part), [], config.kinds)
     return RewardInputs(model=model, held_out=dataset.file(HELD_OUT), **kinds)  # type: ignore[arg-type]
 
 
-NEEDS = {"model": ("sft", "pretrain"), "dataset": ("dataset",)}
-ANNOTATOR = Stage("annotator", PartConfig, NEEDS, partial(bind, "annotators", "annotator"), run, reward.files)
-JUDGE = Stage("judge", PartConfig, NEEDS, partial(bind, "judge", "judge"), run, reward.files)
+def of_part(part: str, section: str) -> Stage:
+    return Stage(
+        section,
+        PartConfig,
+        needs={"model": ("sft", "pretrain"), "dataset": ("dataset",)},
+        bind=partial(bind, part, section),
+        run=run,
+        files=reward.files,
+        check=partial(check, part, section),
+    )
+
+
+ANNOTATOR = of_part("annotators", "annotator")
+JUDGE = of_part("judge", "judge")

@@ -156,18 +156,12 @@ def artifact(folder, **config):
 
 def test_who_judges_reads_its_own_part(tmp_path, hh):
     out, _ = made(hh, tmp_path / "run")
-    given = artifact(out, annotators_share=0.2, judge_share=0.0)
+    given = artifact(out)
     config = reward_of_part.PartConfig(model=tmp_path / "body", kinds=("comparisons",))
     found = reward_of_part.ANNOTATOR.bind(config, {"dataset": given})
     assert found.comparisons == (out / "annotators" / "comparisons.jsonl",)
     assert found.held_out == out / "held_out" / "comparisons.jsonl"
     assert found.model == tmp_path / "body"
-    with pytest.raises(ConfigError, match=r"dataset.judge_share = 0 leaves judge nothing to learn from"):
-        reward_of_part.JUDGE.bind(config, {"dataset": given})
-    with pytest.raises(ConfigError, match="annotator learns from a part of a dataset; add a dataset section"):
-        reward_of_part.ANNOTATOR.bind(config, {})
-    with pytest.raises(ConfigError, match="annotator has no model to start from"):
-        reward_of_part.ANNOTATOR.bind(reward_of_part.PartConfig(kinds=("comparisons",)), {"dataset": given})
     with pytest.raises(ValidationError, match="held_out_share has no effect, for the dataset section"):
         reward_of_part.PartConfig(held_out_share=0.2)
 
@@ -183,10 +177,6 @@ def test_evaluation_asks_what_is_held_out_and_the_judge(tmp_path):
     found = evaluate.bind(evaluate.EvaluateConfig(), given)
     assert found.prompts == {"held_out": tmp_path / "prompts_held_out.jsonl"} and list(found.versions) == ["sft"]
     assert (found.judge, found.judge_accuracy) == (tmp_path / "judge" / "model", 0.6)
-    with pytest.raises(ConfigError, match=r"evaluate.prompts has no effect beside a dataset"):
-        evaluate.bind(evaluate.EvaluateConfig(prompts="x.jsonl"), given)
-    with pytest.raises(ConfigError, match=r"evaluate.judge contradicts the stage judge"):
-        evaluate.bind(evaluate.EvaluateConfig(judge={"labelled": "x.tsv"}), given)
 
 
 ROUND = {"feedback": {}, "reward": {}, "ppo": {}}
@@ -210,6 +200,25 @@ def test_who_feeds_whom(tmp_path, monkeypatch):
     taught = {name for name, found in parents.items() if {"annotator", "judge"} & set(found.values())}
     assert taught == {"v2.feedback", "evaluate"}  # neither trains a policy or its reward model
     assert [name for name, found in parents.items() if "judge" in found.values()] == ["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"dataset": SECTIONS["dataset"] | {"judge_share": 0}},
+            "dataset.judge_share = 0 leaves judge nothing to learn",
+        ),
+        ({"dataset": False}, "annotator learns from a part of a dataset; add a dataset section, or drop annotator"),
+        ({"sft": False, "annotator": {"model": "m"}}, "judge has no model to start from; set judge.model to a folder"),
+        ({"rounds": {"schedule": {"v1": {"reward": {"held_out_share": 0.2}}}}}, "reward.held_out_share has no effect"),
+        ({"evaluate": {"prompts": "x.jsonl"}}, "evaluate.prompts has no effect beside a dataset"),
+        ({"evaluate": {"judge": {"labelled": "x.jsonl"}}}, "evaluate.judge contradicts the stage judge"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(changed, said, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=said):
+        recipe(tmp_path, monkeypatch, **changed)
 
 
 def test_people_and_their_stand_ins_are_not_both_asked(tmp_path, monkeypatch):
