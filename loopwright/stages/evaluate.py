@@ -240,7 +240,12 @@ class _Trial:
     def _gold_in_words(self) -> str:
         names = list(self.bench.judges)
         if self.inputs.judge is not None and self.inputs.judges is None:
-            return "how likely a person prefers the answer to a mean one, by a judge that trained nothing (stage judge)"
+            right = (
+                ""
+                if self.judge_accuracy is None
+                else f" and orders {self.judge_accuracy:.0%} of held-out pairs rightly"
+            )
+            return f"how likely the answer is preferred to a mean one, by a judge that trained nothing{right}"
         if self.config.judge is not None and self.inputs.judges is None:
             return f"1 where an independent classifier of text calls the answer {names[0]}, else 0"
         return f"the minimum of {', '.join(names)} over those that apply" if names else "not measured"
