@@ -8,7 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from loopwright.data.readers import read_records
+from loopwright.errors import ConfigError
 from loopwright.loop import load_config, run
+from loopwright.loop.plan import make_plan
 from loopwright.schemas import Prompt, Ranking, is_ai
 from tests.loop.test_rounds import made as made_anew
 from tests.loop.test_run import Log
@@ -89,3 +91,17 @@ def test_two_rounds_from_a_base_folder(name, base, tmp_path):
     log = Log()
     run(config, tmp_path / "run", display=log, render=lambda _: None)
     assert made_anew(log) == []
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_where_a_team_of_ones_own_comes_in(name, tmp_path):
+    """As the recipes' comments say."""
+    for file in ("hh_harmless.jsonl.gz", "judged_comparisons.jsonl.gz", "judged_reference.jsonl.gz"):
+        (tmp_path / file).touch()
+    people = "{store: http://127.0.0.1:8600, project: p, wait: {rankings: 150}, prompts: 150, off_topic_share: 0}"
+    settings = [f"data_dir={tmp_path}", f"sft.model={tmp_path}", f"rounds.schedule.v2-v3.feedback={people}"]
+    path = ROOT / "recipes" / f"{name}.yaml"
+    with pytest.raises(ConfigError, match="annotator has no effect where people judge"):
+        make_plan(load_config(path, settings))
+    plan = make_plan(load_config(path, [*settings, "annotator=false", "dataset.annotators_share=0"]))
+    assert "annotator" not in [step.name for step in plan.steps]
