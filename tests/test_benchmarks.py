@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.loop import config_from
+from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -118,3 +118,17 @@ def test_a_second_method_finds_what_the_first_one_made(methods, monkeypatch, tmp
     assert {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS} == cells
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == made
     assert cells["ppo"]["seconds"] > 0 == cells["sft"]["seconds"] and cells["sft"]["best_of"]["n"] == 2
+
+
+def test_real_rounds_sets_what_its_recipes_have(benchmark, tmp_path):
+    real = benchmark("real_rounds")
+    for name, settings in real.LARGE.items():
+        given = [f"data_dir={tmp_path}", f"sft.model={tmp_path}", *real.LONG, *settings]
+        given.append(f"judge={{model: {tmp_path}, {real.OF_AN_ENCODER}}}")
+        config = load_config(real.RECIPES / f"{name}.yaml", given)
+        assert {config.sections[f"v{i}.reward"].max_length for i in (1, 2, 3)} == {1024}
+    base = load_config(real.RECIPES / "base.yaml", [f"data_dir={tmp_path}", *real.LARGE_BASE])
+    judged = load_config(real.RECIPES / "judged.yaml", [f"data_dir={tmp_path}", f"sft.model={tmp_path}"])
+    parts = [config.sections["dataset"] for config in (base, judged)]
+    assert parts[0].parts() == parts[1].parts()  # so that the base has not read what is held out
+    assert parts[0].files == parts[1].files and parts[0].longest_prompt == parts[1].longest_prompt

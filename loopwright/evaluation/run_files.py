@@ -11,10 +11,10 @@ from loopwright.schemas.steps import stage_of
 from loopwright.tracking.metrics import read_metrics
 
 STAGES = (
-    "world", "pretrain", "demonstrations", "sft", "sft_clean", "constitutional", "feedback", "ai_feedback", "reward",
-    "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo", "reinforce_plus_plus", "ppo",
-    "red_team", "evaluate",
-)  # in the order they run  # fmt: skip
+    "world", "dataset", "pretrain", "demonstrations", "sft", "sft_clean", "annotator", "judge", "constitutional",
+    "feedback", "ai_feedback", "reward", "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo",
+    "reinforce_plus_plus", "ppo", "red_team", "evaluate",
+)  # fmt: skip  # in the order they run
 
 
 POLICY_GRADIENTS = ("rloo", "grpo", "reinforce_plus_plus", "ppo")  # they record the same figures

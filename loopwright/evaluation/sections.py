@@ -13,7 +13,8 @@ MOST_ON_A_LINE = 3  # versions, where their dots lie on each other
 
 STAGE_TITLES = {"world": "World", "pretrain": "Pre-train", "sft": "Fine-tune", "sft_clean": "Fine-tune, clean"} | {
     "demonstrations": "Demonstrations", "feedback": "Feedback", "reward": "Reward model", "ppo": "PPO",
-    "evaluate": "Evaluate", "ai_feedback": "AI feedback", "red_team": "Red team",
+    "evaluate": "Evaluate", "ai_feedback": "AI feedback", "red_team": "Red team", "dataset": "Data set",
+    "annotator": "Annotators' taste", "judge": "Judge",
 }  # fmt: skip
 
 
@@ -35,12 +36,13 @@ class KeyFigure(NamedTuple):
 # The first that a stage reports stands on its card.
 KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "world": (KeyFigure("documents", "documents"),),
+    "dataset": (KeyFigure("comparisons", "comparisons to learn from"),),
     "pretrain": (KeyFigure("perplexity", "held-out perplexity"),),
     "sft": (KeyFigure("held_out_loss", "held-out loss"), KeyFigure("loss", "training loss")),
     "sft_clean": (KeyFigure("held_out_loss", "held-out loss"),),
     "demonstrations": (KeyFigure("demonstrations", "written by people"),),
     "feedback": (KeyFigure("pairs", "pairs judged"), KeyFigure("comparisons", "comparisons")),
-    "reward": (KeyFigure("accuracy", "held-out accuracy", percent),),
+    **dict.fromkeys(("reward", "annotator", "judge"), (KeyFigure("accuracy", "held-out accuracy", percent),)),
     **dict.fromkeys(
         POLICY_GRADIENTS, (KeyFigure("score", "final reward score"), KeyFigure("kl", "nats of KL per response"))
     ),

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 # Where each stage is, as "module:name", so that reading the table imports none.
 STAGES = {
     "world": "loopwright.stages.world:STAGE",
+    "dataset": "loopwright.stages.dataset:STAGE",
     "pretrain": "loopwright.stages.pretrain:STAGE",
     "demonstrations": "loopwright.stages.demonstrations:STAGE",
     "sft": "loopwright.stages.sft:STAGE",
     "sft_clean": "loopwright.stages.sft:CLEAN",
+    "annotator": "loopwright.stages.reward_of_part:ANNOTATOR",
+    "judge": "loopwright.stages.reward_of_part:JUDGE",
     "constitutional": "loopwright.stages.constitutional:STAGE",
     "feedback": "loopwright.stages.feedback:STAGE",
     "ai_feedback": "loopwright.stages.ai_feedback:STAGE",

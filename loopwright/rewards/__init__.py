@@ -7,6 +7,7 @@ from loopwright.rewards.combine import MergeConfig, Merged, WeightedSum
 from loopwright.rewards.ensemble import Ensemble
 from loopwright.rewards.judged import JudgeReward
 from loopwright.rewards.normalised import Negated, Normalised
+from loopwright.rewards.preference_judge import PreferenceJudge
 from loopwright.rewards.remote import RemoteReward
 from loopwright.rewards.reward_model import RewardModel
 from loopwright.rewards.spans import SpanReward
@@ -21,6 +22,7 @@ __all__ = [
     "Merged",
     "Negated",
     "Normalised",
+    "PreferenceJudge",
     "RemoteReward",
     "Reward",
     "RewardModel",

@@ -31,7 +31,7 @@ from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import ai_feedback_people
 from loopwright.stages.ai_feedback_people import PeopleConfig
-from loopwright.stages.base import FEEDBACK, POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import ASKING, DATA, POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
@@ -238,9 +238,10 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    made, world, judge = (artifacts.get(role) for role in ("policy", "world", "judge_model"))
+    made, judge = artifacts.get("policy"), artifacts.get("judge_model")
+    world, data = artifacts.get("world"), artifacts.get("data")
     policy = chosen_input("ai_feedback.policy", config.policy, made, "model", "an sft section")
-    prompts = world if config.prompts_file is None else None
+    prompts = data if config.prompts_file is None else None
     own = config.judge.path or (None if judge is None else judge.file("model"))
     if config.judge.url is None and own is None:
         raise ConfigError("ai_feedback has no judge; add an sft section, or set ai_feedback.judge.path or judge.url")
@@ -252,11 +253,15 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
         policy=policy,
         policy_id=id_of_file(policy) if made is None else made.id,
         prompts=chosen_input(
-            "ai_feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
+            "ai_feedback.prompts_file",
+            config.prompts_file,
+            prompts,
+            "prompts_train.jsonl",
+            "a world or dataset section",
         ),
         judge=own if config.judge.url is None else None,
         principles=() if constitution is None else load_constitution(constitution).principles,
-        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in FEEDBACK),
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKING),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
@@ -269,7 +274,13 @@ def files(config: AIFeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "ai_feedback",
     AIFeedbackConfig,
-    needs={"policy": POLICIES, "judge_model": ("sft", "pretrain"), "world": ("world",), "asked.*": FEEDBACK},
+    needs={
+        "policy": POLICIES,
+        "judge_model": ("sft", "pretrain"),
+        "world": ("world",),
+        "data": DATA,
+        "asked.*": ASKING,
+    },
     bind=bind,
     run=run,
     files=files,

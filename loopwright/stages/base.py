@@ -51,7 +51,9 @@ class StageConfig(Config):
     require: dict[str, Bound] = {}  # metric name ("a.b" for nested ones) -> the range it must lie in
 
 
-FEEDBACK = ("feedback", "ai_feedback")  # stages that leave judgements behind
+ASKING = ("feedback", "ai_feedback")  # stages that have new answers judged
+FEEDBACK = ("dataset", *ASKING)  # stages that leave judgements behind
+DATA = ("world", "dataset")  # stages that bring prompts and demonstrations: what fills the role "world" for their sake
 # Stages that leave a policy behind: what fills the role "policy" of a stage after them, the nearest one before it.
 POLICIES = (
     "pretrain", "sft", "constitutional", "rejection", "rest", "hindsight", "conditioned", "dpo", "kto", "rloo", "grpo",

@@ -15,7 +15,7 @@ from loopwright.feedback.client import FeedbackClient
 from loopwright.feedback.items import Item
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration, Prompt
-from loopwright.stages.base import Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import DATA, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact
 
 BATCH = "demonstrations"  # of a project's items that runs publish: what is written to one prompt serves every run
@@ -63,7 +63,7 @@ def items_for(prompts: Sequence[Prompt]) -> list[Item]:
 def bind(config: DemonstrationsConfig, artifacts: Mapping[str, Artifact]) -> DemonstrationsInputs:
     world = artifacts.get("world") if config.prompts_file is None else None
     file = chosen_input(
-        "demonstrations.prompts_file", config.prompts_file, world, "prompts_train.jsonl", "a world section"
+        "demonstrations.prompts_file", config.prompts_file, world, "prompts_train.jsonl", "a world or dataset section"
     )
     return DemonstrationsInputs(file)
 
@@ -71,7 +71,7 @@ def bind(config: DemonstrationsConfig, artifacts: Mapping[str, Artifact]) -> Dem
 STAGE = Stage(
     "demonstrations",
     DemonstrationsConfig,
-    needs={"world": ("world",)},
+    needs={"world": DATA},
     bind=bind,
     run=run,
     files=lambda config: [] if config.prompts_file is None else [config.prompts_file],

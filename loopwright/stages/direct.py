@@ -12,7 +12,7 @@ from torch import Tensor
 from loopwright.errors import ConfigError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas.steps import stage_of
-from loopwright.stages.base import FEEDBACK, POLICIES, ages_of_rounds, chosen_input, judged, judgement_files
+from loopwright.stages.base import ASKING, FEEDBACK, POLICIES, ages_of_rounds, chosen_input, judged, judgement_files
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
@@ -48,9 +48,14 @@ def bind(config: Any, artifacts: Mapping[str, Artifact]) -> DirectInputs:
 
 def check(config: DirectConfig, upstream: Mapping[str, Any]) -> None:
     """Raise ConfigError where only people give a kind of judgement, and nobody asks people."""
-    asked = [section for role, section in upstream.items() if stage_of(role) in FEEDBACK]
+    asked = [section for role, section in upstream.items() if stage_of(role) in ASKING]
     missing = [kind for kind in config.kinds if kind in BY_PEOPLE]
-    if asked and missing and all(getattr(section, "store", None) is None for section in asked):
+    if (
+        asked
+        and missing
+        and "dataset" not in upstream
+        and all(getattr(section, "store", None) is None for section in asked)
+    ):
         raise ConfigError(
             f"{config.section}.kinds has {missing[0]}, which people give at an annotation server and no simulated "
             f"annotator or judge does; set {config.section}.kinds: [comparisons, rankings], or feedback.store"

@@ -22,7 +22,7 @@ from loopwright.evaluation.results import COMPARISON, Measured, flags_of, summar
 from loopwright.evaluation.text_classifier import TextClassifier
 from loopwright.evaluation.versions import are_compared, compare_versions, round_figures
 from loopwright.models.loading import load_causal_lm, load_tokenizer
-from loopwright.rewards import RewardModel
+from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judge, Prompt
 from loopwright.stages.base import POLICIES, Stage, StageOutput
@@ -31,6 +31,7 @@ from loopwright.stages.evaluate_inputs import (
     EvaluateConfig,
     EvaluateInputs,
     bind,
+    check,
     files,
     in_order,
     reference_of,
@@ -79,7 +80,7 @@ class _Trial:
         self.texts = [d.text for d in read_texts([inputs.texts])] if inputs.texts else []
         self.prompts = self._prompts()
         self.world = WORLDS[inputs.world] if inputs.world else None
-        self.judge_accuracy: float | None = None
+        self.judge_accuracy = inputs.judge_accuracy
         judges = self._judges()
         self.bench = Bench(judges, self.world.is_nonsense if self.world else None, self._reward())
 
@@ -223,6 +224,9 @@ class _Trial:
             return self.inputs.judges
         if self.world is not None:
             return self.world.judges
+        if self.inputs.judge is not None:
+            model = RewardModel(self.inputs.judge, device=self.runtime.device)
+            return {"preferred": PreferenceJudge(model, as_probability=True)}
         if self.config.judge is None:
             return {}
         classifier = TextClassifier.train(read_labelled(self.config.judge.labelled))
@@ -235,6 +239,13 @@ class _Trial:
 
     def _gold_in_words(self) -> str:
         names = list(self.bench.judges)
+        if self.inputs.judge is not None and self.inputs.judges is None:
+            right = (
+                ""
+                if self.judge_accuracy is None
+                else f" and orders {self.judge_accuracy:.0%} of held-out pairs rightly"
+            )
+            return f"how likely the answer is preferred to a mean one, by a judge that trained nothing{right}"
         if self.config.judge is not None and self.inputs.judges is None:
             return f"1 where an independent classifier of text calls the answer {names[0]}, else 0"
         return f"the minimum of {', '.join(names)} over those that apply" if names else "not measured"
@@ -290,8 +301,11 @@ STAGE = Stage(
         "version_*": IMPROVED,  # every one of these before it, in the role of its own name
         "reward": ("reward",),
         "world": ("world",),
+        "dataset": ("dataset",),
+        "judge": ("judge",),
     },
     bind=bind,
     run=run,
     files=files,
+    check=check,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
@@ -18,6 +18,7 @@ from loopwright.stages.base import StageConfig, finds_spans
 from loopwright.tracking.artifacts import Artifact
 
 SETS = ("held_out", "paraphrased", "adversarial")
+NO_VERSIONS = ("world", "pretrain", "dataset", "judge")  # roles that bring something else
 
 
 class JudgeConfig(Config):
@@ -66,6 +67,8 @@ class EvaluateInputs:
     reward: Path | None = None
     world: str | None = None  # brings judges, cheap policies and a test of nonsense
     judges: Mapping[str, Judge] | None = None  # for in-memory use: instead of the world's
+    judge: Path | None = None  # a reward model's folder, without a world
+    judge_accuracy: float | None = None  # of it, on held-out comparisons
 
 
 def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
@@ -74,13 +77,16 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
     written = config.model_fields_set
     if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
         raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
+    dataset, judge = artifacts.get("dataset"), artifacts.get("judge")
     if config.prompts is not None and "opening_tokens" in written:
         raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
     prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
     if config.prompts is not None:
         prompts = {"held_out": config.prompts}
+    if dataset is not None:
+        prompts = {"held_out": dataset.file("prompts_held_out.jsonl")}
     texts = next((artifacts[role].file("held_out.jsonl") for role in ("base", "world") if role in artifacts), None)
-    models = {role: made.file("model") for role, made in artifacts.items() if role not in ("world", "pretrain")}
+    models = {role: made.file("model") for role, made in artifacts.items() if role not in NO_VERSIONS}
     for name, folder in (("base", config.base), ("reward", config.reward)):
         if folder is not None and name in models:
             raise ConfigError(f"evaluate.{name} = {folder} contradicts the stage that makes its own; leave one out")
@@ -94,7 +100,17 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
         texts=texts,
         reward=models.get("reward"),
         world=str(world.manifest.config["name"]) if world is not None else None,
+        judge=None if judge is None else judge.file("model"),
+        judge_accuracy=None if judge is None else judge.manifest.metrics.get("accuracy"),
     )
+
+
+def check(config: EvaluateConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a setting says what the stages dataset and judge bring."""
+    if "dataset" in parents and (useless := sorted(config.model_fields_set & {"prompts", "opening_tokens"})):
+        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
+    if "judge" in parents and config.judge is not None:
+        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
 
 
 def in_order(versions: Iterable[str]) -> list[str]:

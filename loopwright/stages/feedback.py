@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,15 +23,17 @@ from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_cloc
 from loopwright.feedback.asking import Names, StoreUrl, Wait
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
+from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Judge, Judgement, Prompt, Ranking, Rating
+from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import DATA, POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
+NEEDS = {"policy": POLICIES, "world": ("world",), "data": DATA, "annotator": ("annotator",)}
 ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
 
 
@@ -96,6 +98,7 @@ class FeedbackInputs:
     policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
     prompts: Path  # jsonl of Prompt
     judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
+    taste: Path | None = None  # or a reward model that they like things by
     asked: int = 0  # prompts that earlier rounds asked about; others come first
     attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
@@ -115,12 +118,13 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     prompts = prompts_of(config, inputs)
     if config.store is not None:
         return feedback_people.run(config, inputs, prompts, runtime)
+    inputs, annotators = with_taste(inputs, runtime), team_of(config, inputs, runtime)
     answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
     writers = inputs.writers(config.responses_per_prompt)
     items = [Item(i, prompt, tuple(answers[i]), (), writers) for i, prompt in enumerate(prompts)]
     items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
     differing = [item for item in map(Item.without_repetitions, items) if len(item.responses) > 1]
-    records = on_simulated_clocks(judge_all(differing, config, inputs, runtime)[: config.labels])
+    records = on_simulated_clocks(judge_all(differing, annotators, config, inputs, runtime)[: config.labels])
 
     for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
         write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
@@ -134,10 +138,13 @@ def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
 
 
 def judge_all(
-    items: Sequence[Item], config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime
+    items: Sequence[Item],
+    annotators: Sequence[SimulatedAnnotator],
+    config: FeedbackConfig,
+    inputs: FeedbackInputs,
+    runtime: Runtime,
 ) -> list[Judgement]:
-    """What a team of simulated annotators says of the items, at least as many labels as are wanted."""
-    annotators = team(config.annotators, runtime.seed_for("annotators"))
+    """What simulated annotators say of the items, at least as many labels as are wanted."""
     records: list[Judgement] = []
     for item in items:
         if config.labels is not None and len(records) >= config.labels:
@@ -152,6 +159,22 @@ def judge_all(
         if rng.random() < config.rate_share:
             records += rate_each(item, judged_by[0], inputs, rng)
     return records
+
+
+def with_taste(inputs: FeedbackInputs, runtime: Runtime) -> FeedbackInputs:
+    """The reward model that annotators follow in the place of judges, if there is one."""
+    if inputs.taste is None:
+        return inputs
+    return replace(inputs, judges={"liked": PreferenceJudge(RewardModel(inputs.taste, device=runtime.device))})
+
+
+def team_of(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> list[SimulatedAnnotator]:
+    """Simulated people. Those who follow a reward model are marked as a model's, and want no length of their own."""
+    people = team(config.annotators, runtime.seed_for("annotators"))
+    if inputs.taste is None:
+        return people
+    name = f"{AI}{id_of_file(inputs.taste)[:12]}"
+    return [one.model_copy(update={"id": f"{name}/{one.id}", "length_bias": 0.0}) for one in people]
 
 
 def judge_overall(
@@ -253,16 +276,21 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     Raises:
         ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
     """
-    world = artifacts.get("world")
-    if config.store is None and world is None:
-        raise ConfigError("feedback has nobody to ask; add a world section, or name an annotation server in store")
-    prompts = world if config.prompts_file is None else None
+    world, data = artifacts.get("world"), artifacts.get("data")
+    taste = artifacts.get("annotator") if world is None else None
+    if config.store is None and world is None and taste is None:
+        raise ConfigError(
+            "feedback has nobody to ask; add a world section, an annotator section beside a dataset, or name an "
+            "annotation server in store"
+        )
+    prompts = data if config.prompts_file is None else None
     return FeedbackInputs(
         policies=who_write(config, artifacts),
         prompts=chosen_input(
-            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world section"
+            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world or dataset section"
         ),
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        taste=None if taste is None else taste.file("model"),
         attacks=attack_files(artifacts),
         asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
@@ -280,13 +308,20 @@ def who_write(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> dict
 
 def versions_in(roles: Iterable[str]) -> list[str]:
     """The roles that versions fill (`version_*`), the oldest first."""
-    return [
-        role for role in roles if role not in ("policy", "world") and stage_of(role) not in ("feedback", "red_team")
-    ]
+    return [role for role in roles if stage_of(role) not in {*NEEDS, "feedback", "red_team"}]
 
 
 def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError where fewer versions are there than are to answer; before anything runs."""
+    """Before anything runs: somebody must answer, and the taste of simulated annotators must be asked for.
+
+    Raises:
+        ConfigError: fewer versions are there than are to answer, or a taste was taught and people are asked.
+    """
+    if config.store is not None and "annotator" in parents:
+        raise ConfigError(
+            f"annotator has no effect where people judge (feedback.store = {config.store}); drop that section "
+            "(annotator: false), and give its part of the data to training (dataset.annotators_share: 0)"
+        )
     there = versions_in(parents)
     if config.versions > max(len(there), 1):
         found = f"{there[0]} is the only version" if there else "no version is there"
@@ -311,7 +346,7 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs={"policy": POLICIES, "world": ("world",), "asked.*": ("feedback",)},
+    needs=NEEDS | {"asked.*": ("feedback",)},
     needs_besides=needs_besides,
     check=check,
     bind=bind,

@@ -242,10 +242,13 @@ def copies(
 
 def bind(config: PretrainConfig, artifacts: Mapping[str, Artifact]) -> PretrainInputs:
     world = artifacts.get("world")
-    if config.data:
-        return PretrainInputs(config.data, config.held_out, config.model)
+    dataset = [artifacts["dataset"].file("text.jsonl.gz")] if "dataset" in artifacts else []
+    if config.data or dataset:
+        return PretrainInputs((*config.data, *dataset), config.held_out, config.model)
     if world is None:
-        raise ConfigError("pretrain has no text; name files or folders in pretrain.data, or add a world section")
+        raise ConfigError(
+            "pretrain has no text; name files or folders in pretrain.data, or add a world or dataset section"
+        )
     return PretrainInputs((world.file("corpus"),), config.held_out or world.file("held_out.jsonl"), config.model)
 
 
@@ -253,4 +256,6 @@ def files(config: PretrainConfig) -> list[Path]:
     return [path for path in (*config.data, config.held_out, config.model) if path is not None]
 
 
-STAGE = Stage("pretrain", PretrainConfig, needs={"world": ("world",)}, bind=bind, run=run, files=files)
+STAGE = Stage(
+    "pretrain", PretrainConfig, needs={"world": ("world",), "dataset": ("dataset",)}, bind=bind, run=run, files=files
+)

@@ -66,7 +66,7 @@ from loopwright.stages.reward_assessment import (
     whole_assessment,
 )
 from loopwright.stages.reward_config import RewardConfig
-from loopwright.stages.reward_data import Data, RewardInputs, as_judgements, load_data, reference_rows
+from loopwright.stages.reward_data import HELD_OUT, Data, RewardInputs, as_judgements, load_data, reference_rows
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
@@ -336,13 +336,21 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
             f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
             "leave one out"
         )
+    dataset = artifacts.get("dataset")
     return RewardInputs(
         model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
         **_judgements(config, feedback),  # type: ignore[arg-type]
         ages=ages_of_rounds("reward", config.earlier_rounds_weight, feedback),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
+        held_out=() if dataset is None else dataset.file(HELD_OUT),
     )
+
+
+def check(config: RewardConfig, parents: Mapping[str, Any]) -> None:
+    """Raise ConfigError where something else is to be held out than what the dataset holds out."""
+    if "dataset" in parents and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
+        raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
 
 
 def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
@@ -370,4 +378,5 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
+    check=check,
 )

@@ -43,6 +43,7 @@ from loopwright.training.judged_groups import Group, Pair, as_continuations, as_
 from loopwright.training.judgement_files import RECORDS, ages_of, read_all, read_judgements
 
 Files = Path | Sequence[Path]  # one, or those of several rounds
+HELD_OUT = "held_out/comparisons.jsonl"  # of a dataset: what every reward model is assessed on
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class RewardInputs:
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
     teacher: Reward | None = None  # any reward whose scores take the place of what people said; or the config's
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
-    held_out: Sequence[Judgement] = ()  # to assess on; none: the config's file, or a share of the prompts
+    held_out: Path | Sequence[Judgement] = ()  # to assess on; none: the config's file, or a share of the prompts
 
 
 class Data(NamedTuple):

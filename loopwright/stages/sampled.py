@@ -17,7 +17,7 @@ from loopwright.rewards import MergeConfig, Merged, Reward
 from loopwright.rewards.combine import check_fit, unique
 from loopwright.rewards.sources import RewardSource
 from loopwright.schemas import Prompt
-from loopwright.stages.base import POLICIES, StageConfig, chosen_input
+from loopwright.stages.base import DATA, POLICIES, StageConfig, chosen_input
 from loopwright.stages.sampled_rewards import chosen_rewards
 from loopwright.tracking.artifacts import Artifact
 
@@ -70,7 +70,7 @@ NEEDS = {
     "policy": POLICIES,
     "reward": ("reward",),
     "reward_*": (),
-    "world": ("world",),
+    "world": DATA,
     "text": ("pretrain",),
 }
 
@@ -87,7 +87,7 @@ def bind(config: SampledConfig, artifacts: Mapping[str, Artifact]) -> SampledInp
         policy=chosen_input(f"{section}.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
         reward=chosen_rewards(config, artifacts),
         prompts=chosen_input(
-            f"{section}.prompts", config.prompts, world, "prompts_train.jsonl", "a world or pretrain section"
+            f"{section}.prompts", config.prompts, world, "prompts_train.jsonl", "a world, dataset or pretrain section"
         )
         if opened is None
         else (),

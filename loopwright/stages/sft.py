@@ -23,7 +23,7 @@ from loopwright.models.tokens import match_vocabulary
 from loopwright.models.trainable import make_trainable
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Demonstration
-from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length, chosen_input
+from loopwright.stages.base import DATA, Stage, StageConfig, StageOutput, check_max_length, chosen_input
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, batches_of_documents
 from loopwright.training.config import steps_to_train
@@ -45,7 +45,7 @@ class SFTConfig(StageConfig, ExamplesConfig):
     epochs: PositiveFloat | None = 2.0
     max_length: Annotated[int, Field(ge=2)] = 256  # tokens of prompt and answer together
     model: Path | None = None  # a Hugging Face folder; None: the pre-trained model
-    demonstrations: Path | None = None  # JSON lines of Demonstration; None: people's, or the world's
+    demonstrations: Path | None = None  # JSON lines of Demonstration; None: people's, the world's, or the dataset's
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of unreadable rows; more stop the run
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.05  # of the prompts, by hash
     lm_loss_coef: NonNegativeFloat = 0.0  # weight of the loss on raw text, mixed in so that perplexity survives
@@ -290,7 +290,9 @@ def _inputs(
         demonstrations = chosen_input("sft.demonstrations", demonstrations, by_people, "demonstrations.jsonl", "")
     elif demonstrations is None:
         if "world" not in artifacts:
-            raise ConfigError("sft has no demonstrations; name a file in sft.demonstrations, or add a world section")
+            raise ConfigError(
+                "sft has no demonstrations; name a file in sft.demonstrations, or add a world or dataset section"
+            )
         demonstrations = artifacts["world"].file(of_the_world)
     if text is None and config.lm_loss_coef and "model" in artifacts:
         text = artifacts["model"].file("text.jsonl.gz")
@@ -302,7 +304,7 @@ def files(config: SFTConfig) -> list[Path]:
 
 
 NEEDS = {"model": ("pretrain",), "world": ("world",)}
-BY_PEOPLE = {"demonstrations": ("demonstrations",)}
-STAGE = Stage("sft", SFTConfig, needs=NEEDS | BY_PEOPLE, bind=bind, run=run, files=files)
+OF_PEOPLE = {"world": DATA, "demonstrations": ("demonstrations",)}
+STAGE = Stage("sft", SFTConfig, needs=NEEDS | OF_PEOPLE, bind=bind, run=run, files=files)
 # Nothing is trained from it: evaluation compares with it, to tell what feedback buys from what cleaner data would.
 CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, bind=bind_clean, run=run, files=files)

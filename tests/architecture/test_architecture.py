@@ -233,6 +233,7 @@ def test_every_stage_has_a_page_that_names_its_settings(stage):
     text = page.read_text(encoding="utf-8")
     own = set(load_stages([stage])[stage].config.model_fields) - {"require"} - set(_train_settings())
     own -= set() if stage == "ppo" else set(_policy_settings(load_stages([stage])[stage].config))
+    own -= set() if stage == "reward" else set(_reward_settings(load_stages([stage])[stage].config))
     missing = sorted(name for name in own if not re.search(rf"\b{name}\b", text))
     assert not missing, f"{page.name} does not name {', '.join(missing)}"
 
@@ -251,6 +252,13 @@ def _policy_settings(config: type) -> list[str]:
     from loopwright.stages.ppo_config import PolicyConfig
 
     return list(PolicyConfig.model_fields) if issubclass(config, PolicyConfig) else []
+
+
+def _reward_settings(config: type) -> list[str]:
+    """Those that the reward models of a dataset's parts share with `reward` are documented in reward.md."""
+    from loopwright.stages.reward_config import RewardConfig
+
+    return list(RewardConfig.model_fields) if issubclass(config, RewardConfig) else []
 
 
 def test_every_command_is_documented():

@@ -625,7 +625,7 @@ def test_alpaca_eval_soft_labels():
         (("C", "B"), 0.5, None),
         (("A", "B"), 1.0, 0),
     ]
-    assert records[2].annotator == "judge"
+    assert [record.annotator for record in records] == ["ai:judge"] * 3  # a model's labels are no people's
     assert counts(notes.skipped) == {"no verdict of the judge": 1}
     assert '"preference" is 2.5, not a number from 1 to 2' in refusal("alpaca-eval", row | {"preference": 2.5})
     assert '"preference" is nan, not a finite number' in refusal("alpaca-eval", row | {"preference": float("nan")})

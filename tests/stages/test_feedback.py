@@ -1,15 +1,18 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import DataError
 from loopwright.generation.answers import prompts_to_ask
+from loopwright.rewards import Scores
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating
+from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating, is_ai
 from loopwright.stages import feedback, world
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -72,6 +75,28 @@ def test_all_ranked_or_all_compared(tmp_path, inputs):
     compared = Runtime.temporary(tmp_path / "compared")
     feedback.run(config(rank_share=0, overlap_share=0, criteria_share=0, rate_share=0), inputs, compared)
     assert len(records(compared)["comparisons"]) == 12 * 3  # every pair of three answers
+
+
+def test_the_taste_of_a_reward_model(tmp_path, inputs, monkeypatch):
+    """Annotators rank as it scores, up to their own noise, and are told from people by their names."""
+
+    class LikesEvenLengths:
+        def __init__(self, folder, device):
+            self.model = SimpleNamespace(config=SimpleNamespace())
+
+        def score(self, samples):
+            return Scores(torch.tensor([-2.0 if len(one.response) % 2 else 2.0 for one in samples]))
+
+    monkeypatch.setattr(feedback, "RewardModel", LikesEvenLengths)
+    runtime = Runtime.temporary(tmp_path / "run")
+    followed = replace(inputs, judges={}, taste=inputs.policy)
+    metrics = feedback.run(config(rank_share=1, criteria_share=0, rate_share=0), followed, runtime).metrics
+    rankings = records(runtime)["rankings"]
+    assert all(is_ai(one.annotator) and "/annotator-" in one.annotator for one in rankings)
+    pairs = [pair for one in rankings for pair in feedback.ordered_pairs(one)]
+    unlike = [better for better, worse, tied in pairs if not tied and (len(better) - len(worse)) % 2]
+    assert len(unlike) > 5 and sum(len(one) % 2 == 0 for one in unlike) >= 0.9 * len(unlike)
+    assert min(one["accuracy"] for one in metrics["annotators"].values()) > 0.8
 
 
 def test_people_can_be_asked_about_some_tasks_alone(tmp_path, inputs):

@@ -302,8 +302,8 @@ def test_the_comparison_differs_in_its_demonstrations_alone():
     artifacts = {"model": artifact("pretrain"), "world": artifact("world")}
     usual, clean = (stage.bind(stage.config(lm_loss_coef=0.3), artifacts) for stage in (sft.STAGE, sft.CLEAN))
     assert clean == replace(usual, demonstrations=Path("world/demonstrations_clean.jsonl"))
-    by_people = {"demonstrations": ("demonstrations",)}
-    assert (sft.CLEAN.run, sft.CLEAN.needs | by_people) == (sft.STAGE.run, sft.STAGE.needs)
+    by_others = {"demonstrations": ("demonstrations",), "world": ("world", "dataset")}
+    assert (sft.CLEAN.run, sft.CLEAN.needs | by_others) == (sft.STAGE.run, sft.STAGE.needs)
     with pytest.raises(ConfigError, match="^sft_clean has no clean writers to learn from; add a world section or drop"):
         sft.CLEAN.bind(sft.CLEAN.config(), {"model": artifact("pretrain")})
     with pytest.raises(ConfigError, match="sft_clean has no model; name a Hugging Face folder in sft_clean.model"):

@@ -13,7 +13,7 @@ from loopwright.data.importers.base import (
     user,
 )
 from loopwright.errors import DataError
-from loopwright.schemas import Comparison
+from loopwright.schemas import AI, Comparison, is_ai
 
 MAX_REFERENCES = 100_000  # they are kept in memory
 MAX_REFERENCE_CHARACTERS = 2**28
@@ -37,8 +37,14 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
         responses=responses,
         choice=choice_of(probability),
         probability=probability,
-        annotator=row.name_of("annotator"),
+        annotator=judge_of(row),
     )
+
+
+def judge_of(row: Row) -> str:
+    """The annotator, marked as the model that it is: no figure counts such a label as a person's."""
+    name = row.name_of("annotator") or "judge"
+    return name if is_ai(name) else f"{AI}{name}"
 
 
 def _reference(row: Row, instruction: str, settings: Settings) -> str:
