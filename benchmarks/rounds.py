@@ -25,7 +25,11 @@ from loopwright.loop.rounds import RoundsConfig
 from loopwright.loop.seeds import seed_folder
 
 ROOT = Path(__file__).parents[1]
-AMOUNTS = {"feedback": "prompts", "rejection": "max_prompts", "ppo": "steps"}  # what adds up over rounds
+AMOUNTS = {
+    "feedback": ("prompts", "labels"),
+    "rejection": ("max_prompts",),
+    "ppo": ("steps",),
+}  # that add up over rounds
 FIGURES = ("gold", "helpful", "harmless", "honest", "kl")
 
 
@@ -60,10 +64,11 @@ def one_big_round(values: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(config, RoundsConfig)
     rounds = [one.sections for _, one in config.rounds()]
     big = {name: dict(section) for one in values["rounds"]["schedule"].values() for name, section in one.items()}
-    for name, amount in AMOUNTS.items():
-        if name in big:
+    for name, amounts in AMOUNTS.items():
+        for amount in set(amounts) & big.get(name, {}).keys():
             big[name][amount] = sum(getattr(one[name], amount) for one in rounds if name in one)
-    big["reward"].pop("earlier_rounds_weight", None)
+    big["reward"].pop("earlier_rounds_weight", None)  # there are none,
+    big["feedback"].pop("versions", None)  # and one version
     return values | {"rounds": {"schedule": {"v1": big}}}
 
 

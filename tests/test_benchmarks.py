@@ -1,5 +1,6 @@
 """What the benchmarks reach into is there: they are too slow to be run with the tests."""
 
+import copy
 import importlib
 import json
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loopwright.config import read_yaml
 from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
 
@@ -37,6 +39,7 @@ def test_overhead_wraps_what_exists(overhead):
 
 CRASH = BENCHMARKS / "crash.yaml"
 QUICKSTART = BENCHMARKS.parent / "recipes" / "quickstart.yaml"
+ROUNDS = BENCHMARKS.parent / "recipes" / "rounds.yaml"
 
 
 def test_every_method_that_has_its_stages_has_settings_that_they_take(methods):
@@ -132,3 +135,16 @@ def test_real_rounds_sets_what_its_recipes_have(benchmark, tmp_path):
     parts = [config.sections["dataset"] for config in (base, judged)]
     assert parts[0].parts() == parts[1].parts()  # so that the base has not read what is held out
     assert parts[0].files == parts[1].files and parts[0].longest_prompt == parts[1].longest_prompt
+
+
+def test_the_big_round_has_the_labels_and_steps_of_all_rounds(benchmark):
+    values = read_yaml(ROUNDS)
+    rounds = config_from(copy.deepcopy(values), "rounds").rounds
+    (big,) = config_from(benchmark("rounds").one_big_round(values), "big").rounds.rounds()
+    every = [one.sections for _, one in rounds.rounds()]
+    assert len(every) == 5
+    feedback, ppo = big[1].sections["feedback"], big[1].sections["ppo"]
+    assert feedback.labels == sum(one["feedback"].labels for one in every) == 10_000
+    assert feedback.prompts == sum(one["feedback"].prompts for one in every)
+    assert ppo.steps == sum(one["ppo"].steps for one in every)
+    assert feedback.versions == 1 and big[1].sections["reward"].earlier_rounds_weight == 1

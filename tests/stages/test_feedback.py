@@ -89,7 +89,7 @@ def test_the_taste_of_a_reward_model(tmp_path, inputs, monkeypatch):
 
     monkeypatch.setattr(feedback, "RewardModel", LikesEvenLengths)
     runtime = Runtime.temporary(tmp_path / "run")
-    followed = replace(inputs, judges={}, taste=inputs.policy)
+    followed = replace(inputs, judges={}, taste=inputs.policies["policy-id"])
     metrics = feedback.run(config(rank_share=1, criteria_share=0, rate_share=0), followed, runtime).metrics
     rankings = records(runtime)["rankings"]
     assert all(is_ai(one.annotator) and "/annotator-" in one.annotator for one in rankings)
