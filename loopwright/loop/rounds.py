@@ -161,7 +161,7 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
         if None in measured:
             raise ConfigError(
                 f"rounds.stop.no_gain_in = {stop.no_gain_in} needs a judge that tells a gain, and v{number}.evaluate "
-                "has none; add a world or evaluate.judge, or stop by labels or kl"
+                "has none; add a world, a judge section or evaluate.judge, or stop by labels or kl"
             )
         if not any(found["gained"][f"v{one}"] for one, found in zip(asked, measured, strict=True)):
             return f"no significant gain in {stop.no_gain_in} rounds, and stop.no_gain_in = {stop.no_gain_in}"
