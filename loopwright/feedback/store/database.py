@@ -1,5 +1,8 @@
 """One door to the database: reads side by side, writes one after another, committed in groups.
 
+Quick questions of many requests (`look_up`) share a transaction, too: a thread and a transaction for each cost more
+than the questions.
+
 A write is a function of a connection. Those that wait while a commit is under way are carried out in the next
 transaction together, each in a savepoint of its own, and share its commit: what makes a commit slow (the disk) is paid
 once for all of them. A caller hears of its write only after the commit, so what was acknowledged is on disk.
@@ -9,7 +12,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -58,6 +61,9 @@ class Database:
         self._closed = False
         self._writer = threading.Thread(target=self._write_forever, name="feedback-writer", daemon=True)
         self._writer.start()
+        self._questions: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._look_up_forever, name="feedback-reader", daemon=True)
+        self._reader.start()
 
     @property
     def is_embedded(self) -> bool:
@@ -76,6 +82,18 @@ class Database:
             raise _unusable(self.url, error) from None
         with connection:
             return job(connection)
+
+    def look_up(self, job: Job[T]) -> "Future[T]":
+        """As `read`, without waiting: for what takes a moment and is asked by many. One thread answers them in groups.
+
+        Each sees what was committed before it was asked.
+        """
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed:
+                raise StoreError("the feedback store is closed; nothing more can be read")
+            self._questions.put((job, future))
+        return future
 
     def write(self, job: Job[T]) -> T:
         """The job's result, once it is committed. Where it raises, nothing of it stays.
@@ -102,7 +120,9 @@ class Database:
             if not self._closed:
                 self._closed = True
                 self._jobs.put(None)
+                self._questions.put(None)
         self._writer.join()
+        self._reader.join()
         self._to_write.dispose()
         self._to_read.dispose()
 
@@ -114,16 +134,56 @@ class Database:
 
     def _write_forever(self) -> None:
         with closing(_Writer(self._to_write)) as writer:
-            while (first := self._jobs.get()) is not None:
-                batch, last = [first], False
-                while len(batch) < MOST_JOBS_A_COMMIT and not self._jobs.empty():
-                    more = self._jobs.get()
-                    if last := more is None:
-                        break
-                    batch.append(more)
+            for batch in _groups(self._jobs):
                 writer.commit(batch)
-                if last:
-                    break
+
+    def _look_up_forever(self) -> None:
+        for batch in _groups(self._questions):
+            try:
+                with self._to_read.connect() as connection:
+                    answers = [(future, *_answer(job, connection)) for job, future in batch]
+            except Exception:  # what fails in the database spoils what is asked after it
+                answers = [(future, *self._alone(job)) for job, future in batch]
+            _tell(answers)
+
+    def _alone(self, job: Job[T]) -> tuple[T | None, Exception | None]:
+        try:
+            return self.read(job), None
+        except Exception as error:
+            return None, error
+
+
+Waiting = list[tuple[Job[Any], "Future[Any]"]]
+
+
+def _groups(waiting: "queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None]") -> Iterator[Waiting]:
+    """What waits, group after group, until None. What was cancelled while it waited is left out."""
+    last = False
+    while not last and (first := waiting.get()) is not None:
+        group = [first]
+        while len(group) < MOST_JOBS_A_COMMIT and not waiting.empty():
+            more = waiting.get()
+            if last := more is None:
+                break
+            group.append(more)
+        yield [(job, future) for job, future in group if future.set_running_or_notify_cancel()]
+
+
+def _answer(job: Job[T], connection: Connection) -> tuple[T | None, Exception | None]:
+    try:
+        return job(connection), None
+    except (DBAPIError, sqlite3.Error):
+        raise
+    except Exception as error:
+        return None, error
+
+
+def _tell(answers: Iterable[tuple["Future[Any]", Any, BaseException | None]]) -> None:
+    for future, result, failure in answers:
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_exception(failure)
 
 
 class _Writer:
@@ -133,26 +193,20 @@ class _Writer:
         self._engine = engine
         self._connection: Connection | None = None
 
-    def commit(self, batch: list[tuple[Job[Any], Future[Any]]]) -> None:
-        """Carry out the jobs, commit, then answer. What was cancelled while it waited is left out."""
-        batch = [(job, future) for job, future in batch if future.set_running_or_notify_cancel()]
+    def commit(self, batch: Waiting) -> None:
+        """Carry out the jobs, commit, then answer."""
         answers: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
                 lock_for_writing(self._connection)
-                for job, future in batch:
-                    answers.append((future, *_in_savepoint(self._connection, job)))
+                answers = [(future, *_in_savepoint(self._connection, job)) for job, future in batch]
         except BaseException as error:  # the commit failed: nobody's write is there
             self.close()
             told = _unusable(self._engine.url, error) if isinstance(error, SQLAlchemyError | sqlite3.Error) else error
             answers = [(future, None, told) for _, future in batch]
-        for future, result, failure in answers:
-            if failure is None:
-                future.set_result(result)
-            else:
-                future.set_exception(failure)
+        _tell(answers)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -1,12 +1,12 @@
 """Who asks, and whether they may. Every route has one of these dependencies; a test goes through them all."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Depends, HTTPException, Request
 from sqlalchemy import Connection
-from starlette.concurrency import run_in_threadpool
 
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.people import Account, session_account, token_account, touch_session
@@ -43,19 +43,19 @@ def cookie_name(config: ServerConfig) -> str:
     return "__Host-session" if config.secure else "session"  # the prefix makes browsers insist on Secure
 
 
-def who(request: Request) -> Caller | None:
+async def who(request: Request) -> Caller | None:
     """The caller, if there is one. A request with a token is judged by the token alone."""
-    database, now = database_of(request), time.time()
+    now = time.time()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        found = database.read(lambda connection: token_account(connection, token.strip(), now=now))
+        found = await asked(request, lambda connection: token_account(connection, token.strip(), now=now))
         return None if found is None else Caller(found[0], found[1], None)
     cookie = request.cookies.get(cookie_name(config_of(request)))
     if not cookie:
         return None
-    account, touch = database.read(lambda connection: session_account(connection, cookie, now=now))
+    account, touch = await asked(request, lambda connection: session_account(connection, cookie, now=now))
     if touch:
-        database.submit(lambda connection: touch_session(connection, cookie, now=now))
+        database_of(request).submit(lambda connection: touch_session(connection, cookie, now=now))
     meant = request.headers.get("x-account")  # a page says whose it is: meanwhile somebody else may have logged in
     if account is None or meant not in (None, account.id):
         return None
@@ -71,20 +71,21 @@ class NotLoggedIn(HTTPException):
 
 async def anybody(request: Request) -> Caller | None:
     """Pages before the log-in."""
-    return await _asked(request, lambda: who(request))
+    return await who(request)
 
 
 async def somebody(request: Request) -> Caller:
     """Any account, for what is its own."""
-    caller = await _asked(request, lambda: who(request))
+    caller = await who(request)
     if caller is None:
         raise NotLoggedIn
     return caller
 
 
-async def _asked(request: Request, look: Callable[[], T]) -> T:
+async def asked(request: Request, look: Callable[[Connection], T]) -> T:
     """What the database says. SQLite answers such questions sooner than a thread could be handed them."""
-    return look() if database_of(request).is_embedded else await run_in_threadpool(look)
+    database = database_of(request)
+    return database.read(look) if database.is_embedded else await asyncio.wrap_future(database.look_up(look))
 
 
 def refuse_token(caller: Caller) -> None:
@@ -144,7 +145,7 @@ def _member(scope: str, *, manages: bool) -> Callable[..., Awaitable[Member]]:
                 return None, None
             return get_project(connection, project), role
 
-        found, role = await _asked(request, lambda: database_of(request).read(look))
+        found, role = await asked(request, look)
         if found is None:  # whether there is such a project is nobody else's business
             raise HTTPException(404, "there is no such project of yours")
         may_manage = caller.is_admin or role == "manager"

@@ -4,7 +4,6 @@ import math
 import re
 from urllib.parse import urlsplit
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loopwright.feedback.store.reports import managed_projects
-from loopwright.feedback.web.admission import database_of, who
+from loopwright.feedback.web.admission import asked, who
 from loopwright.feedback.web.settings import ServerConfig
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -61,7 +60,7 @@ class Guard:
         refusal = self._refusal(scope, headers)
         limit = self._limit(scope["path"])
         if refusal is None and _length(headers) > STRANGERS_BODY_BYTES:
-            refusal = await run_in_threadpool(_too_long_for_the_sender, Request(scope), limit)
+            refusal = await _too_long_for_the_sender(Request(scope), limit)
         if refusal is not None:
             reply = _refused(scope["path"], *refusal)
             reply.headers.update({**self._headers(scope["path"]), "Connection": "close"})
@@ -113,14 +112,14 @@ def _length(headers: Headers) -> float:
     return math.inf if "transfer-encoding" in headers else int(headers.get("content-length") or 0)
 
 
-def _too_long_for_the_sender(request: Request, limit: int) -> tuple[int, str] | None:
+async def _too_long_for_the_sender(request: Request, limit: int) -> tuple[int, str] | None:
     """Why a body that is not short is not read from this sender."""
-    caller = who(request)
+    caller = await who(request)
     if caller is None:
         return 401, "log in, or send a token that is valid"
     if min(_length(request.headers), limit) <= SHORT_BODY_BYTES or caller.is_admin:
         return None
-    if not database_of(request).read(lambda connection: managed_projects(connection, caller.account.id)):
+    if not await asked(request, lambda connection: managed_projects(connection, caller.account.id)):
         return 403, f"only managers of projects may send more than {SHORT_BODY_BYTES} bytes"
     return None
 

@@ -54,6 +54,43 @@ def commits(store):
     return counted
 
 
+def test_questions_that_wait_share_a_transaction_and_a_failing_one_hurts_nobody(store):
+    """One fails in Python, one in the database, which in PostgreSQL spoils the transaction for those after it."""
+    store.write(add("one"))
+    held, opened = threading.Event(), threading.Event()
+    counted = []
+    event.listen(store._to_read, "begin", counted.append)
+
+    def hold(connection):
+        held.set()
+        assert opened.wait(20)
+
+    def count(connection):
+        return connection.execute(select(func.count()).select_from(projects)).scalar()
+
+    def fails(connection):
+        raise LookupError("no")
+
+    first = store.look_up(hold)
+    assert held.wait(20)
+    store.write(add("two"))
+    good = [store.look_up(count) for _ in range(3)]
+    bad = store.look_up(fails)
+    opened.set()
+    first.result(20)
+    assert [one.result(20) for one in good] == [2, 2, 2]  # what was committed before they were asked
+    with pytest.raises(LookupError):
+        bad.result(20)
+    assert len(counted) == 1  # the one that held them up asked nothing
+    spoilt = [store.look_up(job) for job in (count, lambda c: c.execute(text("SELECT nothing")), count)]
+    assert (spoilt[0].result(20), spoilt[2].result(20)) == (2, 2)
+    with pytest.raises(DBAPIError):
+        spoilt[1].result(20)
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.look_up(count)
+
+
 def test_writes_that_wait_share_a_commit_and_a_failing_one_hurts_nobody(store):
     def fails(connection):
         add("lost")(connection)

@@ -1,12 +1,23 @@
 """How long a request may be: bodies are parsed before a route asks who sends them, and nobody is answered meanwhile."""
 
+import time
+
 import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
 from starlette.requests import Request
 
+from loopwright.feedback.projects import ProjectConfig
+from loopwright.feedback.store import people
+from loopwright.feedback.store.migrate import migrate, open_store
+from loopwright.feedback.store.projects import add_member, create_project
 from loopwright.feedback.web.api.labeling import MOST_VALUES
+from loopwright.feedback.web.app import create_app
 from loopwright.feedback.web.security import SHORT_BODY_BYTES, STRANGERS_BODY_BYTES
+from loopwright.feedback.web.settings import ServerConfig
 from tests.feedback.web.world import ANSWER, FROM_HERE, item
 
+KEY = SecretStr("0123456789abcdefghijklmnopqrstuvwxyz")
 NESTED = b"[[]" + b",[]" * 200_000 + b"]"
 JSON = {"Content-Type": "application/json"}
 
@@ -83,3 +94,24 @@ def test_what_is_wrong_is_not_told_for_each_of_very_many_values(client, world):
         answer = {**ANSWER, "criteria": many}
         refused = client.post(path, json={"uid": "uid-of-this", "answer": answer}, headers=headers)
         assert refused.status_code == 422 and f"at most {MOST_VALUES:,} values" in refused.json()["error"]
+
+
+def test_who_asks_is_looked_up_in_postgresql_too(postgresql_url):
+    """There one thread answers such questions of all requests, in groups."""
+    migrate(postgresql_url)
+    with open_store(postgresql_url) as database:
+
+        def job(connection):
+            account = people.create_account(connection, "ann", now=time.time())
+            project = create_project(connection, "p", ProjectConfig(kind="thumb"), now=time.time())
+            add_member(connection, project.id, account.id)
+            return project.id, people.create_token(connection, account.id, "t", ["label"], now=time.time())
+
+        project, token = database.write(job)
+        client = TestClient(create_app(database, ServerConfig(key=KEY)), base_url="http://127.0.0.1:8600")
+        asked = {"url": f"/api/v1/projects/{project}/tasks", "json": {"tasks": 1}}
+        mine, strange = ({"Authorization": f"Bearer {one}"} for one in (token, "lwf_nobodys"))
+        assert client.post(**asked, headers=mine).json() == {"tasks": [], "new_guideline": None}
+        assert client.post(**asked, headers=strange).status_code == 401
+        elsewhere = asked | {"url": "/api/v1/projects/none/tasks"}
+        assert client.post(**elsewhere, headers=mine).status_code == 404
