@@ -44,6 +44,7 @@ LARGE = {
     "judged": (
         *(f"rounds.schedule.{one}.reward.max_length=1024" for one in ROUNDS),
         *(f"rounds.schedule.{one}.rejection.max_new_tokens=256" for one in ROUNDS),
+        *(f"rounds.schedule.{one}.rejection.max_length=1024" for one in ROUNDS),
         *(f"rounds.schedule.{one}.rejection.max_prompts=300" for one in ROUNDS),
         "rounds.schedule.v2-v3.feedback.sampling.max_new_tokens=256",
         *(f"rounds.schedule.{one}.evaluate.sampling.max_new_tokens=256" for one in ROUNDS),

@@ -21,11 +21,11 @@ DATA = Path(os.environ.get("LOOPWRIGHT_DATA", ROOT.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(
     not (DATA / "hh_harmless.jsonl.gz").is_file(), reason=f"no real data in {DATA}; set LOOPWRIGHT_DATA to its folder"
 )
+TRAINED = ("epochs=0.1", "warmup_steps=0", "reference_samples=8", "sampling.max_new_tokens=8")
 METHODS = {
-    "hh": "{steps: 1, rollouts_per_step: 4, minibatch_size: 4, max_new_tokens: 8}",
-    "judged": "{max_prompts: 4, samples_per_prompt: 2, max_new_tokens: 8, max_steps: 1, held_out_prompts: 4}",
+    "hh": ("ppo", "steps=1", "rollouts_per_step=4", "minibatch_size=4", "microbatch_size=4", "max_new_tokens=8"),
+    "judged": ("rejection", "max_prompts=4", "samples_per_prompt=2", "max_new_tokens=8", "epochs=1"),
 }
-NAMES = {"hh": "ppo", "judged": "rejection"}
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +48,32 @@ def base(tmp_path_factory):
 
 
 def small(name, base):
-    trained = "{max_steps: 2, batch_size_per_device: 4, max_length: 512, reference_samples: 8, "
-    trained += "sampling: {max_new_tokens: 8}}"
-    looks = "{held_out_prompts: 6, sampling: {max_new_tokens: 8}, greedy: false, best_of: 0}"
-    asked = "{prompts: 4, responses_per_prompt: 2, rank_share: 1, off_topic_share: 0, sampling: {max_new_tokens: 8}}"
-    method = f"{NAMES[name]}: {METHODS[name]}"
+    """The recipe's own settings, but for how much of everything there is, and two rounds of three."""
+    method, *settings = METHODS[name]
+    trained = [f"{section}.{one}" for section in ("annotator", "judge") for one in TRAINED]
+    rounds = []
+    for one in ("rounds.schedule.v1", "rounds.schedule.v2-v3"):
+        trained += [f"{one}.reward.{setting}" for setting in TRAINED]
+        rounds += [f"{one}.{method}.{setting}" for setting in settings]
+        rounds += [f"{one}.evaluate.held_out_prompts=6", f"{one}.evaluate.sampling.max_new_tokens=8"]
+    asked = ["prompts=4", "responses_per_prompt=2", "sampling.max_new_tokens=8"]
     return [
         f"data_dir={DATA}",
         "dataset.longest_prompt=70",
-        f"sft={{model: {base}, max_steps: 2, batch_size_per_device: 4, max_length: 512}}",
-        f"annotator={trained}",
-        f"judge={trained}",
-        f"rounds={{schedule: {{v1: {{reward: {trained}, {method}, evaluate: {looks}}}, "
-        f"v2: {{feedback: {asked}, reward: {trained}, {method}, evaluate: {looks}}}}}}}",
-        f"evaluate={looks}",
+        f"sft.model={base}",
+        "sft.epochs=0.2",
+        "sft.warmup_steps=0",
+        *trained,
+        *rounds,
+        *(f"rounds.schedule.v2-v3.feedback.{one}" for one in asked),
+        "rounds.until=2",
+        "evaluate={held_out_prompts: 6, sampling: {max_new_tokens: 8}, greedy: false, best_of: 0}",
         "tensorboard=false",
     ]
 
 
 @needs_data
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_two_rounds_from_a_base_folder(name, base, tmp_path):
     config = load_config(ROOT / "recipes" / f"{name}.yaml", small(name, base))
