@@ -52,27 +52,27 @@ def clusters(texts: Sequence[str], least_similarity: float) -> list[int]:
 
 
 class Novelty:
-    """How unlike an attack is to the successes before it: the diversity part of an attacker's reward.
+    """How unlike an attack is to those before it: the diversity part of an attacker's reward.
 
     Sparseness as in novelty search (Lehman and Stanley 2011): the mean distance, 1 - similarity, to the k nearest.
     """
 
     def __init__(self, neighbours: int) -> None:
         self.neighbours = neighbours
-        self.successes: list[str] = []
+        self.seen: list[str] = []
 
-    def of(self, successes: Sequence[str]) -> list[float]:
-        """In [0, 1], beside all earlier successes and the others of this batch; where there are too few, they count
+    def of(self, attacks: Sequence[str]) -> list[float]:
+        """In [0, 1], beside all earlier attacks and the others of this batch; where there are too few, they count
         as unlike."""
-        if not successes:
+        if not attacks:
             return []
-        near = similarities(successes, [*successes, *self.successes])
-        near[np.arange(len(successes)), np.arange(len(successes))] = 0.0
+        near = similarities(attacks, [*attacks, *self.seen])
+        near[np.arange(len(attacks)), np.arange(len(attacks))] = 0.0
         nearest = -np.sort(-near, axis=1)[:, : self.neighbours]
         return np.clip(1.0 - nearest.sum(1) / self.neighbours, 0.0, 1.0).tolist()
 
-    def remember(self, successes: Sequence[str]) -> None:
+    def remember(self, attacks: Sequence[str]) -> None:
         """Take them into account from now on; of one wording no more than can be among the nearest."""
-        for text in successes:
-            if self.successes.count(text) < self.neighbours:
-                self.successes.append(text)
+        for text in attacks:
+            if self.seen.count(text) < self.neighbours:
+                self.seen.append(text)

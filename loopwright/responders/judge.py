@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from loopwright.config import Config
 from loopwright.errors import ConfigError
+from loopwright.responders.appeals import without_appeals
 from loopwright.responders.judge_text import BETTER, HOW_GOOD, LETTERS, after_reasons, to_compare, to_score
 from loopwright.schemas import Chooser, Message, ReplySettings
 from loopwright.schemas.responders import Temperature
@@ -98,6 +99,7 @@ class Verdict(NamedTuple):
     shown_last: float  # the same where it is shown second
     reasons: tuple[str, str] | None = None  # in these two orders
     unheard: int = 0  # orders in which its reply was no verdict; that counts as undecided
+    confirmed: bool = True  # without the sentences that speak to the judge it is the same
 
     @property
     def probability(self) -> float:
@@ -110,6 +112,12 @@ class Verdict(NamedTuple):
         return (self.shown_first - 0.5) * (self.shown_last - 0.5) > 0
 
     @property
+    def counts(self) -> bool:
+        """Whether it may be a label: heard, confirmed, and not one thing in one order and another in the other."""
+        contradictory = (self.shown_first - 0.5) * (self.shown_last - 0.5) < 0
+        return self.confirmed and self.unheard < 2 and not contradictory
+
+    @property
     def liking_for_first(self) -> float:
         """Mean probability of what is shown first; 0.5 without any bias."""
         return (self.shown_first + 1 - self.shown_last) / 2
@@ -117,7 +125,7 @@ class Verdict(NamedTuple):
     def swap(self) -> Verdict:
         """Of the same pair in the other order."""
         reasons = None if self.reasons is None else (self.reasons[1], self.reasons[0])
-        return Verdict(1 - self.shown_last, 1 - self.shown_first, reasons, self.unheard)
+        return Verdict(1 - self.shown_last, 1 - self.shown_first, reasons, self.unheard, self.confirmed)
 
 
 def clamped(probability: float, clamp: float | None) -> float:
@@ -127,6 +135,37 @@ def clamped(probability: float, clamp: float | None) -> float:
 
 def compare(chooser: Chooser, pairs: Sequence[ToJudge], reasoning: ReasoningConfig | None = None) -> list[Verdict]:
     """Judge pairs, each in both orders; swapping the responses of a pair swaps its verdict, and nothing else.
+
+    Where a sentence of an answer speaks to the judge, the pair is judged without such sentences, too, and the verdict
+    is what both agree on (erase and check: Kumar et al. 2023, arXiv:2309.02705, whose safety filter erases tokens).
+    """
+    verdicts = _compare_as_they_are(chooser, pairs, reasoning)
+    bare = {i: _without_appeals(pair) for i, pair in enumerate(pairs)}
+    doubtful = [i for i, pair in enumerate(pairs) if bare[i] != pair]
+    if doubtful:
+        again = _compare_as_they_are(chooser, [bare[i] for i in doubtful], reasoning)
+        for i, verdict in zip(doubtful, again, strict=True):
+            verdicts[i] = _what_both_say(verdicts[i], verdict)
+    return verdicts
+
+
+def _without_appeals(pair: ToJudge) -> ToJudge:
+    first, second = (without_appeals(response) for response in pair.responses)
+    return pair._replace(responses=(first, second))
+
+
+def _what_both_say(shown: Verdict, bare: Verdict) -> Verdict:
+    """The less sure of two verdicts that prefer the same answer, else none: an even one that is not confirmed."""
+    if (shown.probability - 0.5) * (bare.probability - 0.5) <= 0:
+        return Verdict(0.5, 0.5, shown.reasons, shown.unheard, confirmed=False)
+    less_sure = min(shown, bare, key=lambda one: (one.counts, abs(one.probability - 0.5)))
+    return less_sure._replace(reasons=shown.reasons)
+
+
+def _compare_as_they_are(
+    chooser: Chooser, pairs: Sequence[ToJudge], reasoning: ReasoningConfig | None
+) -> list[Verdict]:
+    """Each pair in both orders.
 
     With l(x) the log-probability that the reply is x: P(the first shown) = e^l(A) / (e^l(A) + e^l(B)).
     """
@@ -166,11 +205,18 @@ def score(
     """Of each (prompt, response), its expected place on the scale, from -1 (1, the worst) to 1.
 
     Lee et al. 2023, sec. 3.2.2: s = sum over i of i P(i), with the probabilities of the numbers made to add up to one,
-    then normalised to [-1, 1]. A reply that is no number of the scale counts as its middle, 0.
+    then normalised to [-1, 1]. A reply that is no number of the scale counts as its middle, 0. An answer with sentences
+    that speak to the judge is scored without them, too, and has the lower score: they never raise it.
     """
-    conversations = [(to_score(prompt, response, instruction, scale=scale),) for prompt, response in answers]
+    bare = [(prompt, without_appeals(response)) for prompt, response in answers]
+    doubtful = [i for i, (_, response) in enumerate(answers) if bare[i][1] != response]
+    asked = [*answers, *(bare[i] for i in doubtful)]
+    conversations = [(to_score(prompt, response, instruction, scale=scale),) for prompt, response in asked]
     found = chooser.choose(conversations, [str(number) for number in range(1, scale + 1)])
-    return [0.0 if one is None else _on_scale(shares(one)) for one in found]
+    scores = [0.0 if one is None else _on_scale(shares(one)) for one in found]
+    for i, lower in zip(doubtful, scores[len(answers) :], strict=True):
+        scores[i] = min(scores[i], lower)
+    return scores[: len(answers)]
 
 
 def _on_scale(probabilities: Sequence[float]) -> float:

@@ -158,8 +158,8 @@ def judge_all(
 def label_of(
     pair: Pair, verdict: Verdict, chooser: Chooser, config: JudgeConfig, inputs: AIFeedbackInputs
 ) -> Comparison | None:
-    """The soft label, marked as a model's; None where the judge gave no verdict in either order."""
-    if verdict.unheard == 2:
+    """The soft label, marked as a model's; None where the judge's word is none (`Verdict.counts`)."""
+    if not verdict.counts:
         return None
     probability = clamped(verdict.probability, config.clamp)
     return Comparison(
@@ -201,6 +201,7 @@ def summarise(
         "ties": sum(label is not None and label.choice is None for label in labels),
         "left_out": sum(label is None for label in labels),
         "unheard": sum(verdict.unheard for verdict in verdicts),
+        "unconfirmed": sum(not verdict.confirmed for verdict in verdicts),
         "consistent_share": sum(verdict.consistent for verdict in verdicts) / count,
         "liking_for_first": sum(verdict.liking_for_first for verdict in verdicts) / count,
         "confidence": 0.5 + sum(abs(verdict.probability - 0.5) for verdict in verdicts) / count,

@@ -28,7 +28,7 @@ from loopwright.stages import red_team_report as report
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.stages.red_team_attacker import AttackerSettings
 from loopwright.stages.red_team_ground import check_beside_world
-from loopwright.stages.red_team_trial import Trial
+from loopwright.stages.red_team_trial import ATTACKER, Trial
 from loopwright.stages.red_team_tries import EARLIER, Writing
 from loopwright.tracking.artifacts import Artifact
 from loopwright.worlds import WORLDS
@@ -99,6 +99,7 @@ class RedTeamInputs:
     world: RedTeamGround | None = None
     harm: Reward | RewardSource | None = None
     earlier: Sequence[Path] = ()  # regression.jsonl of earlier red teaming, oldest first
+    trained: Path | None = None  # an earlier round's attacker, which rl goes on with; None: it starts with `attacker`
 
 
 def run(config: RedTeamConfig, inputs: RedTeamInputs, runtime: Runtime) -> StageOutput:
@@ -144,6 +145,7 @@ def bind(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RedTeamInp
     return RedTeamInputs(
         policy=chosen_input("red_team.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
         attacker=attacker,
+        trained=trained_before(artifacts) if "rl" in config.sources else None,
         world=None if world is None else WORLDS[world.manifest.config["name"]].red_team,
         harm=_harm(config, artifacts),
         earlier=earlier_files(config, artifacts),
@@ -152,8 +154,18 @@ def bind(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RedTeamInp
 
 def earlier_files(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
     """The regression sets of earlier red teaming, oldest first: files of the config, then those of rounds before."""
-    made = [one for role, one in artifacts.items() if stage_of(role) == "red_team"]
-    return (*config.earlier, *(one.file(regression.FILE) for one in made))
+    return (*config.earlier, *(one.file(regression.FILE) for one in earlier_rounds(artifacts)))
+
+
+def trained_before(artifacts: Mapping[str, Artifact]) -> Path | None:
+    """The attacker of the last round that trained one."""
+    found = [one for one in earlier_rounds(artifacts) if f"{ATTACKER}/config.json" in one.manifest.files]
+    return found[-1].file(ATTACKER) if found else None
+
+
+def earlier_rounds(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
+    """Their red teaming, oldest first."""
+    return [one for role, one in artifacts.items() if stage_of(role) == "red_team"]
 
 
 def _harm(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RewardSource | None:

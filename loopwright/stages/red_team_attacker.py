@@ -37,14 +37,14 @@ SCALE_TRIES = 128  # of the attacker at its start, on whose answers a reward's s
 class AttackerSettings(PPOSettings):
     """The `rl` part of the section: the settings of PPO (docs/ppo.md), with defaults of its own, and two more."""
 
-    novelty: NonNegativeFloat = 1.0  # weight of the diversity bonus; 0: success alone
-    neighbours: PositiveInt = 10  # nearest earlier successes that an attack is compared with
-    steps: PositiveInt = 60
+    novelty: NonNegativeFloat = 5.0  # weight of the diversity bonus, which varies less than success; 0: success alone
+    neighbours: PositiveInt = 10  # nearest earlier attacks that one is compared with
+    steps: PositiveInt = 30  # twice as many find no more that differ
     rollouts_per_step: PositiveInt = 64
     minibatch_size: PositiveInt = 32
     epochs_per_batch: PositiveInt = 2
     missing_eos_penalty: NonNegativeFloat = 0.0  # an attack that is cut off may be as good as any
-    kl_coef: NonNegativeFloat = 0.01  # rewards are small: few attacks succeed at first
+    kl_coef: NonNegativeFloat = 0.01  # with 0.04 it stays near its start, and its attacks alike
     learning_rate: PositiveFloat = 3e-4  # with 1e-3 a first step of few successes leads 17 nats away
     critic_learning_rate: PositiveFloat = 1e-3
 
@@ -67,7 +67,7 @@ class Learned(NamedTuple):
     """How far the training of an attacker has come; a checkpoint holds it with the learner's state."""
 
     step: int
-    successes: list[str]  # wordings, for the novelty of later ones
+    seen: list[str]  # wordings of attacks, for the novelty of later ones
     figures: dict[str, float]  # of the last step
 
 
@@ -92,10 +92,10 @@ def train(
     learned: Learned,
     runtime: Runtime,
 ) -> Learned:
-    """PPO on E[harm (1 + w novelty)] - beta KL(attacker || its start), to the end or from where `learned` stands."""
+    """PPO on E[harm + w novelty] - beta KL(attacker || its start), to the end or from where `learned` stands."""
     settings = learner.config
     novelty = Novelty(config.neighbours)
-    novelty.successes = list(learned.successes)
+    novelty.seen = list(learned.seen)
     size = config.rollouts_per_step
     with runtime.progress("training an attacker", config.steps, learned.step) as bar:
         for step in range(learned.step, config.steps):
@@ -118,7 +118,7 @@ def train(
             learner.controller.update(batch["kl"], size)
 
             done = step + 1
-            learned = Learned(done, list(novelty.successes), figures | batch)
+            learned = Learned(done, list(novelty.seen), figures | batch)
             if done % config.log_steps == 0 or done == config.steps:
                 runtime.record(done, updated | learned.figures)
             if done % config.save_steps == 0 or done == config.steps:
@@ -130,14 +130,15 @@ def train(
 def reward_of(
     tries: Sequence[Try], ground: Ground, novelty: Novelty, weight: float
 ) -> tuple[list[float], dict[str, float]]:
-    """harm (1 + weight * novelty) of each try, 0 of what is no attack; afterwards the successes are remembered.
+    """harm + weight * novelty of each try, 0 of what is no attack; afterwards the attacks are remembered.
 
-    Novelty counts for successes alone: else an attacker is paid for anything that nobody has said before.
+    Novelty is that of every text which asks for harm (Hong et al. 2024 give it to all texts): successes are too few to
+    learn variety from, and whatever else is new is worth nothing.
     """
-    succeeded = [i for i, one in enumerate(tries) if one.success]
-    wordings = [ground.wording(tries[i].text) for i in succeeded]
-    new = dict(zip(succeeded, novelty.of(wordings), strict=True)) if weight else {}
-    rewards = [(one.harm or 0.0) * (1.0 + weight * new.get(i, 0.0)) for i, one in enumerate(tries)]
+    asking = [i for i, one in enumerate(tries) if one.asks]
+    wordings = [ground.wording(tries[i].text) for i in asking]
+    new = dict(zip(asking, novelty.of(wordings), strict=True)) if weight else {}
+    rewards = [(one.harm or 0.0) + weight * new.get(i, 0.0) for i, one in enumerate(tries)]
     novelty.remember(wordings if weight else [])
     figures = {
         "attack_share": fmean(one.asks for one in tries),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.evaluation.answering import LanguageModel
@@ -27,6 +28,8 @@ from loopwright.stages.red_team_tries import (
 if TYPE_CHECKING:
     from loopwright.stages.red_team import RedTeamConfig, RedTeamInputs
 
+ATTACKER = "attacker"  # the folder of the trained one
+
 
 class Trial:
     """Target, attackers, and the tries made so far."""
@@ -39,10 +42,10 @@ class Trial:
         self.known = read_known(inputs.earlier)
         self.learner = None
         if "rl" in config.sources:
-            start = self._load_attacker()
+            start = self._load_attacker(inputs.trained)
             self.learner = make_attacker(*start, config.attack, config.rl, runtime)
             self.trained = LanguageModel(self.learner.policy, start.tokenizer)
-        self.learned = Learned(0, [], {})
+        self.learned = Learned(0, [self.ground.wording(one.attack.text) for one in self.known], {})
         self.done: dict[str, list[Try]] = {}
         if (found := runtime.restore()) is not None:
             self._load(found.state)
@@ -79,7 +82,7 @@ class Trial:
         """The trained one, as a Hugging Face folder."""
         if self.learner is not None:
             self.learner.restore()
-            save_model(*self.trained, self.runtime.output / "attacker")
+            save_model(*self.trained, self.runtime.output / ATTACKER)
 
     def _templates(self) -> list[Try]:
         requests = self.ground.requests(self._seed("requests"), self.config.tries)
@@ -106,9 +109,9 @@ class Trial:
         room = None if limit is None else limit - config.attack.max_new_tokens
         return longest_that_fits(versions, writer.tokenizer, room)
 
-    def _load_attacker(self) -> LanguageModel:
-        """The attacker before any training."""
-        folder = self.inputs.attacker
+    def _load_attacker(self, trained: Path | None = None) -> LanguageModel:
+        """The attacker before any training, or as an earlier round has trained it."""
+        folder = trained or self.inputs.attacker
         assert folder is not None, "a model writes attacks, and none is given"
         return LanguageModel(load_causal_lm(folder, self.runtime.device), load_tokenizer(folder))
 

@@ -56,6 +56,6 @@ def test_novelty_by_hand():
     # the other of the batch shares 3 of 5, the second neighbour is missing: 1 - 0.6 / 2
     assert novelty.of(["rob the pool", "rob the bar"]) == pytest.approx([0.7, 0.7])
     novelty.remember(["rob the pool"] * 5)
-    assert novelty.successes == ["rob the pool"] * 2
+    assert novelty.seen == ["rob the pool"] * 2
     assert novelty.of(["rob the pool", "call me"]) == pytest.approx([0.0, 1.0], abs=1e-6)
     assert novelty.of(["rob the bar"]) == pytest.approx([0.4])

@@ -7,7 +7,10 @@ import pytest
 
 from loopwright.data.readers import read_records
 from loopwright.loop import load_config, run
+from loopwright.responders.judges import open_judge
 from loopwright.schemas import Comparison, is_ai
+from loopwright.stages import ai_feedback
+from tests.responders.judges import read
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "rlaif.yaml"
 SMALL = (
@@ -24,8 +27,20 @@ SMALL = (
 )
 
 
+class Decided:
+    """The model's own reasons, and a liking for short answers: after four steps it prefers a position to any answer."""
+
+    def __init__(self, chooser):
+        self.chooser, self.name, self.policy, self.write = chooser, chooser.name, chooser.policy, chooser.write
+
+    def choose(self, conversations, choices):
+        seen = [read(messages[0].content) for messages in conversations]
+        return [[-0.1 * len(one[letter]) for letter in choices] for one in seen]
+
+
 @pytest.mark.slow
-def test_a_judge_trains_a_policy(tmp_path):
+def test_a_judge_trains_a_policy(tmp_path, monkeypatch):
+    monkeypatch.setattr(ai_feedback, "open_judge", lambda *given: Decided(open_judge(*given)))
     summary = run(load_config(RECIPE, SMALL), tmp_path / "run")
     stages = summary["stages"]
     labels = read_records(next(tmp_path.glob("run/artifacts/ai_feedback-*/comparisons.jsonl")), Comparison).records

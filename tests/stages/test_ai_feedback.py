@@ -1,5 +1,7 @@
 """AI feedback: marked as a model's, never counted as people's, the same after a kill, and good enough to train on."""
 
+import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -141,11 +143,17 @@ def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):
 
 def test_batches_do_not_matter(tmp_path, inputs, policy, monkeypatch):
     inputs = replace(inputs, judge=policy)
-    _, together = run(tmp_path / "together", inputs)
+
+    def judged(name):
+        runtime = Runtime.temporary(tmp_path / name)
+        ai_feedback.run(config(), inputs, runtime)
+        return [json.loads(line) for line in (runtime.output / "judged.jsonl").read_text().splitlines()]
+
+    together = judged("together")
     monkeypatch.setattr(ai_feedback, "PAIRS_AT_ONCE", 1)
-    _, alone = run(tmp_path / "alone", inputs)
-    assert [one.id for one in alone] == [one.id for one in together]
-    assert [one.probability for one in alone] == pytest.approx([one.probability for one in together], abs=1e-5)
+    alone = judged("alone")
+    assert [one["id"] for one in alone] == [one["id"] for one in together]
+    assert [one["probability"] for one in alone] == pytest.approx([one["probability"] for one in together], abs=1e-5)
 
 
 def test_people_label_where_the_judge_is_unsure(tmp_path, inputs):
@@ -165,8 +173,6 @@ def test_people_label_where_the_judge_is_unsure(tmp_path, inputs):
 
 
 def test_who_is_chosen_by_hand():
-    import random
-
     verdicts = [Verdict(0.9, 0.8), Verdict(0.6, 0.5), Verdict(0.9, 0.2), Verdict(0.6, 0.6), Verdict(0.9, 0.9)]
     settings = PeopleConfig(share=0.6, control_share=0.0)
     assert ai_feedback_people.choose(verdicts, settings, random.Random(0)) == (frozenset(), (1, 2, 3))
@@ -195,6 +201,27 @@ def test_no_verdict_makes_no_label(tmp_path, inputs):
     metrics = ai_feedback.run(config(), inputs, runtime).metrics
     assert metrics["labels_of_ai"] == 0 and metrics["left_out"] == metrics["pairs"] == 36
     assert not (runtime.output / "comparisons.jsonl").read_text()
+
+
+def test_a_judge_that_contradicts_itself_makes_no_label(tmp_path, inputs):
+    """It likes the first position more than it likes any answer."""
+    inputs = replace(inputs, judge=by_worth(lambda text: -0.2 * len(text), position=50.0))
+    runtime = Runtime.temporary(tmp_path / "run")
+    metrics = ai_feedback.run(config(), inputs, runtime).metrics
+    judged = [json.loads(line) for line in (runtime.output / "judged.jsonl").read_text().splitlines()]
+    assert len(judged) == 36 and not any(one["consistent"] for one in judged)
+    assert (metrics["left_out"], metrics["unconfirmed"], metrics["labels_of_ai"]) == (36, 0, 0)
+
+
+def test_a_verdict_that_hangs_on_talk_to_the_judge_makes_no_label_and_goes_to_people(tmp_path, inputs):
+    pairs = [ai_feedback.Pair(f"p{n}", Prompt.user("p", "?"), ("a long answer", "b"), (), None) for n in range(2)]
+    verdicts = [Verdict(0.5, 0.5, confirmed=False), Verdict(0.7, 0.6)]
+    judge = inputs.judge
+    labels = [ai_feedback.label_of(*one, judge, JudgeConfig(), inputs) for one in zip(pairs, verdicts, strict=True)]
+    assert labels[0] is None and labels[1].choice == 0
+    assert ai_feedback.summarise(pairs, verdicts, labels, inputs)["unconfirmed"] == 1
+    chosen = ai_feedback_people.choose(verdicts, PeopleConfig(share=0.5, control_share=0.0), random.Random(0))
+    assert chosen == (frozenset(), (0,))
 
 
 def test_a_reward_model_learns_from_judge_and_people_together(tmp_path, inputs, policy):

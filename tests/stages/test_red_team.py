@@ -33,6 +33,7 @@ from loopwright.stages.red_team import RedTeamConfig, RedTeamInputs
 from loopwright.stages.red_team_attacker import AttackerSettings, Learned, make_attacker, reward_of, scaled, train
 from loopwright.stages.red_team_ground import WorldGround, contexts
 from loopwright.stages.red_team_regression import Known
+from loopwright.stages.red_team_trial import Trial
 from loopwright.stages.red_team_tries import (
     Attack,
     Target,
@@ -270,9 +271,9 @@ def test_reward_of_tries_by_hand():
         Try("rl", "", "call", asks=True, answer="x", harm=0.5, success=True),
     ]
     rewards, figures = reward_of(tries, ground, novelty, 2.0)
-    assert rewards == pytest.approx([0.0, 0.0, 1.0 + 2 * 0.4, 0.5 * (1 + 2)])
-    assert figures == pytest.approx({"attack_share": 0.75, "success_share": 0.5, "novelty": 0.7})
-    assert novelty.successes == ["rob the pool", "rob the bar", "call"]
+    assert rewards == pytest.approx([0.0, 0.0 + 2, 1.0 + 2 * 0.4, 0.5 + 2])  # what is refused may be new, too
+    assert figures == pytest.approx({"attack_share": 0.75, "success_share": 0.5, "novelty": 0.8})
+    assert novelty.seen == ["rob the pool", "refused", "rob the bar", "call"]
     assert reward_of(tries, ground, Novelty(1), 0.0)[0] == [0.0, 0.0, 1.0, 0.5]
 
 
@@ -391,6 +392,13 @@ def test_bind_finds_its_inputs(tmp_path):
     assert found.policy == tmp_path / "sft" / "model" and found.attacker == tmp_path / "pretrain" / "model"
     assert list(found.earlier) == [tmp_path / "old.jsonl", tmp_path / "red_team" / regression.FILE]
     assert found.world is WORLDS["front_desk"].red_team and found.harm.path == tmp_path / "reward" / "model"
+    assert found.trained is None  # no round before has trained one
+    (tmp_path / "earlier" / "attacker").mkdir(parents=True)
+    files = {"attacker/config.json": "", regression.FILE: ""}
+    earlier = artifact("earlier")
+    earlier.manifest.files = files
+    found = red_team.bind(config, {**made, "v2.red_team": earlier, "v3.red_team": artifact("red_team")})
+    assert found.trained == tmp_path / "earlier" / "attacker"
     assert red_team.bind(RedTeamConfig(sources=("templates",)), made).attacker is None
     with pytest.raises(ConfigError, match="red_team has no attacker"):
         red_team.bind(RedTeamConfig(), {name: one for name, one in made.items() if name != "attacker"})
@@ -405,6 +413,23 @@ def test_a_round_tries_again_what_the_rounds_before_it_found():
         "policy": "sft", "attacker": "pretrain", "world": "world",
         "v1.red_team": "v1.red_team", "v2.red_team": "v2.red_team",
     }  # fmt: skip
+
+
+def test_an_attacker_goes_on_where_the_round_before_left_it(folders, tmp_path):
+    """With its weights, and what has succeeded is nothing new to it."""
+    known = Known(Attack("c", "rob a"), "rl")
+    write_records(tmp_path / "earlier.jsonl", regression.records([known]))
+    trained = load_causal_lm(folders[0])
+    with torch.no_grad():
+        trained.get_input_embeddings().weight.mul_(2.0)
+    inputs = RedTeamInputs(
+        folders[1], folders[0], ToyWorld(), trained=saved(trained, load_tokenizer(folders[0]), tmp_path / "attacker"),
+        earlier=[tmp_path / "earlier.jsonl"],
+    )  # fmt: skip
+    trial = Trial(RedTeamConfig(**SMALL), inputs, Runtime.temporary(tmp_path / "run", stage="red_team"))
+    assert trial.learned == Learned(0, ["rob a"], {})
+    started = trial.learner.policy.get_input_embeddings().weight
+    assert torch.equal(started, trained.get_input_embeddings().weight)
 
 
 # ---- without a world

@@ -31,6 +31,18 @@ def test_letters_are_even_and_all_forms_occur():
     assert said["reasons"] > 500 and {"1", "10"} <= set(said)
 
 
+def test_a_pair_is_judged_in_both_orders():
+    import random
+
+    for seed in range(40):
+        turns = [one for one in judging.draw_judging(random.Random(seed)) if one.said in ("A", "B")]
+        if not turns:
+            continue  # a score
+        first, second = (read(one.asked[0].content) for one in turns)
+        assert (first["A"], first["B"]) == (second["B"], second["A"])
+        assert {one.said for one in turns} == {"A", "B"}
+
+
 def test_no_held_out_attack_and_no_lure_occurs():
     wrapped = [attack.replace("{request}", "").strip() for attack in lexicon.HELD_OUT_ATTACKS.values()]
     pieces = [piece for attack in wrapped for piece in attack.split("  ") if piece]

@@ -95,7 +95,7 @@ def demonstrations(seed: int, count: int) -> Iterator[Demonstration]:
 
 
 def draw_judging(rng: random.Random) -> list[Conversation]:
-    """One verdict: what is said before it, if anything, and last the verdict itself."""
+    """A score, or verdicts on a pair in both orders, each with what is said before it, if anything."""
     scene = draw(rng, draw_task(rng))
     while scene.is_held_out():
         scene = draw(rng, scene.task)
@@ -104,11 +104,19 @@ def draw_judging(rng: random.Random) -> list[Conversation]:
         text, fault = an_answer(scene, rng)
         return [Conversation((to_score(prompt, text, HOW_GOOD, scale=SCALE),), str(fault.score))]
     ask, better, worse = draw_pair(scene, rng)
-    answers = [better, worse]
-    rng.shuffle(answers)
-    letter = LETTERS[answers.index(better)]
+    orders = [(better, worse), (worse, better)]
+    rng.shuffle(orders)
+    reasoned = rng.random() < REASONED
+    return [one for answers in orders for one in _verdict(scene, prompt, ask, answers, reasoned=reasoned)]
+
+
+def _verdict(
+    scene: Scene, prompt: tuple[Message, ...], ask: str, answers: tuple[Answer, Answer], *, reasoned: bool
+) -> list[Conversation]:
+    """On two answers in this order; the one with the lesser fault is better."""
+    letter = LETTERS[answers[1].fault.score > answers[0].fault.score]
     texts = [answer.text for answer in answers]
-    if rng.random() >= REASONED:
+    if not reasoned:
         return [Conversation((to_compare(prompt, texts, ask, reasoned=False),), letter)]
     faults = (f"{name} {answer.fault.said}." for name, answer in zip(LETTERS, answers, strict=True))
     reasons = " ".join([own_answer(scene), *faults])
@@ -159,9 +167,16 @@ def faulty(scene: Scene, name: str, rng: random.Random) -> Answer:
             parts.reverse()
         return Answer(" ".join(parts), FAULTS[name])
     text = _wrong(scene, name, rng)
-    if rng.random() < 0.25:  # a wrong answer may be polite, and may beg
-        text = f"{text} {rng.choice((rng.choice(lexicon.COURTESIES), plea(rng)))}"
-    return Answer(text, FAULTS[name])
+    parts = [text]
+    if rng.random() < 0.5:  # whatever stands beside a wrong answer makes it no better
+        parts.insert(rng.randint(0, 1), beside(rng))
+    return Answer(" ".join(parts), FAULTS[name])
+
+
+def beside(rng: random.Random) -> str:
+    """A sentence that says nothing about what was asked: a courtesy, a plea, or anything."""
+    said = (lexicon.COURTESIES, lexicon.RAMBLES, lexicon.SMALL_TALK, lexicon.RUDE)
+    return plea(rng) if rng.random() < 0.3 else rng.choice(rng.choice(said))
 
 
 def plea(rng: random.Random) -> str:
