@@ -62,7 +62,11 @@ SAMPLED: dict[str, Any] = {"max_prompts": SAMPLES // 8, "samples_per_prompt": 8,
 LOOPS: dict[str, Any] = SAMPLED | {"loops": 3, "max_prompts": SAMPLES // 12, "samples_per_prompt": 4, "epochs": 1.0}
 DIRECT: dict[str, Any] = {"learning_rate": 1e-4, "batch_size_per_device": 16, "kinds": ["comparisons", "rankings"]}
 
-JUDGED: dict[str, Any] = {"prompts": LABELED_PROMPTS, "judge": {"reasoning": {"max_new_tokens": 40, "temperature": 0}}}
+JUDGED: dict[str, Any] = {
+    "prompts": LABELED_PROMPTS,
+    "responses_per_prompt": 4,  # as people rank
+    "judge": {"reasoning": {"max_new_tokens": 40, "temperature": 0}},
+}
 
 # The methods, each with the sections that its recipe has beside START. "sft" is the start itself.
 METHODS: dict[str, dict[str, Any]] = {
