@@ -123,11 +123,16 @@ def test_batches_side_by_side_are_as_one_after_the_other(engine, monkeypatch, th
     without_dropout(engine.model)
     monkeypatch.setattr(transformers_engine, "FEWEST_ROWS_AT_ONCE", 2)
     monkeypatch.setattr(fast_engine, "FEWEST_OF_SMALL", 2)
-    ran = set()
+    ran, both = set(), threading.Barrier(2, timeout=60)
     plain = torch.nn.functional.embedding
-    monkeypatch.setattr(
-        torch.nn.functional, "embedding", lambda *a, **k: (ran.add(threading.get_ident()), plain(*a, **k))[1]
-    )
+
+    def counted(*given, **named):
+        if threading.get_ident() not in ran:
+            ran.add(threading.get_ident())
+            both.wait()  # or a thread that is quick computes what the other has not begun
+        return plain(*given, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "embedding", counted)
     got = engine.generate(PROMPTS * 3, sampling, seeds)
     assert len(ran) == 2 and threading.get_ident() not in ran
     for row in range(12):
