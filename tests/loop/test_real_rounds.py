@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError
 from loopwright.loop import load_config, run
 from loopwright.loop.plan import make_plan
+from loopwright.models.loading import LlamaShape, new_llama
 from loopwright.schemas import Prompt, Ranking, is_ai
 from tests.loop.test_rounds import made as made_anew
 from tests.loop.test_run import Log
@@ -31,20 +30,8 @@ METHODS = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A random model of bytes, with room for a short dialogue."""
-    config = LlamaConfig(
-        vocab_size=260,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=256,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return saved(LlamaForCausalLM(config), tiny_tokenizer(), tmp_path_factory.mktemp("base"))
+    shape = LlamaShape(hidden_size=16, layers=1, heads=2, intermediate_size=24, max_positions=512)
+    return saved(new_llama(shape, tiny_tokenizer(), seed=0), tiny_tokenizer(), tmp_path_factory.mktemp("base"))
 
 
 def small(name, base):

@@ -88,12 +88,7 @@ class Database:
 
         Each sees what was committed before it was asked.
         """
-        future: Future[T] = Future()
-        with self._closing:
-            if self._closed:
-                raise StoreError("the feedback store is closed; nothing more can be read")
-            self._questions.put((job, future))
-        return future
+        return self._queued(self._questions, job, "read")
 
     def write(self, job: Job[T]) -> T:
         """The job's result, once it is committed. Where it raises, nothing of it stays.
@@ -107,11 +102,16 @@ class Database:
 
     def submit(self, job: Job[T]) -> "Future[T]":
         """As `write`, without waiting."""
+        return self._queued(self._jobs, job, "written")
+
+    def _queued(
+        self, waiting: "queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None]", job: Job[T], done: str
+    ) -> "Future[T]":
         future: Future[T] = Future()
         with self._closing:
             if self._closed:
-                raise StoreError("the feedback store is closed; nothing more can be written")
-            self._jobs.put((job, future))
+                raise StoreError(f"the feedback store is closed; nothing more can be {done}")
+            waiting.put((job, future))
         return future
 
     def close(self) -> None:
