@@ -31,7 +31,7 @@ from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import ai_feedback_people
 from loopwright.stages.ai_feedback_people import PeopleConfig
-from loopwright.stages.base import ASKING, DATA, POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import ASKING, POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
@@ -240,7 +240,8 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
         ConfigError: one is given neither way, or both ways.
     """
     made, judge = artifacts.get("policy"), artifacts.get("judge_model")
-    world, data = artifacts.get("world"), artifacts.get("data")
+    world = artifacts.get("world")
+    data = artifacts.get("dataset") or world
     policy = chosen_input("ai_feedback.policy", config.policy, made, "model", "an sft section")
     prompts = data if config.prompts_file is None else None
     own = config.judge.path or (None if judge is None else judge.file("model"))
@@ -279,7 +280,7 @@ STAGE = Stage(
         "policy": POLICIES,
         "judge_model": ("sft", "pretrain"),
         "world": ("world",),
-        "data": DATA,
+        "dataset": ("dataset",),
         "asked.*": ASKING,
     },
     bind=bind,

@@ -28,12 +28,12 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
 from loopwright.stages import feedback_people
-from loopwright.stages.base import DATA, POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
-NEEDS = {"policy": POLICIES, "world": ("world",), "data": DATA, "annotator": ("annotator",)}
+NEEDS = {"policy": POLICIES, "world": ("world",), "dataset": ("dataset",), "annotator": ("annotator",)}
 ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
 
 
@@ -276,7 +276,8 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     Raises:
         ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
     """
-    world, data = artifacts.get("world"), artifacts.get("data")
+    world = artifacts.get("world")
+    data = artifacts.get("dataset") or world
     taste = artifacts.get("annotator") if world is None else None
     if config.store is None and world is None and taste is None:
         raise ConfigError(

@@ -281,7 +281,7 @@ def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
     values = recipe({"v1": METHOD, "v2-v3": METHOD | {"feedback": {"versions": 2}}}) | {"world": {}}
     plan = make_plan(config_from(values, "here", stages=stages), stages)
     first, second, third = (step.parents for step in plan.steps if step.name.endswith("feedback"))
-    assert first == {"policy": "sft", "world": "world", "data": "world"}
+    assert first == {"policy": "sft", "world": "world"}
     assert second.items() >= {"policy": "v1.ppo", "sft": "sft", "v1": "v1.ppo"}.items()
     assert third.items() >= {"policy": "v2.ppo", "v1": "v1.ppo", "v2": "v2.ppo"}.items() and "sft" not in third
     values["rounds"]["schedule"]["v1"] = METHOD | {"feedback": {"versions": 2}}

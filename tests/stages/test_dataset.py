@@ -196,7 +196,7 @@ def test_who_feeds_whom(tmp_path, monkeypatch):
     assert list(parents)[:4] == ["dataset", "sft", "annotator", "judge"]
     assert list(parents["v1.reward"].values()) == ["sft", "dataset"]
     assert list(parents["v2.reward"].values()) == ["sft", "dataset", "v2.feedback"]
-    assert parents["v2.feedback"] == {"policy": "v1.ppo", "data": "dataset", "annotator": "annotator"}
+    assert parents["v2.feedback"] == {"policy": "v1.ppo", "dataset": "dataset", "annotator": "annotator"}
     taught = {name for name, found in parents.items() if {"annotator", "judge"} & set(found.values())}
     assert taught == {"v2.feedback", "evaluate"}  # neither trains a policy or its reward model
     assert [name for name, found in parents.items() if "judge" in found.values()] == ["evaluate"]
