@@ -140,7 +140,9 @@ def _parents(needs: Mapping[str, tuple[str, ...]], name: str, before: Sequence[s
     """(role, step that fills it) among those that run before; `Stage.needs` says how."""
     for role, candidates in needs.items():
         found = [one for one in before if stage_of(one) in candidates]
-        if role == "version_*":
+        if role == "start":
+            yield from ((role, one) for one in [one for one in found if not round_of(one)][-1:])
+        elif role == "version_*":
             versions = {version_of(one): one for one in found}  # of a round the last
             shown = list(versions.items())
             yield from shown[-2:] if round_of(name) else shown

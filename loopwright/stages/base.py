@@ -67,11 +67,11 @@ class Stage:
 
     name: str
     config: type[Any]  # a StageConfig
-    # Role -> upstream stages; the nearest one before it fills the role, absent ones are left out. Three have a star:
-    # "reward_*" stands for every stage of such a name, in a round for those of the nearest round that has some;
-    # "judged.*", "earlier.*" for all of its candidates so far, each in the role of its own name (v1.feedback);
-    # "version_*" for every policy so far, of a round the last, each in the role of its version (sft, v1); a stage of a
-    # round gets the last two of them.
+    # Role -> upstream stages; the nearest one before it fills the role, "start" the nearest one before all rounds;
+    # absent ones are left out. Three have a star: "reward_*" stands for every stage of such a name, in a round for
+    # those of the nearest round that has some; "judged.*", "earlier.*" for all of its candidates so far, each in the
+    # role of its own name (v1.feedback); "version_*" for every policy so far, of a round the last, each in the role of
+    # its version (sft, v1); a stage of a round gets the last two of them.
     needs: Mapping[str, tuple[str, ...]]
     bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
     run: Callable[[Any, Any, Runtime], StageOutput]

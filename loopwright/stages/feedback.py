@@ -43,6 +43,7 @@ class FeedbackConfig(StageConfig):
     tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
     versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
+    start_answers: bool = False  # beside them the version that the rounds began with, whose answers differ more
     labels: PositiveInt | None = None  # simulated annotators stop when so many are given; with people `wait` says it
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
@@ -63,11 +64,13 @@ class FeedbackConfig(StageConfig):
 
     @model_validator(mode="after")
     def _versions_write(self) -> Self:
-        if self.versions > 1 and self.policy is not None:
-            raise ValueError("versions has no effect beside policy, which writes all answers; leave one out")
-        if self.versions > self.responses_per_prompt:
+        for name in ("versions", "start_answers"):
+            if name in self.model_fields_set and self.policy is not None:
+                raise ValueError(f"{name} has no effect beside policy, which writes all answers; leave one out")
+        if (writers := self.versions + self.start_answers) > self.responses_per_prompt:
             raise ValueError(
-                f"versions = {self.versions} cannot all write {self.responses_per_prompt} response; sample more of them"
+                f"{writers} versions cannot all write {self.responses_per_prompt} of responses_per_prompt; "
+                "sample more of them"
             )
         return self
 
@@ -299,9 +302,10 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
 
 def who_write(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
     """Artifact id -> folder of the versions that write the answers, the newest first."""
-    if config.versions > 1:
+    if config.versions > 1 or config.start_answers:
         newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
-        return {one.id: one.file("model") for one in reversed(newest)}
+        writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
+        return {one.id: one.file("model") for one in writing}
     made = artifacts.get("policy")
     policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
     return {id_of_file(policy) if made is None else made.id: policy}
@@ -309,7 +313,7 @@ def who_write(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> dict
 
 def versions_in(roles: Iterable[str]) -> list[str]:
     """The roles that versions fill (`version_*`), the oldest first."""
-    return [role for role in roles if stage_of(role) not in {*NEEDS, "feedback", "red_team"}]
+    return [role for role in roles if stage_of(role) not in {*NEEDS, "start", "feedback", "red_team"}]
 
 
 def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
@@ -327,12 +331,18 @@ def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
     if config.versions > max(len(there), 1):
         found = f"{there[0]} is the only version" if there else "no version is there"
         raise ConfigError(f"feedback.versions = {config.versions}, but {found} before it; leave it out")
+    if config.start_answers and any(parents["start"] is parents[role] for role in there[-config.versions :]):
+        raise ConfigError(
+            "feedback.start_answers has no effect while the version that the rounds begin with is one of the newest; "
+            "leave it out in this round"
+        )
 
 
 def needs_besides(config: FeedbackConfig) -> dict[str, tuple[str, ...]]:
     """What only some settings need: earlier versions, attacks that were found."""
-    versions = {"version_*": ANSWERING} if config.versions > 1 else {}
-    return versions | ({"attacks.*": ("red_team",)} if config.attacks else {})
+    versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
+    start = {"start": ANSWERING} if config.start_answers else {}
+    return versions | start | ({"attacks.*": ("red_team",)} if config.attacks else {})
 
 
 def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ from loopwright.rewards import Merged, Reward
 from loopwright.rewards.combine import reward_models
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import sampled
-from loopwright.stages.base import Stage, StageOutput
+from loopwright.stages.base import POLICIES, Stage, StageOutput
 from loopwright.stages.ppo_config import GRPOConfig, PolicyConfig, PPOConfig, ReinforcePlusPlusConfig, RLOOConfig
 from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
 from loopwright.stages.ppo_models import make_learner
@@ -46,6 +46,7 @@ SUMMARISED = ("score", "reward", "kl", "kl_coef", "entropy", "length_tokens", "f
 
 @dataclass(frozen=True)
 class PPOInputs(SampledInputs):
+    reference: Path | None = None  # a causal LM's folder; None: the policy's
     critic: Path | None = None  # of PPO, a reward model's folder; None: the reward model, or else the policy's body
     ptx_text: Path | None = None  # documents for ptx_coef
     held_out_rewards: Sequence[Reward] = ()  # that the watch looks with, in place of the folders in the config
@@ -86,7 +87,7 @@ def run(config: PolicyConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutpu
             scored = score(reward, batch, rollouts, tokenizer)
             episodes = learner.prepare(Episodes.of(rollouts, runtime.device))
             observed = learner.observe(episodes)
-            check(learner, reward, scored, episodes, observed, step)
+            check_step(learner, reward, scored, episodes, observed, step)
 
             kl_coef = learner.controller.coefficient
             experience, figures = with_advantages(
@@ -168,7 +169,7 @@ def resume(
     return found.step, found.state["recent"]
 
 
-def check(
+def check_step(
     learner: PPOLearner,
     reward: Merged,
     scored: Scored,
@@ -183,7 +184,8 @@ def check(
         ppo_checks.check_ratio_is_one((observed.policy_logprobs - episodes.logprobs)[episodes.mask], step, precision)
     if step > 0:
         return
-    ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs, precision)
+    if learner.starts_at_reference:
+        ppo_checks.check_reference_is_policy(episodes, observed.reference_logprobs, precision)
     ppo_checks.check_padding(learner, episodes._replace(below=None), precision)
     few = scored.samples[: ppo_checks.PADDED_ROWS]
     for model in reward_models(reward):
@@ -238,9 +240,29 @@ def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
         **vars(sampled.bind(config, artifacts)),
+        reference=artifacts["start"].file("model") if config.reference == "start" else None,
         ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
         held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
+
+
+def needs_besides(config: PolicyConfig) -> dict[str, tuple[str, ...]]:
+    """What only some settings need: the version that the rounds began with."""
+    return {"start": POLICIES} if config.reference == "start" else {}
+
+
+def check(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything runs: the rewards are there, and a reference of its own is another model than the policy.
+
+    Raises:
+        ConfigError: one of these is not so.
+    """
+    check_rewards(config, parents)
+    if config.reference == "start" and (config.policy is not None or parents.get("start") is parents.get("policy")):
+        raise ConfigError(
+            f"{config.section}.reference = start: the policy is not a later version of the one the rounds begin with; "
+            "leave reference out"
+        )
 
 
 def files(config: PolicyConfig) -> list[Path]:
@@ -251,7 +273,16 @@ def files(config: PolicyConfig) -> list[Path]:
 
 def stage_of(config: type[PolicyConfig]) -> Stage:
     """The line of the table for a section."""
-    return Stage(config.section, config, needs=sampled.NEEDS, bind=bind, run=run, files=files, check=check_rewards)
+    return Stage(
+        config.section,
+        config,
+        needs=sampled.NEEDS,
+        needs_besides=needs_besides,
+        bind=bind,
+        run=run,
+        files=files,
+        check=check,
+    )
 
 
 STAGE = stage_of(PPOConfig)

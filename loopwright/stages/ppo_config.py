@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -15,12 +15,19 @@ from loopwright.training.ppo_config import PolicySettings, PPOSettings
 class PolicyConfig(PolicySettings, SampledConfig):
     """What the sections share."""
 
+    reference: Literal["policy", "start"] = "policy"  # as it is before training; or the version that rounds began with
     ptx_text: Path | None = None  # raw text for ptx_coef; None: what was pre-trained on in this run
 
     @property
     def watching(self) -> tuple[str, ...]:
         """The reward stages that the watch looks with; the policy is not trained on them."""
         return () if self.watch is None else self.watch.stage
+
+    @model_validator(mode="after")
+    def _reference_is_used(self) -> Self:
+        if self.reference == "start" and self.kl_penalty == "none" and self.max_kl is None:
+            raise ValueError("reference has no effect with kl_penalty = none and no max_kl; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _text_is_mixed_in(self) -> Self:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.errors import ConfigError
 from loopwright.models.adapters import over_base
 from loopwright.models.heads import Critic
+from loopwright.models.loading import load_causal_lm
 from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
@@ -31,7 +32,7 @@ def make_learner(
     tokenizer: PreTrainedTokenizerBase,
     runtime: Runtime,
 ) -> PPOLearner:
-    """Policy and reference from one folder; PPO's critic from the reward model (Stiennon et al. 2020, app. G.1)."""
+    """Policy and reference; PPO's critic from the reward model (Stiennon et al. 2020, app. G.1)."""
     loaded = own_models(inputs, reward)
     apart = [lay_over(policy, model, folder, config) for model, folder in loaded]
     critic = None
@@ -39,7 +40,9 @@ def make_learner(
         critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
-    learner = PPOLearner(policy, critic, forbidden, config, runtime.seed_for("adapters"), runtime.scratch)
+    reference = None if inputs.reference is None else load_causal_lm(inputs.reference, runtime.device)
+    seed = runtime.seed_for("adapters")
+    learner = PPOLearner(policy, critic, forbidden, config, seed, runtime.scratch, reference)
     reasons = {} if learner.critic is None else {"the critic": learner.critic.shares}
     for (loaded_model, _), reason in zip(loaded, apart, strict=True):
         in_precision(loaded_model.model.requires_grad_(False), config.precision)

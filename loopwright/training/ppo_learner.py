@@ -13,7 +13,7 @@ from loopwright.data.packing import PackedBatch
 from loopwright.errors import ModelError
 from loopwright.models.heads import Critic
 from loopwright.models.layers import unwrapped
-from loopwright.models.sharing import copy_sharing_weights, keep_from_training
+from loopwright.models.sharing import copy_sharing_weights, keep_from_training, share_frozen
 from loopwright.models.trainable import make_trainable
 from loopwright.objectives.kl import AdaptiveKLController, FixedKLController, Head, exact_kl, kl_estimate
 from loopwright.objectives.logprobs import summed_losses, token_logprobs
@@ -54,8 +54,11 @@ class PPOLearner:
         config: PolicySettings,
         seed: int,
         scratch: Path,
+        reference: PreTrainedModel | None = None,
     ) -> None:
         """`forbidden` are the [F] token ids the sampler never draws; `scratch` is where a batch that breaks is put.
+
+        `reference` is held fixed; None: the policy as it is now.
 
         Raises:
             ValueError: PPO got no critic, or settings that need none got one.
@@ -64,9 +67,13 @@ class PPOLearner:
         # As the sampler had it, for the log-probabilities of all that read what it drew
         self.sampled: Any = {"temperature": config.temperature, "forbidden": forbidden.to(policy.device)}
         self.scratch = scratch
-        self.reference = copy_sharing_weights(policy.requires_grad_(False))
+        self.starts_at_reference = reference is None
+        policy.requires_grad_(False)
+        self.reference: Any = copy_sharing_weights(policy) if reference is None else reference.requires_grad_(False)
         self.policy: Any = make_trainable(policy, config.trainable, seed)
         check_head(self.policy)
+        if reference is not None:
+            share_frozen(self.reference, self.policy)
         keep_from_training(self.reference, self.policy)
         self.critic = make_critic(critic, self.policy, config, seed + 1)
         self.policy_masters = Masters(self.policy, config.precision)

@@ -15,7 +15,7 @@ from loopwright.loop.plan import make_plan
 from loopwright.loop.rounds import StopConfig, why_stop
 from loopwright.runtime import Runtime
 from loopwright.schemas.steps import named, round_of, stage_of, version_of
-from loopwright.stages import feedback
+from loopwright.stages import feedback, ppo
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput
 from tests.loop.test_run import Log
 from tests.loop.toys import no_files, no_report, outcome
@@ -287,3 +287,29 @@ def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
     values["rounds"]["schedule"]["v1"] = METHOD | {"feedback": {"versions": 2}}
     with pytest.raises(ConfigError, match="versions = 2, but sft is the only version"):
         make_plan(config_from(values, "here", stages=stages), stages)
+
+
+def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_asked_for():
+    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE, "ppo": ppo.STAGE}
+    later = {"feedback": {"start_answers": True}, "reward": {}, "ppo": {"reference": "start"}}
+    plain = {"feedback": {}, "reward": {}, "ppo": {}}
+    values = recipe({"v1": plain, "v2-v3": later}) | {"world": {}}
+    plan = make_plan(config_from(values, "here", stages=stages), stages)
+    parents = {step.name: step.parents for step in plan.steps}
+    assert "start" not in parents["v1.ppo"] and "start" not in parents["v1.feedback"]
+    for number in (2, 3):
+        fed, improved = parents[f"v{number}.feedback"], parents[f"v{number}.ppo"]
+        assert fed["start"] == improved["start"] == "sft"
+        assert fed[f"v{number - 1}"] == improved["policy"] == f"v{number - 1}.ppo"
+
+    def refused(**sections):
+        values["rounds"]["schedule"] = {"v1": plain | sections}
+        return pytest.raises(ConfigError, match="leave (it|reference) out")
+
+    with refused(feedback={"start_answers": True}):  # it is the newest itself
+        make_plan(config_from(values, "here", stages=stages), stages)
+    with refused(ppo={"reference": "start"}):
+        make_plan(config_from(values, "here", stages=stages), stages)
+    del values["rounds"]
+    with pytest.raises(ConfigError, match="reference = start"):
+        make_plan(config_from(values | later | {"feedback": {}}, "here", stages=stages), stages)

@@ -263,3 +263,21 @@ def test_two_versions_answer_in_turns(tmp_path, inputs):
         assert one.policy == "newer" and set(one.policies) <= {"newer", "older"}
         for response, policy in zip(one.responses, one.policies, strict=True):
             assert response in alone[policy][one.prompt]
+
+
+def test_who_writes_beside_the_newest_version():
+    def made(name):
+        return SimpleNamespace(id=name, file=lambda part: name)
+
+    there = {"policy": made("v2"), "start": made("sft"), "v1": made("v1"), "v2": made("v2")}  # by role
+
+    def writers(**settings):
+        return list(feedback.who_write(config(**settings), there))
+
+    assert writers(versions=2) == ["v2", "v1"]
+    assert writers(start_answers=True) == ["v2", "sft"]
+    assert writers(versions=2, start_answers=True) == ["v2", "v1", "sft"]
+    with pytest.raises(ValidationError, match="3 versions cannot all write 2 of responses_per_prompt"):
+        config(responses_per_prompt=2, versions=2, start_answers=True)
+    with pytest.raises(ValidationError, match="start_answers has no effect beside policy"):
+        config(start_answers=True, policy="here")

@@ -70,9 +70,11 @@ def folders(tmp_path_factory):
     return saved(policy, tokenizer, folder / "policy"), saved(reward, tokenizer, folder / "reward")
 
 
-def run(folders, folder, *, reward=None, prompts=PROMPTS, seed=0, **settings):
+def run(folders, folder, *, reward=None, prompts=PROMPTS, seed=0, of=None, **settings):
+    """PPO in this folder; `of`: the folder of another reference than the policy."""
     runtime = Runtime.temporary(folder, stage="ppo", seed=seed)
-    inputs = PPOInputs(policy=folders[0], reward=folders[1] if reward is None else reward, prompts=prompts)
+    reward = folders[1] if reward is None else reward
+    inputs = PPOInputs(policy=folders[0], reward=reward, prompts=prompts, reference=of)
     return ppo.run(PPOConfig(**(SMALL | settings)), inputs, runtime)
 
 
@@ -282,6 +284,52 @@ def test_lora_measures_against_the_base_without_adapters(folders, tmp_path):
 def test_adapters_on_the_lm_head_are_refused(folders, tmp_path):
     with pytest.raises(ModelError, match="modules_to_save"):
         run(folders, tmp_path, trainable={"mode": "lora", "lora": {"targets": ["lm_head"]}})
+
+
+@pytest.fixture(scope="module")
+def earlier(folders, tmp_path_factory):
+    """What the policy may have been before: other weights in the lowest block and the LM head."""
+    model = load_causal_lm(folders[0])
+    with torch.no_grad():
+        for parameter in (*model.model.layers[0].parameters(), *model.lm_head.parameters()):
+            parameter.mul_(0.5)
+    return saved(model, load_tokenizer(folders[0]), tmp_path_factory.mktemp("earlier") / "policy")
+
+
+def test_the_same_weights_as_a_reference_of_their_own_change_no_figure(folders, tmp_path):
+    run(folders, tmp_path / "own", of=folders[0])
+    run(folders, tmp_path / "none")
+    assert recorded(tmp_path / "own") == recorded(tmp_path / "none")
+
+
+def test_kl_is_measured_from_a_reference_of_its_own_and_leads_back_to_it(folders, earlier, tmp_path):
+    settings = dict(reward=callable_reward(lambda prompts, responses: [float(i) for i in range(len(responses))]))
+    settings |= dict(of=earlier, kl_penalty="loss", kl_estimator="exact", rollouts_per_step=32, minibatch_size=16)
+    run(folders, tmp_path, steps=12, kl_coef=20.0, **settings)
+    kl = [line["kl_loss"] for line in recorded(tmp_path)]
+    assert kl[0] > 0.01 and kl[-1] < 0.4 * kl[0]
+    own = next_token(folders[0], tokenizer := load_tokenizer(folders[0]), PROMPTS[0])
+    reference, learned = (
+        next_token(folder, tokenizer, PROMPTS[0]) for folder in (earlier, tmp_path / "output" / "model")
+    )
+    assert distance(learned, reference) < 0.7 * distance(own, reference)
+
+
+def test_a_reference_of_its_own_shares_what_is_frozen_and_the_same(folders, earlier, tmp_path):
+    top = {"mode": "top_layers", "layers": 1}
+    run(folders, tmp_path / "whole", of=earlier, trainable=top, steps=1)
+    runtime, config = Runtime.temporary(tmp_path, stage="ppo"), PPOConfig(**SMALL, trainable=top)
+    inputs = PPOInputs(*folders, PROMPTS, reference=earlier)
+    policy, tokenizer = load_causal_lm(folders[0]), load_tokenizer(folders[0])
+    learner = ppo.make_learner(config, inputs, ppo.load_reward(inputs, runtime), policy, tokenizer, runtime)
+    ours = {id(parameter) for parameter in learner.policy.parameters()}
+    apart = {name for name, parameter in learner.reference.named_parameters() if id(parameter) not in ours}
+    assert apart == {
+        name
+        for name, parameter in learner.policy.named_parameters()
+        if parameter.requires_grad or not torch.equal(parameter, load_causal_lm(earlier).get_parameter(name))
+    }
+    assert learner.reference_reader.below == 0 < learner.below  # whose blocks differ are not taken for the policy's
 
 
 def test_clip_only_pays_nothing_for_kl(folders, tmp_path):
@@ -1018,6 +1066,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(kl_horizon=300), "kl_horizon has no effect on a fixed coefficient"),
         (dict(kl_controller="adaptive"), "needs kl_target"),
         (dict(kl_penalty="none", kl_coef=0.1), "kl_coef has no effect with kl_penalty = none"),
+        (dict(kl_penalty="none", reference="start"), "reference has no effect with kl_penalty = none and no max_kl"),
         (dict(kl_penalty="none", kl_estimator="k3"), "kl_estimator has no effect with kl_penalty = none"),
         (dict(kl_penalty="none", kl_controller="adaptive", kl_target=3.0), "has no effect with kl_penalty = none"),
         (dict(kl_coef=0.0), "say so with kl_penalty = none"),
