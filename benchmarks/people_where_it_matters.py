@@ -82,7 +82,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         prompts = read_records(world / "prompts_train.jsonl", Prompt).records[: args.prompts + args.prompts // 3]
         judge = JudgeConfig(reasoning=args.reasoning)
         config = ai_feedback.AIFeedbackConfig(prompts=len(prompts), judge=judge)
-        inputs = ai_feedback.AIFeedbackInputs(sft / "model", "sft", world / "prompts_train.jsonl", judges=JUDGES)
+        inputs = ai_feedback.AIFeedbackInputs({"sft": sft / "model"}, world / "prompts_train.jsonl", JUDGES)
         answers = sample_answers(prompts, config, inputs.policy, runtime)
         items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
         items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))

@@ -9,51 +9,40 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from loopwright.data.constitution import load_constitution
 from loopwright.data.prompts import read_prompts
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import worth
-from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
-from loopwright.generation.base import SamplingConfig
+from loopwright.generation.answers import Item, prompts_to_ask
 from loopwright.responders.injections import try_lures
 from loopwright.responders.judge import JudgeConfig, ToJudge, Verdict, clamped, compare
 from loopwright.responders.judges import open_judge
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Chooser, Comparison, Judge, Principle, Prompt
-from loopwright.schemas.steps import stage_of
-from loopwright.stages import ai_feedback_people
+from loopwright.stages import ai_feedback_people, asked
 from loopwright.stages.ai_feedback_people import PeopleConfig
-from loopwright.stages.base import ASKING, POLICIES, Stage, StageConfig, StageOutput, chosen_input
-from loopwright.tracking.artifacts import Artifact, id_of_file
-from loopwright.worlds import WORLDS
+from loopwright.stages.asked import AskedConfig, AskedInputs
+from loopwright.stages.base import Stage, StageOutput
+from loopwright.tracking.artifacts import Artifact
 
 PAIRS_AT_ONCE = 256
 
 
-class AIFeedbackConfig(StageConfig):
-    prompts: PositiveInt = 3_000
-    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmful ones; none: all
+class AIFeedbackConfig(AskedConfig):
+    section: ClassVar[str] = "ai_feedback"
     responses_per_prompt: Annotated[int, Field(ge=2, le=4)] = 2
-    sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
-    off_topic_share: Annotated[float, Field(ge=0, le=1)] = (
-        0.4  # as in feedback: who sees no other answers learns nothing of them
-    )
     judge: JudgeConfig = JudgeConfig()
     constitution: Path | Literal["world"] | None = None  # its principles are asked for, one drawn for each pair
     people: PeopleConfig | None = None  # who label where the judge is unsure; None: nobody
     canaries: NonNegativeInt = 100  # pairs of which the worse answer is tried out as a liar; 0: none
-    prompts_at_once: PositiveInt = 256
-    save_batches: PositiveInt = 3  # batches between two checkpoints
-    policy: Path | None = None  # a causal LM's folder, where no stage makes one
-    prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -63,14 +52,9 @@ class AIFeedbackConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class AIFeedbackInputs:
-    policy: Path  # a Hugging Face folder
-    policy_id: str  # stored in each record
-    prompts: Path  # jsonl of Prompt
+class AIFeedbackInputs(AskedInputs):
     judge: Path | Chooser | None = None  # a causal LM's folder; None: the server of the config
     principles: Sequence[Principle] = ()
-    asked: int = 0  # prompts that were asked about before, by this stage or by feedback; others come first
-    judges: Mapping[str, Judge] = field(default_factory=dict)  # for simulated people and for figures, never for labels
 
 
 class Pair(NamedTuple):
@@ -80,20 +64,19 @@ class Pair(NamedTuple):
     prompt: Prompt
     responses: tuple[str, str]
     off_topic: tuple[int, ...]
+    policies: tuple[str, ...]  # who wrote each of them, where several did
     principle: Principle | None
 
 
 def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
     prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
-    answers = sample_answers(prompts, config, [inputs.policy], runtime)
-    items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
-    items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+    answers, items = asked.answer(prompts, config, inputs, runtime)
     pairs = [pair for item in items for pair in pairs_of(item, inputs.principles, runtime)]
 
     chooser = open_judge(config.judge, inputs.judge, runtime.device)
-    asked = [as_asked(pair, config.judge, runtime) for pair in pairs]
-    verdicts = judge_all(chooser, asked, config, answers, runtime)
+    questions = [as_asked(pair, config.judge, runtime) for pair in pairs]
+    verdicts = judge_all(chooser, questions, config, answers, runtime)
     labels = [label_of(*one, chooser, config.judge, inputs) for one in zip(pairs, verdicts, strict=True)]
     labels_of_people = ai_feedback_people.run(config.people, pairs, verdicts, inputs, runtime)
 
@@ -109,7 +92,7 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
         figures["people"] = labels_of_people.figures(pairs, labels)
     if config.canaries:
         seed = runtime.seed_for("canaries")
-        tried = try_lures(chooser, asked, verdicts, config.judge.reasoning, config.canaries, seed)
+        tried = try_lures(chooser, questions, verdicts, config.judge.reasoning, config.canaries, seed)
         figures["canaries"] = tried._asdict()
     return StageOutput(figures)
 
@@ -124,7 +107,8 @@ def pairs_of(item: Item, principles: Sequence[Principle], runtime: Runtime) -> l
         off_topic = tuple(place for place, number in enumerate((a, b)) if number in item.off_topic)
         principle = rng.choice(principles) if principles else None
         id = f"{item.prompt.id}/ai/{a}{b}"
-        found.append(Pair(id, item.prompt, (item.responses[a], item.responses[b]), off_topic, principle))
+        policies = (item.policies[a], item.policies[b]) if item.policies else ()
+        found.append(Pair(id, item.prompt, (item.responses[a], item.responses[b]), off_topic, policies, principle))
     return found
 
 
@@ -171,6 +155,7 @@ def label_of(
         annotator=f"{AI}{chooser.policy or chooser.name}",
         guideline=None if pair.principle is None else pair.principle.id,
         policy=inputs.policy_id,
+        policies=pair.policies,
         off_topic=pair.off_topic,
         selection_probability=1.0,
         rationale=None if verdict.reasons is None else verdict.reasons[0],
@@ -219,8 +204,9 @@ def check(config: AIFeedbackConfig, parents: Mapping[str, Any]) -> None:
     """Before anything runs: simulated people and the world's principles need a world that has them.
 
     Raises:
-        ConfigError: they have none.
+        ConfigError: they have none, or fewer versions are there than are to answer.
     """
+    asked.check(config, parents)
     world = parents.get("world")
     if config.constitution == "world" and (world is None or not world.skills):
         raise ConfigError(
@@ -239,11 +225,7 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    made, judge = artifacts.get("policy"), artifacts.get("judge_model")
-    world = artifacts.get("world")
-    data = artifacts.get("dataset") or world
-    policy = chosen_input("ai_feedback.policy", config.policy, made, "model", "an sft section")
-    prompts = data if config.prompts_file is None else None
+    judge, world = artifacts.get("judge_model"), artifacts.get("world")
     own = config.judge.path or (None if judge is None else judge.file("model"))
     if config.judge.url is None and own is None:
         raise ConfigError("ai_feedback has no judge; add an sft section, or set ai_feedback.judge.path or judge.url")
@@ -252,19 +234,9 @@ def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedb
         assert world is not None
         constitution = world.file("constitution.yaml")
     return AIFeedbackInputs(
-        policy=policy,
-        policy_id=id_of_file(policy) if made is None else made.id,
-        prompts=chosen_input(
-            "ai_feedback.prompts_file",
-            config.prompts_file,
-            prompts,
-            "prompts_train.jsonl",
-            "a world or dataset section",
-        ),
+        **vars(asked.bind(config, artifacts)),
         judge=own if config.judge.url is None else None,
         principles=() if constitution is None else load_constitution(constitution).principles,
-        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKING),
-        judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
     )
 
 
@@ -276,13 +248,8 @@ def files(config: AIFeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "ai_feedback",
     AIFeedbackConfig,
-    needs={
-        "policy": POLICIES,
-        "judge_model": ("sft", "pretrain"),
-        "world": ("world",),
-        "dataset": ("dataset",),
-        "asked.*": ASKING,
-    },
+    needs=asked.NEEDS | {"judge_model": ("sft", "pretrain")},
+    needs_besides=asked.needs_besides,
     bind=bind,
     run=run,
     files=files,

@@ -8,11 +8,11 @@ compare pairs and rate single answers. They are people at a feedback store (feed
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -21,58 +21,32 @@ from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.feedback.asking import Names, StoreUrl, Wait
-from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
-from loopwright.generation.base import SamplingConfig
+from loopwright.generation.answers import Item, prompts_to_ask
 from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
 from loopwright.schemas.steps import stage_of
-from loopwright.stages import feedback_people
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
+from loopwright.stages import asked, feedback_people
+from loopwright.stages.asked import AskedConfig, AskedInputs
+from loopwright.stages.base import Stage, StageOutput
 from loopwright.tracking.artifacts import Artifact, id_of_file
-from loopwright.worlds import WORLDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
-NEEDS = {"policy": POLICIES, "world": ("world",), "dataset": ("dataset",), "annotator": ("annotator",)}
-ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
 
 
-class FeedbackConfig(StageConfig):
-    prompts: PositiveInt = 3_000
-    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about beside these prompts, the newest first
-    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
-    responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4  # 1 only for people who judge single answers
-    versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
-    start_answers: bool = False  # beside them the version that the rounds began with, whose answers differ more
+class FeedbackConfig(AskedConfig):
+    section: ClassVar[str] = "feedback"
+    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about beside the prompts, the newest first
     labels: PositiveInt | None = None  # simulated annotators stop when so many are given; with people `wait` says it
-    sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
     annotators: PositiveInt = 12
     rank_share: Share = 0.7  # of the prompts; the others' answers are compared in pairs
     overlap_share: Share = 0.05  # of the prompts are judged by a second annotator, to see how far people agree
     criteria_share: Share = 0.05  # are also ranked by each criterion
     rate_share: Share = 0.05  # are also rated, answer by answer
-    off_topic_share: Share = 0.4  # get another prompt's answer among their own: else a reward model never learns
-    # that an answer must fit its question, and PPO finds one good answer for everything
-    prompts_at_once: PositiveInt = 256
-    save_batches: PositiveInt = 3  # batches between two checkpoints
-    policy: Path | None = None  # a causal LM's folder, where no stage makes one
-    prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
     store: StoreUrl | None = None  # the annotation server whose people judge; None: annotators are simulated
     project: Names | None = None  # that asks them; several where several kinds are waited for
     wait: Wait | None = None  # {comparisons: 500, ratings: 100}: how many labels must be there
     reward: Path | None = None  # a reward model's folder: its scores go with the answers, unseen by labelers
-
-    @model_validator(mode="after")
-    def _versions_write(self) -> Self:
-        for name in ("versions", "start_answers"):
-            if name in self.model_fields_set and self.policy is not None:
-                raise ValueError(f"{name} has no effect beside policy, which writes all answers; leave one out")
-        if (writers := self.versions + self.start_answers) > self.responses_per_prompt:
-            raise ValueError(
-                f"{writers} versions cannot all write {self.responses_per_prompt} of responses_per_prompt; "
-                "sample more of them"
-            )
-        return self
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -97,23 +71,9 @@ class FeedbackConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class FeedbackInputs:
-    policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
-    prompts: Path  # jsonl of Prompt
-    judges: Mapping[str, Judge] = field(default_factory=dict)  # what simulated annotators see through their faults
-    taste: Path | None = None  # or a reward model that they like things by
-    asked: int = 0  # prompts that earlier rounds asked about; others come first
+class FeedbackInputs(AskedInputs):
+    taste: Path | None = None  # a reward model that simulated annotators like things by, where there are no judges
     attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
-
-    @property
-    def policy_id(self) -> str:
-        """Of the newest one; stored in each record."""
-        return next(iter(self.policies))
-
-    def writers(self, responses: int) -> tuple[str, ...]:
-        """Who writes each of the responses to a prompt; nobody is named where it is the same one always."""
-        ids = tuple(self.policies)
-        return tuple(ids[k % len(ids)] for k in range(responses)) if len(ids) > 1 else ()
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
@@ -122,10 +82,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     if config.store is not None:
         return feedback_people.run(config, inputs, prompts, runtime)
     inputs, annotators = with_taste(inputs, runtime), team_of(config, inputs, runtime)
-    answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
-    writers = inputs.writers(config.responses_per_prompt)
-    items = [Item(i, prompt, tuple(answers[i]), (), writers) for i, prompt in enumerate(prompts)]
-    items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+    _, items = asked.answer(prompts, config, inputs, runtime)
     differing = [item for item in map(Item.without_repetitions, items) if len(item.responses) > 1]
     records = on_simulated_clocks(judge_all(differing, annotators, config, inputs, runtime)[: config.labels])
 
@@ -280,69 +237,36 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
         ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
     """
     world = artifacts.get("world")
-    data = artifacts.get("dataset") or world
     taste = artifacts.get("annotator") if world is None else None
     if config.store is None and world is None and taste is None:
         raise ConfigError(
             "feedback has nobody to ask; add a world section, an annotator section beside a dataset, or name an "
             "annotation server in store"
         )
-    prompts = data if config.prompts_file is None else None
     return FeedbackInputs(
-        policies=who_write(config, artifacts),
-        prompts=chosen_input(
-            "feedback.prompts_file", config.prompts_file, prompts, "prompts_train.jsonl", "a world or dataset section"
-        ),
-        judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        **vars(asked.bind(config, artifacts)),
         taste=None if taste is None else taste.file("model"),
         attacks=attack_files(artifacts),
-        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) == "feedback"),
     )
-
-
-def who_write(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
-    """Artifact id -> folder of the versions that write the answers, the newest first."""
-    if config.versions > 1 or config.start_answers:
-        newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
-        writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
-        return {one.id: one.file("model") for one in writing}
-    made = artifacts.get("policy")
-    policy = chosen_input("feedback.policy", config.policy, made, "model", "an sft section")
-    return {id_of_file(policy) if made is None else made.id: policy}
-
-
-def versions_in(roles: Iterable[str]) -> list[str]:
-    """The roles that versions fill (`version_*`), the oldest first."""
-    return [role for role in roles if stage_of(role) not in {*NEEDS, "start", "feedback", "red_team"}]
 
 
 def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
     """Before anything runs: somebody must answer, and the taste of simulated annotators must be asked for.
 
     Raises:
-        ConfigError: fewer versions are there than are to answer, or a taste was taught and people are asked.
+        ConfigError: a taste was taught and people are asked, or fewer versions are there than are to answer.
     """
     if config.store is not None and "annotator" in parents:
         raise ConfigError(
             f"annotator has no effect where people judge (feedback.store = {config.store}); drop that section "
             "(annotator: false), and give its part of the data to training (dataset.annotators_share: 0)"
         )
-    there = versions_in(parents)
-    if config.versions > max(len(there), 1):
-        found = f"{there[0]} is the only version" if there else "no version is there"
-        raise ConfigError(f"feedback.versions = {config.versions}, but {found} before it; leave it out")
-    if config.start_answers and any(parents["start"] is parents[role] for role in there[-config.versions :]):
-        raise ConfigError(
-            "feedback.start_answers has no effect while the version that the rounds begin with is one of the newest; "
-            "leave it out in this round"
-        )
+    asked.check(config, parents)
 
 
 def needs_besides(config: FeedbackConfig) -> dict[str, tuple[str, ...]]:
     """What only some settings need: earlier versions, attacks that were found."""
-    versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
-    start = {"start": ANSWERING} if config.start_answers else {}
-    return versions | start | ({"attacks.*": ("red_team",)} if config.attacks else {})
+    return asked.needs_besides(config) | ({"attacks.*": ("red_team",)} if config.attacks else {})
 
 
 def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
@@ -357,7 +281,7 @@ def files(config: FeedbackConfig) -> list[Path]:
 STAGE = Stage(
     "feedback",
     FeedbackConfig,
-    needs=NEEDS | {"asked.*": ("feedback",)},
+    needs=asked.NEEDS | {"annotator": ("annotator",)},
     needs_besides=needs_besides,
     check=check,
     bind=bind,

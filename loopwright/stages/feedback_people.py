@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,10 @@ from loopwright.feedback.client import FeedbackClient, Line
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
 from loopwright.generation.answers import Item as Asked
-from loopwright.generation.answers import mix_in_off_topic, sample_answers
 from loopwright.rewards import RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judgement, Prompt, Record
+from loopwright.stages import asked
 from loopwright.stages.base import StageOutput
 from loopwright.tracking.artifacts import id_of_file
 
@@ -33,19 +32,14 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         projects = projects_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
-        answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
+        answers, items = asked.answer(prompts, config, inputs, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
-        asked = [
-            Asked(i, prompt, tuple(answers[i]), (), inputs.writers(config.responses_per_prompt))
-            for i, prompt in enumerate(prompts)
-        ]
-        asked = mix_in_off_topic(asked, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
         questions = []
         for project, wanted in zip(projects, config.wait.values(), strict=True):
-            items = [item for one in asked for item in items_about(one, project.kind, inputs)]
+            shown = [item for one in items for item in items_about(one, project.kind, inputs)]
             if config.reward is not None:
-                items = with_scores(items, config.reward, runtime)
-            questions.append(Question(project, items, wanted))
+                shown = with_scores(shown, config.reward, runtime)
+            questions.append(Question(project, shown, wanted))
         said = ask(client, questions, batch=inputs.policy_id, watch=runtime)
         found = zip(projects, said, strict=True)
         write_sources(runtime.output, [source_of(client, project, inputs.policy_id, lines) for project, lines in found])

@@ -45,7 +45,7 @@ def inputs(tmp_path, policy):
     prompts = tmp_path / "prompts.jsonl"
     write_records(prompts, [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(12)])
     judge = by_worth(lambda text: -0.2 * len(text))
-    return ai_feedback.AIFeedbackInputs(policy, "policy-id", prompts, judge, judges=JUDGES)
+    return ai_feedback.AIFeedbackInputs({"policy-id": policy}, prompts, JUDGES, judge=judge)
 
 
 def config(**settings):
@@ -189,7 +189,7 @@ def test_the_judges_errors_are_estimated_on_the_random_pairs_alone():
 
     labels = [said(0, "ai:x"), said(0, "ai:x"), said(1, "ai:x"), said(None, "ai:x")]
     people = {0: [said(0, "p")], 1: [said(1, "p")], 2: [said(0, "p")], 3: [said(0, "p")]}
-    pairs = [ai_feedback.Pair("x", Prompt.user("p", "?"), ("a", "b"), (), None)] * 4
+    pairs = [ai_feedback.Pair("x", Prompt.user("p", "?"), ("a", "b"), (), (), None)] * 4
     found = ai_feedback_people.LabelsOfPeople(frozenset({0, 1, 3}), people).figures(pairs, labels)
     assert found["judge_errs"]["mean"] == 0.5 and found["judge_errs"]["pairs"] == 2  # the tie says nothing
     assert found["minutes"] == 2.0
@@ -214,7 +214,7 @@ def test_a_judge_that_contradicts_itself_makes_no_label(tmp_path, inputs):
 
 
 def test_a_verdict_that_hangs_on_talk_to_the_judge_makes_no_label_and_goes_to_people(tmp_path, inputs):
-    pairs = [ai_feedback.Pair(f"p{n}", Prompt.user("p", "?"), ("a long answer", "b"), (), None) for n in range(2)]
+    pairs = [ai_feedback.Pair(f"p{n}", Prompt.user("p", "?"), ("a long answer", "b"), (), (), None) for n in range(2)]
     verdicts = [Verdict(0.5, 0.5, confirmed=False), Verdict(0.7, 0.6)]
     judge = inputs.judge
     labels = [ai_feedback.label_of(*one, judge, JudgeConfig(), inputs) for one in zip(pairs, verdicts, strict=True)]
@@ -275,3 +275,10 @@ def test_the_default_judge_is_the_sft_policy(policy):
     assert JudgeConfig().path is None
     assert ai_feedback.STAGE.needs["judge_model"] == ("sft", "pretrain")
     assert LocalChooser.open(policy).name == "model"
+
+
+def test_a_pair_says_which_version_wrote_each_answer(tmp_path, inputs):
+    older = saved(tiny_model("llama", seed=7), tiny_tokenizer(), tmp_path / "older")
+    both = replace(inputs, policies={**inputs.policies, "older": older})
+    _, labels = run(tmp_path / "run", both, responses_per_prompt=2, versions=2, off_topic_share=0)
+    assert labels and all((one.policy, one.policies) == ("policy-id", ("policy-id", "older")) for one in labels)

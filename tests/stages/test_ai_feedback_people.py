@@ -25,7 +25,7 @@ def test_their_labels_take_the_place_of_the_judges(tmp_path, office):
         people={"share": 0.5, "control_share": 0.0, "store": office.url, "project": "desk"},
     )  # fmt: skip
     judge = by_worth(lambda text: -0.2 * len(text))
-    inputs = ai_feedback.AIFeedbackInputs(policy, "policy-id", tmp_path / "prompts.jsonl", judge)
+    inputs = ai_feedback.AIFeedbackInputs({"policy-id": policy}, tmp_path / "prompts.jsonl", judge=judge)
     runtime, done = Runtime.temporary(tmp_path / "run"), threading.Event()
     config, world = ProjectConfig(kind="comparison", gold_share=0.0), World.of(prompts, JUDGES)
     people = threading.Thread(

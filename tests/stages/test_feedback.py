@@ -13,7 +13,7 @@ from loopwright.generation.answers import prompts_to_ask
 from loopwright.rewards import Scores
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating, is_ai
-from loopwright.stages import feedback, world
+from loopwright.stages import asked, feedback, world
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
@@ -272,7 +272,7 @@ def test_who_writes_beside_the_newest_version():
     there = {"policy": made("v2"), "start": made("sft"), "v1": made("v1"), "v2": made("v2")}  # by role
 
     def writers(**settings):
-        return list(feedback.who_write(config(**settings), there))
+        return list(asked.who_write(config(**settings), there))
 
     assert writers(versions=2) == ["v2", "v1"]
     assert writers(start_answers=True) == ["v2", "sft"]

@@ -83,6 +83,6 @@ def test_no_stage_counts_another_one_as_its_code(stage):
     reached = {name for name in code_hashes(f"loopwright.stages.{stage}") if name.startswith("loopwright.stages.")}
     assert {"loopwright.stages.base", f"loopwright.stages.{stage}"} <= reached
     own = f"loopwright.stages.{stage.removesuffix('_of_part')}"  # the reward stage, under two other names
-    shared = tuple(f"loopwright.stages.{name}" for name in ("base", "sampled", "direct"))
+    shared = tuple(f"loopwright.stages.{name}" for name in ("base", "asked", "sampled", "direct"))
     assert [name for name in reached if not name.startswith((*shared, f"{own}_")) and name != own] == []
     assert "loopwright.library" not in code_hashes(f"loopwright.stages.{stage}")

@@ -1,0 +1,143 @@
+"""What stages share that have answers judged, by people or by a model: who answers which prompts."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from loopwright.errors import ConfigError
+from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
+from loopwright.generation.base import SamplingConfig
+from loopwright.runtime.runtime import Runtime
+from loopwright.schemas import Judge, Prompt
+from loopwright.schemas.steps import stage_of
+from loopwright.stages.base import ASKING, POLICIES, StageConfig, chosen_input
+from loopwright.tracking.artifacts import Artifact, id_of_file
+from loopwright.worlds import WORLDS
+
+ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
+NEEDS = {"policy": POLICIES, "world": ("world",), "dataset": ("dataset",), "asked.*": ASKING}
+
+
+class AskedConfig(StageConfig):
+    section: ClassVar[str]  # of a recipe, as errors name it
+    prompts: PositiveInt = 3_000
+    tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
+    responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4
+    versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
+    start_answers: bool = False  # beside them the version that the rounds began with, whose answers differ more
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=40)
+    off_topic_share: Annotated[float, Field(ge=0, le=1)] = 0.4  # of the prompts get another prompt's answer among
+    # their own: else a reward model never learns that an answer must fit its question, and PPO finds one good answer
+    # for everything
+    prompts_at_once: PositiveInt = 256
+    save_batches: PositiveInt = 3  # batches between two checkpoints
+    policy: Path | None = None  # a causal LM's folder, where no stage makes one
+    prompts_file: Path | None = None  # jsonl of Prompt, where no world makes some
+
+    @model_validator(mode="after")
+    def _versions_write(self) -> Self:
+        for name in ("versions", "start_answers"):
+            if name in self.model_fields_set and self.policy is not None:
+                raise ValueError(f"{name} has no effect beside policy, which writes all answers; leave one out")
+        if (writers := self.versions + self.start_answers) > self.responses_per_prompt:
+            raise ValueError(
+                f"{writers} versions cannot all write {self.responses_per_prompt} of responses_per_prompt; "
+                "sample more of them"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class AskedInputs:
+    policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
+    prompts: Path  # jsonl of Prompt
+    judges: Mapping[str, Judge] = field(default_factory=dict)  # a world's: what simulated people see through faults
+    asked: int = 0  # prompts that were asked about before; others come first
+
+    @property
+    def policy_id(self) -> str:
+        """Of the newest one; stored in each record."""
+        return next(iter(self.policies))
+
+    def writers(self, responses: int) -> tuple[str, ...]:
+        """Who writes each of the responses to a prompt; nobody is named where it is the same one always."""
+        ids = tuple(self.policies)
+        return tuple(ids[k % len(ids)] for k in range(responses)) if len(ids) > 1 else ()
+
+
+def answer(
+    prompts: Sequence[Prompt], config: AskedConfig, inputs: AskedInputs, runtime: Runtime
+) -> tuple[list[list[str]], list[Item]]:
+    """The responses sampled to each prompt, and what is to be judged: some of them belong to another prompt."""
+    answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
+    writers = inputs.writers(config.responses_per_prompt)
+    items = [Item(i, prompt, tuple(answers[i]), (), writers) for i, prompt in enumerate(prompts)]
+    return answers, mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
+
+
+def bind(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> AskedInputs:
+    """Inputs from the stages before, or from the paths in the config.
+
+    Raises:
+        ConfigError: one is given neither way, or both ways.
+    """
+    world = artifacts.get("world")
+    prompts = (artifacts.get("dataset") or world) if config.prompts_file is None else None
+    return AskedInputs(
+        policies=who_write(config, artifacts),
+        prompts=chosen_input(
+            f"{config.section}.prompts_file",
+            config.prompts_file,
+            prompts,
+            "prompts_train.jsonl",
+            "a world or dataset section",
+        ),
+        judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
+        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKING),
+    )
+
+
+def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Artifact id -> folder of the versions that write the answers, the newest first."""
+    if config.versions > 1 or config.start_answers:
+        newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
+        writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
+        return {one.id: one.file("model") for one in writing}
+    made = artifacts.get("policy")
+    policy = chosen_input(f"{config.section}.policy", config.policy, made, "model", "an sft section")
+    return {id_of_file(policy) if made is None else made.id: policy}
+
+
+def versions_in(roles: Iterable[str]) -> list[str]:
+    """The roles that versions fill (`version_*`), the oldest first."""
+    return [role for role in roles if role in ANSWERING or re.fullmatch(r"v\d+", role)]
+
+
+def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
+    """What only some settings need: earlier versions."""
+    versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
+    return versions | ({"start": ANSWERING} if config.start_answers else {})
+
+
+def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything runs: as many versions are there as are to answer.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    there = versions_in(parents)
+    if config.versions > max(len(there), 1):
+        found = f"{there[0]} is the only version" if there else "no version is there"
+        raise ConfigError(f"{config.section}.versions = {config.versions}, but {found} before it; leave it out")
+    if config.start_answers and any(parents["start"] is parents[role] for role in there[-config.versions :]):
+        raise ConfigError(
+            f"{config.section}.start_answers has no effect while the version that the rounds begin with is one of the "
+            "newest; leave it out in this round"
+        )
