@@ -164,7 +164,8 @@ def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
         folder: Path | None = None,
         **settings: Any,
     ) -> Trained:
-        """Improve a model against rewards; the frozen reference is the model as given. `settings`: docs/{0}.md.
+        """Improve a model against rewards; the frozen reference is the model as given, unless `reference` in the
+        settings names a folder. `settings`: docs/{0}.md.
 
         Args:
             rewards: one, or several with their weights. A reward is a `RewardModel`, or a function of the lists of
@@ -173,10 +174,19 @@ def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
             held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
         """
         config = build(kind, settings, kind.section)
+        if config.reference == "start":
+            raise ConfigError("reference = start is the model that a recipe's rounds begin with; name a folder")
         given, records = _merged(rewards), _prompts(prompts)
         looking = [_reward(reward) for reward in held_out_rewards]
         with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-            inputs = ppo_stage.PPOInputs(start, given, records, ptx_text=config.ptx_text, held_out_rewards=looking)
+            inputs = ppo_stage.PPOInputs(
+                start,
+                given,
+                records,
+                reference=config.reference,
+                ptx_text=config.ptx_text,
+                held_out_rewards=looking,
+            )
             output = ppo_stage.run(config, inputs, runtime)
             return _trained(runtime, output.metrics)
 

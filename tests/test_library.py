@@ -207,3 +207,13 @@ def test_rewards_are_merged_as_they_say_or_as_the_settings_say():
     merged = scores(Merged([(reward, 1.0) for reward in rewards], MergeConfig(rule="worst")))
     assert merged == scores([(brief, 1.0), (long, 1.0)], merge={"rule": "worst"})
     assert merged["score"] <= min(merged["score_brief"], merged["score_long"]) + 1e-6
+
+
+def test_the_reference_is_the_model_as_given_or_the_one_in_a_folder(tmp_path):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    other = saved(tiny_model("llama", seed=7), tokenizer, tmp_path / "other")
+    near = loopwright.ppo(model, tokenizer, QUESTIONS, brief, **PPO | {"steps": 1})
+    far = loopwright.ppo(model, tokenizer, QUESTIONS, brief, reference=other, **PPO | {"steps": 1})
+    assert abs(near.metrics["kl"]) < 1e-4 and abs(far.metrics["kl"]) > 1e-3
+    with pytest.raises(ConfigError, match="name a folder"):
+        loopwright.ppo(model, tokenizer, QUESTIONS, brief, reference="start", **PPO)

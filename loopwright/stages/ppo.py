@@ -240,7 +240,7 @@ def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
     mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
     return PPOInputs(
         **vars(sampled.bind(config, artifacts)),
-        reference=artifacts["start"].file("model") if config.reference == "start" else None,
+        reference=artifacts["start"].file("model") if config.reference == "start" else config.reference,
         ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
         held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
     )
@@ -260,15 +260,15 @@ def check(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
     check_rewards(config, parents)
     if config.reference == "start" and (config.policy is not None or parents.get("start") is parents.get("policy")):
         raise ConfigError(
-            f"{config.section}.reference = start: the policy is not a later version of the one the rounds begin with; "
-            "leave reference out"
+            f"{config.section}.reference = start: no round before this one made the policy from what rounds begin "
+            "with; leave reference out"
         )
 
 
 def files(config: PolicyConfig) -> list[Path]:
     """The user's files and folders, whose content belongs to the artifact's key."""
-    given = (config.ptx_text, *(() if config.watch is None else config.watch.reward))
-    return sampled.files(config) + [path for path in given if path is not None]
+    given = (config.ptx_text, config.reference, *(() if config.watch is None else config.watch.reward))
+    return sampled.files(config) + [path for path in given if isinstance(path, Path)]
 
 
 def stage_of(config: type[PolicyConfig]) -> Stage:

@@ -15,7 +15,8 @@ from loopwright.training.ppo_config import PolicySettings, PPOSettings
 class PolicyConfig(PolicySettings, SampledConfig):
     """What the sections share."""
 
-    reference: Literal["policy", "start"] = "policy"  # as it is before training; or the version that rounds began with
+    reference: Path | Literal["start"] | None = None  # a causal LM's folder; start: the version that rounds began with;
+    # None: the policy as it is before training
     ptx_text: Path | None = None  # raw text for ptx_coef; None: what was pre-trained on in this run
 
     @property
@@ -25,7 +26,7 @@ class PolicyConfig(PolicySettings, SampledConfig):
 
     @model_validator(mode="after")
     def _reference_is_used(self) -> Self:
-        if self.reference == "start" and self.kl_penalty == "none" and self.max_kl is None:
+        if self.reference is not None and self.kl_penalty == "none" and self.max_kl is None:
             raise ValueError("reference has no effect with kl_penalty = none and no max_kl; leave it out")
         return self
 

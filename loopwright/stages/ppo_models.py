@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.errors import ConfigError
 from loopwright.models.adapters import over_base
 from loopwright.models.heads import Critic
-from loopwright.models.loading import load_causal_lm
+from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.models.sharing import share_frozen
 from loopwright.models.tokens import forbidden_token_ids, match_vocabulary
 from loopwright.rewards import Merged, Normalised, RewardModel
@@ -40,7 +40,7 @@ def make_learner(
         critic = start_critic(config, inputs, reward, policy, tokenizer, runtime)
     embeddings: Any = policy.get_input_embeddings()  # may have more rows than the tokenizer has tokens
     forbidden = forbidden_token_ids(tokenizer, embeddings.num_embeddings)
-    reference = None if inputs.reference is None else load_causal_lm(inputs.reference, runtime.device)
+    reference = None if inputs.reference is None else load_reference(inputs.reference, tokenizer, runtime)
     seed = runtime.seed_for("adapters")
     learner = PPOLearner(policy, critic, forbidden, config, seed, runtime.scratch, reference)
     reasons = {} if learner.critic is None else {"the critic": learner.critic.shares}
@@ -54,6 +54,20 @@ def make_learner(
         if why is not None and config.trainable.mode != "all":
             runtime.log(f"{name} keeps weights of its own beside the policy's: {why}")
     return learner
+
+
+def load_reference(folder: Path, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> PreTrainedModel:
+    """A reference that is not the policy as it was.
+
+    Raises:
+        ConfigError: it reads other tokens than the policy.
+    """
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"the reference {folder} has another tokenizer than the policy, so that their probabilities cannot be "
+            "compared; name a model that the policy was trained from, or leave reference out"
+        )
+    return load_causal_lm(folder, runtime.device)
 
 
 def lay_over(policy: PreTrainedModel, loaded: RewardModel, folder: Path, config: PolicyConfig) -> str | None:

@@ -315,6 +315,11 @@ def test_kl_is_measured_from_a_reference_of_its_own_and_leads_back_to_it(folders
     assert distance(learned, reference) < 0.7 * distance(own, reference)
 
 
+def test_a_reference_of_another_tokenizer_is_refused(folders, foreign, tmp_path):
+    with pytest.raises(ConfigError, match="has another tokenizer than the policy"):
+        run(folders, tmp_path, of=foreign)
+
+
 def test_a_reference_of_its_own_shares_what_is_frozen_and_the_same(folders, earlier, tmp_path):
     top = {"mode": "top_layers", "layers": 1}
     run(folders, tmp_path / "whole", of=earlier, trainable=top, steps=1)
