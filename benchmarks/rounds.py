@@ -30,6 +30,11 @@ AMOUNTS = {
     "rejection": ("max_prompts",),
     "ppo": ("steps",),
 }  # that add up over rounds
+OF_ROUNDS = {
+    "feedback": ("versions", "start_answers"),
+    "reward": ("earlier_rounds_weight",),
+    "ppo": ("reference",),
+}  # that one round has no use for
 FIGURES = ("gold", "helpful", "harmless", "honest", "kl")
 
 
@@ -67,8 +72,8 @@ def one_big_round(values: dict[str, Any]) -> dict[str, Any]:
     for name, amounts in AMOUNTS.items():
         for amount in set(amounts) & big.get(name, {}).keys():
             big[name][amount] = sum(getattr(one[name], amount) for one in rounds if name in one)
-    big["reward"].pop("earlier_rounds_weight", None)  # there are none,
-    big["feedback"].pop("versions", None)  # and one version
+    for name in OF_ROUNDS.keys() & big.keys():
+        big[name] = {setting: value for setting, value in big[name].items() if setting not in OF_ROUNDS[name]}
     return values | {"rounds": {"schedule": {"v1": big}}}
 
 
