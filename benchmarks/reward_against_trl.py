@@ -5,8 +5,9 @@
 
 accuracy: both sides start from the same weights (a pre-trained encoder, MiniLM, under a head from the seed), see the
 same token rows and pairs in as many steps of about 8 pairs at the same learning rate (judged pairs carry
-probabilities, which TRL has no place for), and order held-out pairs of other prompts. The interval of the difference is
-of a paired bootstrap over prompts, all seeds together. Real data from $LOOPWRIGHT_DATA.
+probabilities, which TRL has no place for), and order held-out pairs of other prompts: 0.3 of `--prompts`, and
+`--further` ones, since some hundred pairs tell no two trainers apart. The interval of the difference is of a paired
+bootstrap over prompts, all seeds together. Real data from $LOOPWRIGHT_DATA.
 
 speed: pairs a second of a random Llama on prompts of 16 to 64 tokens with some answers of 8 to 96 tokens (any length is
 as likely), all pairs of them compared, 16 answers a step. Ours reads each prompt and answer once; TRL reads both rows
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=600, help="accuracy: at most so many prompts of each data set")
+    parser.add_argument("--further", type=int, default=0, help="accuracy: at most so many more to hold out")
     parser.add_argument("--length", type=int, default=192, help="accuracy: tokens of a row; longer ones are left out")
     parser.add_argument("--rate", type=float, default=1e-4, help="accuracy: the learning rate; TRL's default")
     parser.add_argument("--size", choices=("tiny", "small", "medium"), default="medium", help="speed")
@@ -100,8 +102,8 @@ def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[s
     judged = list(judgements(name))
     prompts = sorted({one.prompt[0].content for one in judged})
     random.Random(seed).shuffle(prompts)
-    prompts = prompts[: args.prompts]
-    aside = set(prompts[: int(HELD_OUT * len(prompts))])
+    prompts, further = prompts[: args.prompts], prompts[args.prompts : args.prompts + args.further]
+    aside = {*prompts[: int(HELD_OUT * len(prompts))], *further}
     train = [one for one in judged if one.prompt[0].content in set(prompts) - aside]
     held_out = [one for one in judged if one.prompt[0].content in aside]
     with tempfile.TemporaryDirectory() as temporary:
@@ -110,8 +112,9 @@ def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[s
         save_model(encoder_reward_model(args.model, seed), tokenizer, folder / "start")
         runtime = Runtime.temporary(folder / "ours", stage="reward", seed=seed)
         config = reward.RewardConfig(
-            learning_rate=args.rate, epochs=1, max_length=args.length, save_steps=10_000, held_out_share=0.0,
-            normalise_on="responses", adam_betas=(0.9, 0.999), judgements={"weigh_by": "pair"},
+            learning_rate=args.rate, epochs=1, max_length=args.length,
+            save_steps=10_000, held_out_share=0.0, normalise_on="responses", adam_betas=(0.9, 0.999),
+            judgements={"weigh_by": "pair"},
         )  # fmt: skip
         inputs = reward.RewardInputs(folder / "start", train)
         start, tokenizer = reward.load_start(inputs.model, runtime)

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -24,6 +25,7 @@ from loopwright.schemas import Comparison, Correction, Message, Prompt, Ranking,
 from loopwright.stages import reward
 from loopwright.stages.reward import RewardConfig, RewardInputs
 from loopwright.training.judged_groups import keys_of
+from loopwright.training.preference_pairs import collate, scores_of
 from tests.tiny import saved, saved_encoder, tiny_tokenizer
 
 SHAPE = LlamaShape(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_positions=64, initializer_range=0.1)
@@ -447,6 +449,35 @@ def test_an_encoder_becomes_a_reward_model(tmp_path):
         train(tmp_path / "c", RewardInputs(encoder, comparisons(40)), append_eos=False)
     with pytest.raises(ConfigError, match="an encoder writes no samples"):
         train(tmp_path / "b", RewardInputs(encoder, comparisons(40)), normalise_on="policy")
+
+
+def test_the_gradient_of_a_batch_is_that_of_trls_reward_trainer(tmp_path):
+    """Read once, in any order of length, pairs give what TRL 1.16 computes from both rows of each."""
+    ask, other = ((Message(role="user", content=text),) for text in ("Q", "Q2"))
+    said = [("yyy", "n", ask, 0), ("nn", "yyy", ask, 1), ("y", "nnnnnn", other, 0)]
+    records = [Comparison(id=a + b, prompt=prompt, responses=(a, b), choice=choice) for a, b, prompt, choice in said]
+    config = RewardConfig(**SETTINGS, centering=0.01, judgements={"weigh_by": "pair"}, held_out_share=0.0)
+    runtime = Runtime.temporary(tmp_path, stage="reward", seed=0)
+    inputs = RewardInputs(saved_encoder("roberta", tmp_path / "encoder"), records)
+    model, tokenizer = reward.load_start(inputs.model, runtime)
+    data = reward.load_data(config, inputs, model, tokenizer, runtime)
+    batch = collate(data.train, tokenizer.pad_token_id, runtime.device)
+    assert len(batch.inputs.input_ids) == 5  # responses, of three pairs
+
+    def gradient(loss):
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+
+    scores = scores_of(model, batch)[:, 0]
+    label_model = reward.make_label_model(config, data)
+    ours = gradient(reward.loss_of_head(scores, None, batch, label_model, config, data) / batch.weight())
+    texts = [("Q", "yyy"), ("Q", "yyy"), ("Q2", "y"), ("Q", "n"), ("Q", "nn"), ("Q2", "nnnnnn")]
+    rows = tokenizer([prompt for prompt, _ in texts], [text for _, text in texts], padding=True, return_tensors="pt")
+    chosen, rejected = model(rows.input_ids, attention_mask=rows.attention_mask).logits.squeeze(-1).chunk(2)
+    theirs = gradient(-logsigmoid(chosen - rejected).mean() + 0.01 * torch.mean((chosen + rejected) ** 2))
+    assert theirs.norm() > 1e-3
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_long_rows_of_an_encoder_are_cut_where_that_is_asked_for(tmp_path):
