@@ -44,6 +44,7 @@ __all__ = [
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_SECONDS = 60.0  # for a client to send its request
 MOST_CONNECTIONS = 64  # further ones are told 503, and clients come back
+BACKLOG = 2_048  # connections that wait, also while the server starts: who finds no room comes back seconds later
 IDLE_SECONDS = 75  # that an unused connection stays open: a step of PPO lies between two requests
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,7 +70,8 @@ def listen(host: str, port: int, token: str | None, variable: str) -> socket.soc
 def listening_socket(host: str, port: int) -> socket.socket:
     """Raises ConfigError where the address is not this machine's or is taken."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"{host}:{port} cannot be listened on ({error}); choose another --host or --port") from None
 

@@ -17,8 +17,8 @@ from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.items import Item, Published, Score
 from loopwright.feedback.store.people import Account, Role
 from loopwright.feedback.store.projects import Project
-from loopwright.feedback.store.queue import offer_again
 from loopwright.feedback.store.reports import events_of_uids, find_items, get_item, managed_projects
+from loopwright.feedback.store.slots import offer_again
 from loopwright.feedback.store.tables import accounts, artifacts, audits, events, items, members, uses
 from loopwright.schemas import Message
 

@@ -9,20 +9,29 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Float, Insert, Select, Table, insert, select
+from sqlalchemy import Connection, Float, Select, Table, bindparam, insert, select
+
+from loopwright.feedback.store.prepared import Prepared
 
 START = "0" * 64
 
 
-def append(connection: Connection, table: Table, **row: Any) -> int:
-    """Add a row with its hash; its id."""
-    newest, floats, add = _prepared(table)
+def append(connection: Connection, table: Table, *, newest: str | None = None, **row: Any) -> None:
+    """Add a row with its hash.
+
+    Args:
+        newest: the hash of the newest row, where it was looked up already.
+    """
+    find, floats, empty, add = _prepared(table)
     # as the database will give them back: 3 seconds are 3.0 there
     content = {name: float(value) if name in floats and value is not None else value for name, value in row.items()}
-    before = connection.execute(newest).scalar()
-    done = connection.execute(add, {**content, "hash": chained(before or START, content)})
-    assert done.inserted_primary_key is not None
-    return int(done.inserted_primary_key[0])
+    before = newest or next((found.hash for found in find.all(connection)), START)
+    add.run(connection, **empty | content, hash=chained(before, content))
+
+
+def newest_hash(table: Table) -> Select[Any]:
+    """The query of it."""
+    return select(table.c.hash).order_by(table.c.id.desc()).limit(1)
 
 
 def chained(before: str, row: Mapping[str, Any]) -> str:
@@ -52,7 +61,9 @@ def verify(connection: Connection, table: Table) -> Broken | None:
 
 
 @cache
-def _prepared(table: Table) -> tuple[Select[Any], frozenset[str], Insert]:
-    """The query of the newest hash, the columns of floats, the statement that adds a row."""
+def _prepared(table: Table) -> tuple[Prepared, frozenset[str], dict[str, None], Prepared]:
+    """The query of the newest hash, the columns of floats, a row without content, the statement that adds one."""
     floats = frozenset(column.name for column in table.columns if isinstance(column.type, Float))
-    return select(table.c.hash).order_by(table.c.id.desc()).limit(1), floats, insert(table)
+    empty: dict[str, None] = {column.name: None for column in table.columns if column.name not in ("id", "hash")}
+    given: dict[str, Any] = {name: bindparam(name) for name in (*empty, "hash")}
+    return Prepared(newest_hash(table)), floats, empty, Prepared(insert(table).inline().values(given))

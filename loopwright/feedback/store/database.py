@@ -4,34 +4,31 @@ Quick questions of many requests (`look_up`) share a transaction, too: a thread 
 than the questions.
 
 A write is a function of a connection. Those that wait while a commit is under way are carried out in the next
-transaction together, each in a savepoint of its own, and share its commit: what makes a commit slow (the disk) is paid
-once for all of them. A caller hears of its write only after the commit, so what was acknowledged is on disk.
+transaction together, and share its commit: what makes a commit slow (the disk) is paid once for all of them. Where one
+fails, nothing of the group is kept, and each is carried out again in a savepoint of its own. A caller hears of its
+write only after the commit, so what was acknowledged is on disk.
 """
 
-import os
+import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import closing, contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from loopwright.errors import ConfigError, StoreError
+from loopwright.feedback.store.engines import lock_for_writing, make_engine, parse_url, unusable
+from loopwright.feedback.store.prepared import PIPELINE, told
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
 
 MOST_JOBS_A_COMMIT = 128
-WRITERS_LOCK = 7_309_453_001  # PostgreSQL's advisory lock: any number that others hardly use
-BUSY_MS = 20_000  # that SQLite waits for another process's transaction
-
-_LOCK = text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
 
 
 class Database:
@@ -56,12 +53,14 @@ class Database:
             )
         self._to_write = make_engine(self.url, power_safe=power_safe)
         self._to_read = make_engine(self.url, reads_only=True)
-        self._jobs: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._jobs: _Queue = queue.SimpleQueue()
         self._closing = threading.Lock()  # nothing may enter the queue behind the None that ends it
         self._closed = False
         self._writer = threading.Thread(target=self._write_forever, name="feedback-writer", daemon=True)
         self._writer.start()
-        self._questions: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._questions: _Queue = queue.SimpleQueue()
+        self._glances = _Reader(self._to_read)
+        self._glancing = threading.Lock()
         self._reader = threading.Thread(target=self._look_up_forever, name="feedback-reader", daemon=True)
         self._reader.start()
 
@@ -79,7 +78,7 @@ class Database:
         try:
             connection = self._to_read.connect()
         except (DBAPIError, sqlite3.Error) as error:
-            raise _unusable(self.url, error) from None
+            raise unusable(self.url, error) from None
         with connection:
             return job(connection)
 
@@ -88,10 +87,23 @@ class Database:
 
         Each sees what was committed before it was asked.
         """
-        return self._queued(self._questions, job, "read")
+        future: Future[T] = Future()
+        self._put(self._questions, _Waiting(job, future), "read")
+        return future
+
+    async def looked_up(self, job: Job[T]) -> T:
+        """As `look_up`, in an event loop. SQLite answers sooner than a thread could be handed the question."""
+        if self.is_embedded:
+            return self._glance(job)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._put(self._questions, _Waiting(job, future, loop), "read")
+        return await future
 
     def write(self, job: Job[T]) -> T:
         """The job's result, once it is committed. Where it raises, nothing of it stays.
+
+        A job may be carried out twice, the first time without a trace: it changes nothing but the database.
 
         Raises:
             StoreError: the store is closed, or the database failed; then nothing of the job is there.
@@ -102,17 +114,22 @@ class Database:
 
     def submit(self, job: Job[T]) -> "Future[T]":
         """As `write`, without waiting."""
-        return self._queued(self._jobs, job, "written")
-
-    def _queued(
-        self, waiting: "queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None]", job: Job[T], done: str
-    ) -> "Future[T]":
         future: Future[T] = Future()
+        self._put(self._jobs, _Waiting(job, future), "written")
+        return future
+
+    async def written(self, job: Job[T]) -> T:
+        """As `write`, in an event loop: waiting takes no thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._put(self._jobs, _Waiting(job, future, loop), "written")
+        return await future
+
+    def _put(self, waiting: "_Queue", one: "_Waiting", done: str) -> None:
         with self._closing:
             if self._closed:
                 raise StoreError(f"the feedback store is closed; nothing more can be {done}")
-            waiting.put((job, future))
-        return future
+            waiting.put(one)
 
     def close(self) -> None:
         """Finish the writes that wait, and let go of the database."""
@@ -123,6 +140,8 @@ class Database:
                 self._questions.put(None)
         self._writer.join()
         self._reader.join()
+        with self._glancing:
+            self._glances.close()
         self._to_write.dispose()
         self._to_read.dispose()
 
@@ -138,13 +157,13 @@ class Database:
                 writer.commit(batch)
 
     def _look_up_forever(self) -> None:
-        for batch in _groups(self._questions):
-            try:
-                with self._to_read.connect() as connection:
-                    answers = [(future, *_answer(job, connection)) for job, future in batch]
-            except Exception:  # what fails in the database spoils what is asked after it
-                answers = [(future, *self._alone(job)) for job, future in batch]
-            _tell(answers)
+        with closing(_Reader(self._to_read)) as reader:
+            for batch in _groups(self._questions):
+                try:
+                    answers = reader.answers(batch)
+                except Exception:  # what fails in the database spoils what is asked after it
+                    answers = [(one, *self._alone(one.job)) for one in batch]
+                _tell(answers)
 
     def _alone(self, job: Job[T]) -> tuple[T | None, Exception | None]:
         try:
@@ -152,11 +171,40 @@ class Database:
         except Exception as error:
             return None, error
 
+    def _glance(self, job: Job[T]) -> T:
+        with self._glancing:
+            if self._closed:
+                raise StoreError("the feedback store is closed; nothing more can be read")
+            return self._glances.answer(job)
 
-Waiting = list[tuple[Job[Any], "Future[Any]"]]
+
+class _Waiting(NamedTuple):
+    """A job and who waits for it: a thread, or a task in an event loop."""
+
+    job: Job[Any]
+    future: "Future[Any] | asyncio.Future[Any]"
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def begins(self) -> bool:
+        """Whether it is still wanted."""
+        if isinstance(self.future, Future):
+            return self.future.set_running_or_notify_cancel()
+        return not self.future.cancelled()
+
+    def tell(self, result: Any, failure: BaseException | None) -> None:
+        if self.future.cancelled():
+            return
+        if failure is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(failure)
 
 
-def _groups(waiting: "queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None]") -> Iterator[Waiting]:
+_Queue = queue.SimpleQueue[_Waiting | None]
+_Answers = list[tuple[_Waiting, Any, BaseException | None]]
+
+
+def _groups(waiting: _Queue) -> Iterator[list[_Waiting]]:
     """What waits, group after group, until None. What was cancelled while it waited is left out."""
     last = False
     while not last and (first := waiting.get()) is not None:
@@ -166,7 +214,55 @@ def _groups(waiting: "queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None]") -
             if last := more is None:
                 break
             group.append(more)
-        yield [(job, future) for job, future in group if future.set_running_or_notify_cancel()]
+        yield [one for one in group if one.begins()]
+
+
+def _tell(answers: _Answers) -> None:
+    """Whoever waits in an event loop is told with all the others there: to wake it costs more than to tell them."""
+    in_loops: dict[asyncio.AbstractEventLoop, _Answers] = {}
+    for answer in answers:
+        waiting, result, failure = answer
+        if waiting.loop is None:
+            waiting.tell(result, failure)
+        else:
+            in_loops.setdefault(waiting.loop, []).append(answer)
+    for loop, theirs in in_loops.items():
+        with suppress(RuntimeError):  # the loop has ended, and with it all who waited
+            loop.call_soon_threadsafe(_tell_here, theirs)
+
+
+def _tell_here(answers: _Answers) -> None:
+    for waiting, result, failure in answers:
+        waiting.tell(result, failure)
+
+
+class _Reader:
+    """A connection that stays open: to get one from the pool takes longer than a short question."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    def answers(self, batch: list[_Waiting]) -> _Answers:
+        """Of one moment. Raises what the database raises; then nobody was answered."""
+        return self.answer(lambda connection: [(one, *_answer(one.job, connection)) for one in batch])
+
+    def answer(self, job: Job[T]) -> T:
+        """Of one moment."""
+        if self._connection is None:
+            self._connection = _connect(self._engine)
+        try:
+            return job(self._connection)
+        except (DBAPIError, sqlite3.Error):
+            self.close()
+            raise
+        finally:
+            if self._connection is not None:
+                self._connection.rollback()
+
+    def close(self) -> None:
+        _let_go(self._connection)
+        self._connection = None
 
 
 def _answer(job: Job[T], connection: Connection) -> tuple[T | None, Exception | None]:
@@ -178,14 +274,6 @@ def _answer(job: Job[T], connection: Connection) -> tuple[T | None, Exception | 
         return None, error
 
 
-def _tell(answers: Iterable[tuple["Future[Any]", Any, BaseException | None]]) -> None:
-    for future, result, failure in answers:
-        if failure is None:
-            future.set_result(result)
-        else:
-            future.set_exception(failure)
-
-
 class _Writer:
     """The one connection that writes; opened anew after the database went away."""
 
@@ -193,32 +281,98 @@ class _Writer:
         self._engine = engine
         self._connection: Connection | None = None
 
-    def commit(self, batch: Waiting) -> None:
+    def commit(self, batch: list[_Waiting]) -> None:
         """Carry out the jobs, commit, then answer."""
-        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._connection.begin():
-                lock_for_writing(self._connection)
-                answers = [(future, *_in_savepoint(self._connection, job)) for job, future in batch]
+                self._connection = _connect(self._engine)
+            answers = _together(self._connection, batch)
+            if answers is None:
+                answers = _apart(self._connection, batch)
         except BaseException as error:  # the commit failed: nobody's write is there
             self.close()
-            told = _unusable(self._engine.url, error) if isinstance(error, SQLAlchemyError | sqlite3.Error) else error
-            answers = [(future, None, told) for _, future in batch]
+            if isinstance(error, SQLAlchemyError | sqlite3.Error):
+                error = unusable(self._engine.url, error)
+            answers = [(one, None, error) for one in batch]
         _tell(answers)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
+        _let_go(self._connection)
+        self._connection = None
 
 
-def lock_for_writing(connection: Connection) -> None:
-    """Wait until no other process writes, and keep them from it until the transaction ends."""
-    if connection.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE is such a lock by itself
-        connection.execute(_LOCK)
+def _connect(engine: Engine) -> Connection:
+    """PostgreSQL plans what comes again once: short statements by index, for which a plan each time costs more."""
+    connection = engine.connect()
+    if connection.dialect.name == "postgresql":
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("SET plan_cache_mode = force_generic_plan")
+        driver.commit()
+    return connection
+
+
+def _let_go(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.invalidate()
+        connection.close()
+
+
+def _together(connection: Connection, batch: list[_Waiting]) -> _Answers | None:
+    """What nearly always goes well. None: one of several jobs failed, and nothing of any is there.
+
+    Raises:
+        Exception: the database went away, or the commit failed.
+    """
+    with connection.begin() as transaction:
+        try:
+            with _pipeline(connection):
+                lock_for_writing(connection)
+                answers: _Answers = [(one, one.job(connection), None) for one in batch]
+            _refuse_what_failed(connection)
+        except BaseException as error:
+            if connection.invalidated:
+                raise
+            transaction.rollback()
+            return [(batch[0], None, error)] if len(batch) == 1 else None
+    return answers
+
+
+def _apart(connection: Connection, batch: list[_Waiting]) -> _Answers:
+    """Each as if it were alone, and one commit."""
+    with connection.begin():
+        lock_for_writing(connection)
+        return [(one, *_in_savepoint(connection, one.job)) for one in batch]
+
+
+@contextmanager
+def _pipeline(connection: Connection) -> Iterator[None]:
+    """PostgreSQL: what has no answer is sent, and not waited for (`Prepared.run`)."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    info, driver = connection.info, connection.connection.driver_connection
+    assert driver is not None
+    try:
+        with driver.pipeline() as pipeline:
+            info[PIPELINE] = pipeline
+            try:
+                yield
+            finally:
+                del info[PIPELINE]
+    except connection.dialect.loaded_dbapi.Error as error:  # of a statement for which nobody has waited
+        raise told(connection, error) from error
+
+
+def _refuse_what_failed(connection: Connection) -> None:
+    """A job went on after PostgreSQL had refused something: PostgreSQL would answer the commit by taking all back."""
+    if connection.dialect.name == "postgresql":
+        from psycopg.pq import TransactionStatus
+
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        if driver.info.transaction_status == TransactionStatus.INERROR:
+            connection.exec_driver_sql("SELECT 1")  # raises
 
 
 def _in_savepoint(connection: Connection, job: Job[T]) -> tuple[T | None, BaseException | None]:
@@ -232,82 +386,3 @@ def _in_savepoint(connection: Connection, job: Job[T]) -> tuple[T | None, BaseEx
         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
         return None, error
     return result, None
-
-
-def parse_url(url: str) -> URL:
-    """Raises ConfigError where it is no URL of SQLite (a file) or PostgreSQL."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigError(
-            "the store's URL cannot be read; write sqlite:///feedback.db or postgresql://USER@HOST/NAME"
-        ) from None
-    if parsed.get_backend_name() == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        raise ConfigError(
-            f"the store's URL names {parsed.drivername}; write sqlite:///feedback.db or postgresql://USER@HOST/NAME"
-        )
-    return parsed
-
-
-def make_engine(url: URL, *, power_safe: bool = False, reads_only: bool = False) -> Engine:
-    """Raises StoreError where the database cannot be reached, or written."""
-    if url.get_backend_name() == "sqlite":
-        engine = _sqlite(url, power_safe=power_safe, reads_only=reads_only)
-    elif reads_only:
-        engine = create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, pool_size=20, max_overflow=30,
-            isolation_level="REPEATABLE READ", execution_options={"postgresql_readonly": True},
-        )  # fmt: skip
-    else:
-        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    try:
-        with engine.begin():
-            return engine
-    except (DBAPIError, sqlite3.Error) as error:
-        engine.dispose()
-        raise _unusable(url, error) from None
-
-
-def _unusable(url: URL, error: SQLAlchemyError | sqlite3.Error) -> StoreError:
-    """The error in words, without what it was asked: that may be somebody's label."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-    shown = url.render_as_string(hide_password=True)
-    return StoreError(f"{shown}: the store cannot be used ({reason}); check that it is there and may be written")
-
-
-def _sqlite(url: URL, *, power_safe: bool, reads_only: bool) -> Engine:
-    assert url.database is not None
-    _only_for_its_owner(Path(url.database))
-    engine = create_engine(
-        url, hide_parameters=True, pool_size=20, max_overflow=60, connect_args={"check_same_thread": False}
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say so, below
-        for pragma in (
-            f"busy_timeout = {BUSY_MS}",
-            "journal_mode = WAL",
-            f"synchronous = {'FULL' if power_safe else 'NORMAL'}",
-            "foreign_keys = ON",
-            f"cache_size = {-8_192 if reads_only else -65_536}",  # KiB; there are many readers and one writer
-            f"query_only = {'ON' if reads_only else 'OFF'}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _only_for_its_owner(file: Path) -> None:
-    """A new file holds people's words and the hashes of their passwords: nobody else on the machine may read it."""
-    if not file.parent.is_dir():
-        raise StoreError(f"{file}: there is no folder {file.parent}; make it first")
-    if not file.exists():
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from loopwright.errors import DataError, StoreError
 from loopwright.feedback.items import Item, Score
@@ -184,11 +184,10 @@ def portions(rows: Iterable[T], size: int) -> Iterator[list[T]]:
         yield portion
 
 
-def asked(project: Project, row: "Row[*tuple[Any, ...]] | Mapping[Any, Any]", order: Sequence[int]) -> Asked:
+def asked(project: Project, row: Any, order: Sequence[int]) -> Asked:
     """An item's row as somebody saw it."""
-    columns: Mapping[Any, Any] = row._mapping if isinstance(row, Row) else row
-    prompt = tuple(Message.model_validate(message) for message in columns["prompt"])
-    return Asked(prompt, tuple(columns["responses"]), tuple(order), project.config)
+    prompt = tuple(Message.model_validate(message) for message in row.prompt)
+    return Asked(prompt, tuple(row.responses), tuple(order), project.config)
 
 
 def _check(project: Project, item: Item, where: str) -> None:

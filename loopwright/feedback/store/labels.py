@@ -14,10 +14,12 @@ from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.exclusions import count_anew, usable
 from loopwright.feedback.store.frozen import frozen
 from loopwright.feedback.store.items import asked
+from loopwright.feedback.store.prepared import Prepared
 from loopwright.feedback.store.projects import Project
-from loopwright.feedback.store.queue import Task, free_slot, get_task, may_take_back, offer_again, take_slot
+from loopwright.feedback.store.queue import Task, get_task, get_task_for, may_take_back
+from loopwright.feedback.store.slots import free_slot, offer_again, take_slot
 from loopwright.feedback.store.tables import accounts, assignments, current_labels, events, items
-from loopwright.feedback.store.uids import sent_before
+from loopwright.feedback.store.uids import check_uid, known, sent_before
 from loopwright.schemas import Record
 
 SKIP_REASONS = ("unclear_prompt", "needs_expert", "broken_text", "upsetting", "cannot_judge")
@@ -52,9 +54,9 @@ def submit(
         StoreError: there is no such task, or its label is frozen.
         ValueError: the answer is none to this item.
     """
-    task = get_task(connection, ticket, account)
-    if (known := sent_before(connection, uid, ("label", "late"), account, task.item)) is not None:
-        return Label(uid, ticket, known == "late")
+    task, sent, newest = get_task_for(connection, ticket, account, check_uid(uid))
+    if sent is not None:
+        return Label(uid, ticket, known(sent, ("label", "late"), account, task.item) == "late")
     if seconds is not None and not 0 <= seconds < math.inf:
         raise ValueError(f"seconds is a time on task, not {seconds}")
     given = read_answer(task.project.config.kind, answer, task.asked)
@@ -67,12 +69,14 @@ def submit(
     elif task.state != "leased":
         late = not take_slot(connection, task.item)
     if late:
-        _append(connection, "late", task, given, uid=uid, seconds=seconds, now=now, supersedes=None)
+        before = None
+    said: dict[str, Any] = {"uid": uid, "type": "late" if late else "label", "seconds": seconds, "at": now}
+    append(connection, events, newest=newest, **said, supersedes=before, **_content(task, given))
+    if late:
         return Label(uid, ticket, late)
-    _append(connection, "label", task, given, uid=uid, seconds=seconds, now=now, supersedes=before)
     if task.state != "labeled":
-        connection.execute(_ANSWERED, {"of_item": task.item, "of_account": account})
-        connection.execute(_COUNT_LABEL, {"of_item": task.item})
+        _ANSWERED.run(connection, of_ticket=ticket)
+        _COUNT_LABEL.run(connection, of_item=task.item)
     if task.has_exclusions:  # of a day that was left out, for instance
         count_anew(connection, task.project.id, current_labels.c.item == task.item)
         offer_again(connection, task.item)
@@ -290,36 +294,14 @@ def _not_frozen(connection: Connection, label: int) -> None:
         )
 
 
-def _append(  # noqa: PLR0913 -- one argument a column
-    connection: Connection,
-    type: str,
-    task: Task,
-    answer: Answer,
-    *,
-    uid: str,
-    seconds: float | None,
-    now: float,
-    supersedes: int | None,
-) -> None:
+def _content(task: Task, answer: Answer) -> dict[str, Any]:
+    """What an event says of a label."""
     first_won, longer_won = pulls(answer, task.asked)
-    append(
-        connection,
-        events,
-        uid=uid,
-        type=type,
-        project=task.project.id,
-        item=task.item,
-        account=task.account,
-        supersedes=supersedes,
-        answer=answer.model_dump(mode="json", exclude_defaults=True),
-        order_shown=list(task.asked.order),
-        guideline=task.guideline,
-        seconds=seconds,
-        vote=answer.vote(task.asked),
-        first_won=first_won,
-        longer_won=longer_won,
-        at=now,
-    )
+    return {
+        "project": task.project.id, "item": task.item, "account": task.account,
+        "answer": answer.model_dump(mode="json", exclude_defaults=True), "order_shown": list(task.asked.order),
+        "guideline": task.guideline, "vote": answer.vote(task.asked), "first_won": first_won, "longer_won": longer_won,
+    }  # fmt: skip
 
 
 def pulls(answer: Answer, seen: Asked) -> tuple[bool | None, bool | None]:
@@ -338,16 +320,14 @@ def _note(connection: Connection, type: str, task: Task, *, uid: str, answer: di
     )  # fmt: skip
 
 
-# -- the statements of each label, built once (as in `queue`) ----------------------------------------------------------
+# -- the statements of each label --------------------------------------------------------------------------------------
 
 _CURRENT = select(current_labels.c.id).where(
     current_labels.c.item == bindparam("item"), current_labels.c.account == bindparam("account")
 )
-_ANSWERED = (
-    update(assignments)
-    .where(assignments.c.item == bindparam("of_item"), assignments.c.account == bindparam("of_account"))
-    .values(state="labeled", draft=null())
+_ANSWERED = Prepared(
+    update(assignments).where(assignments.c.ticket == bindparam("of_ticket")).values(state="labeled", draft=null())
 )
-_COUNT_LABEL = (
+_COUNT_LABEL = Prepared(
     update(items).where(items.c.id == bindparam("of_item")).values(labels=items.c.labels + 1, leases=items.c.leases - 1)
 )

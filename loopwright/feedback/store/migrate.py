@@ -14,7 +14,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from loopwright.errors import StoreError
-from loopwright.feedback.store.database import Database, lock_for_writing, make_engine, parse_url
+from loopwright.feedback.store.database import Database
+from loopwright.feedback.store.engines import lock_for_writing, make_engine, parse_url
 from loopwright.feedback.store.tables import metadata
 
 FOLDER = Path(__file__).with_name("migrations")

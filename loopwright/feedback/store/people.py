@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from loopwright.errors import StoreError
+from loopwright.feedback.store.prepared import Prepared
 from loopwright.feedback.store.projects import add_member, member_role, new_id
 from loopwright.feedback.store.tables import accounts, attempts, invitations, sessions, tokens
 from loopwright.schemas import AI, IMPORTED, is_ai
@@ -203,7 +204,7 @@ def start_session(connection: Connection, account: str, *, now: float) -> str:
 
 def session_account(connection: Connection, cookie: str, *, now: float) -> tuple[Account | None, bool]:
     """Whose session it is, if it is one, and whether its use is to be noted (`touch_session`)."""
-    row = connection.execute(_BY_SESSION, {"hash": _sha256(cookie)}).first()
+    row = _BY_SESSION.first(connection, hash=_sha256(cookie))
     if row is None or now - row.seen > IDLE_SECONDS or now - row.begun > SESSION_SECONDS:
         return None, False
     return _account(row), now - row.seen > SEEN_EVERY_SECONDS
@@ -242,7 +243,7 @@ def create_token(
 
 def token_account(connection: Connection, token: str, *, now: float) -> tuple[Account, frozenset[str]] | None:
     """Whose token it is and what it may do; None: nobody's, expired or revoked."""
-    row = connection.execute(_BY_TOKEN, {"hash": _sha256(token)}).first()
+    row = _BY_TOKEN.first(connection, hash=_sha256(token))
     if row is None or row.revoked is not None or (row.expires is not None and row.expires <= now):
         return None
     return _account(row), frozenset(row.scopes)
@@ -351,7 +352,7 @@ def accept(connection: Connection, secret: str, name: str, password_hash: str, *
     return account
 
 
-def _account(row: Row[Any]) -> Account:
+def _account(row: Any) -> Account:
     return Account(row.id, row.name, row.role, row.skills, row.preferences, row.disabled)
 
 
@@ -359,13 +360,13 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# Asked at each request, so built once.
-_BY_TOKEN = (
+# Asked at each request.
+_BY_TOKEN = Prepared(
     select(accounts, tokens.c.scopes, tokens.c.expires, tokens.c.revoked)
     .join(tokens, tokens.c.account == accounts.c.id)
     .where(tokens.c.hash == bindparam("hash"), accounts.c.disabled.is_(False))
 )
-_BY_SESSION = (
+_BY_SESSION = Prepared(
     select(accounts, sessions.c.seen, sessions.c.created.label("begun"))
     .join(sessions, sessions.c.account == accounts.c.id)
     .where(sessions.c.hash == bindparam("hash"), accounts.c.disabled.is_(False))

@@ -5,18 +5,21 @@ import secrets
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from loopwright.errors import StoreError
 from loopwright.feedback.projects import ProjectConfig
+from loopwright.feedback.store.prepared import Prepared
 from loopwright.feedback.store.tables import events, guidelines, members, projects
 
 STATES = ("open", "paused", "closed")
 OF_RECORDS = ("scale", "higher_is_better")  # settings that records of labels given earlier are made with
 SEED_BITS = 53  # that JSON's readers keep exactly
 PROJECT_COLUMNS = tuple(  # for queries of other tables: `project_of` reads them
-    column.label(f"project_{column.name}") for column in projects.columns if column.name != "created"
+    (cast(column, Text) if column.name == "config" else column).label(f"project_{column.name}")
+    for column in projects.columns
+    if column.name != "created"
 )
 
 
@@ -52,7 +55,7 @@ def create_project(
 
 def get_project(connection: Connection, id: str) -> Project:
     """Raises StoreError where there is none."""
-    row = connection.execute(_BY_ID, {"id": id}).first()
+    row = _BY_ID.first(connection, id=id)
     if row is None:
         raise StoreError(f"there is no project {id}")
     return project_of(row)
@@ -131,7 +134,7 @@ def acknowledge(connection: Connection, project: str, account: str, version: int
 
 def unseen_guideline(connection: Connection, project: str, account: str) -> int | None:
     """The newest version of the guideline, where the labeler has not acknowledged it."""
-    newest, seen = connection.execute(_GUIDELINES, {"project": project, "account": account}).one()
+    newest, seen = _GUIDELINES.one(connection, project=project, account=account)
     return None if newest == seen else newest
 
 
@@ -144,12 +147,19 @@ def add_member(connection: Connection, project: str, account: str, role: str = "
 
 def member_role(connection: Connection, project: str, account: str) -> str | None:
     """manager, annotator, or None: no member."""
-    return connection.execute(_ROLE, {"project": project, "account": account}).scalar()
+    row = _ROLE.first(connection, project=project, account=account)
+    return None if row is None else str(row.role)
 
 
-def project_of(row: Row[*tuple[Any, ...]]) -> Project:
+def membership(connection: Connection, project: str, account: str) -> tuple[Project | None, str | None]:
+    """A project, if there is one, and the role of an account in it: manager, annotator, or None."""
+    row = _MEMBERSHIP.first(connection, project=project, account=account)
+    return (None, None) if row is None else (project_of(row), row.role)
+
+
+def project_of(row: Any) -> Project:
     """The project in a row that has PROJECT_COLUMNS."""
-    config = _config(json.dumps(row.project_config))
+    config = _config(row.project_config)
     return Project(row.project_id, row.project_name, config, row.project_state, row.project_queue)
 
 
@@ -164,10 +174,20 @@ def _has_labels(connection: Connection, project: str) -> bool:
     return connection.execute(label.limit(1)).first() is not None
 
 
-_BY_ID = select(*PROJECT_COLUMNS).where(projects.c.id == bindparam("id"))
+_BY_ID = Prepared(select(*PROJECT_COLUMNS).where(projects.c.id == bindparam("id")))
 _MINE = (members.c.project == bindparam("project")) & (members.c.account == bindparam("account"))
-_ROLE = select(members.c.role).where(_MINE)
-_GUIDELINES = select(
-    select(func.max(guidelines.c.version)).where(guidelines.c.project == bindparam("project")).scalar_subquery(),
-    select(members.c.guideline).where(_MINE).scalar_subquery(),
+_ROLE = Prepared(select(members.c.role).where(_MINE))
+_MEMBERSHIP = Prepared(
+    select(*PROJECT_COLUMNS, members.c.role)
+    .outerjoin(members, (members.c.project == projects.c.id) & (members.c.account == bindparam("account")))
+    .where(projects.c.id == bindparam("project"))
+)
+_GUIDELINES = Prepared(
+    select(
+        select(func.max(guidelines.c.version))
+        .where(guidelines.c.project == bindparam("project"))
+        .scalar_subquery()
+        .label("newest"),
+        select(members.c.guideline).where(_MINE).scalar_subquery().label("seen"),
+    )
 )

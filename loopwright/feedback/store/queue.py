@@ -11,15 +11,26 @@ An item that somebody gives back takes those who passed it back to it.
 import hashlib
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
 from loopwright.errors import StoreError
 from loopwright.feedback.kinds import Asked
+from loopwright.feedback.store.chain import newest_hash
 from loopwright.feedback.store.exclusions import would_count
 from loopwright.feedback.store.items import asked
-from loopwright.feedback.store.projects import PROJECT_COLUMNS, Project, get_project, new_id, project_of
+from loopwright.feedback.store.prepared import Prepared
+from loopwright.feedback.store.projects import (
+    PROJECT_COLUMNS,
+    Project,
+    get_project,
+    new_id,
+    project_of,
+    unseen_guideline,
+)
+from loopwright.feedback.store.slots import OF_ITEM, free_slot, take_next, take_slot
 from loopwright.feedback.store.tables import (
     accounts,
     assignments,
@@ -30,6 +41,7 @@ from loopwright.feedback.store.tables import (
     projects,
     tallies,
 )
+from loopwright.feedback.store.uids import Sent
 
 MOST_HELD = 2  # tasks that one person may have open: the one on the screen, and the next
 EXPIRED_AT_ONCE = 100
@@ -64,27 +76,44 @@ def claim(connection: Connection, project_id: str, account: str, *, now: float, 
     Raises:
         StoreError: no such project or no member of it.
     """
-    expire(connection, now=now)
-    member = _member(connection, project_id, account)
+    return _claimed(connection, *_member(connection, project_id, account, now=now), now=now, tasks=tasks)
+
+
+def claim_or_guideline(
+    connection: Connection, project_id: str, account: str, *, now: float, tasks: int
+) -> tuple[list[Task], int | None]:
+    """As `claim`; for whoever has not acknowledged the newest guideline no tasks, and its version."""
+    try:
+        member, held = _member(connection, project_id, account, now=now)
+    except StoreError:  # an administrator may read the guideline of any project
+        if (unseen := unseen_guideline(connection, project_id, account)) is None:
+            raise
+        return [], unseen
+    if member.guideline != member.acknowledged:
+        return [], member.guideline
+    return _claimed(connection, member, held, now=now, tasks=tasks), None
+
+
+def _claimed(connection: Connection, member: "_Member", held: list[Task], *, now: float, tasks: int) -> list[Task]:
+    project, account = member.project, member.account
     before = (member.walk, member.place, member.claims)
-    held = [_task(row) for row in connection.execute(_HELD, {"project": project_id, "account": account})]
-    asked_for = min(tasks, MOST_HELD) if member.project.state == "open" else 0
-    if member.has_exclusions and not would_count(connection, project_id, account, member.guideline, now=now):
+    asked_for = min(tasks, MOST_HELD) if project.state == "open" else 0
+    if member.has_exclusions and not would_count(connection, project.id, account, member.guideline, now=now):
         asked_for = 0
     while len(held) < asked_for:
-        found = _pick(connection, member)
+        found = _take(connection, member)
         if found is None:
             break
         held.append(_lease(connection, member, found, now=now))
     if (after := (member.walk, member.place, member.claims)) != before:
-        names = ("of_project", "of_account", "to_walk", "to_place", "to_claims")
-        connection.execute(_WALKED, dict(zip(names, (project_id, account, *after), strict=True)))
+        to = dict(zip(("to_walk", "to_place", "to_claims"), after, strict=True))
+        _WALKED.run(connection, of_project=project.id, of_account=account, **to)
     return held
 
 
 def expire(connection: Connection, *, now: float) -> int:
     """Take back what was out for too long; how many tasks."""
-    rows = connection.execute(_LATE, {"now": now}).all()
+    rows = _LATE.all(connection, now=now)
     for ticket, item in rows:
         connection.execute(update(assignments).where(assignments.c.ticket == ticket).values(state="expired"))
         free_slot(connection, item)
@@ -93,7 +122,17 @@ def expire(connection: Connection, *, now: float) -> int:
 
 def get_task(connection: Connection, ticket: str, account: str) -> Task:
     """Raises StoreError where the account has no such task, or is no member any more: which of these is not said."""
-    row = connection.execute(_BY_TICKET, {"ticket": ticket, "account": account}).first()
+    return _theirs(_BY_TICKET.first(connection, ticket=ticket, account=account))
+
+
+def get_task_for(connection: Connection, ticket: str, account: str, uid: str) -> tuple[Task, Sent | None, str | None]:
+    """Also what was made from this uid before (None: nothing), and the hash of the newest event."""
+    row = _BY_TICKET_AND_UID.first(connection, ticket=ticket, account=account, uid=uid)
+    task = _theirs(row)
+    return task, None if row.sent_type is None else Sent(row.sent_type, row.sent_account, row.sent_item), row.newest
+
+
+def _theirs(row: Any) -> Task:
     if row is None:
         raise StoreError("there is no such task of yours")
     return _task(row)
@@ -104,14 +143,12 @@ def save_draft(connection: Connection, task: Task, draft: dict[str, Any], *, now
 
     Until when; `now` where the task was lost: its time was over, and others do it, or its labeler has enough open.
     """
-    values: dict[str, Any] = {"draft": draft}
     if task.state == "expired" and may_take_back(connection, task.project, task.account):
         state = "leased" if take_slot(connection, task.item) else "expired"
     else:
         state = task.state
     until = now if state == "expired" else now + 60.0 * task.project.config.lease_minutes
-    values |= {"state": state, "until": until}
-    connection.execute(update(assignments).where(assignments.c.ticket == task.ticket).values(**values))
+    _DRAFT.run(connection, of_ticket=task.ticket, to_draft=draft, to_state=state, to_until=until)
     return until
 
 
@@ -120,31 +157,8 @@ def may_take_back(connection: Connection, project: Project, account: str) -> boo
 
     Answers to one's own questions are in nobody's way, however many there are.
     """
-    held = connection.execute(_COUNT_HELD, {"project": project.id, "account": account}).scalar_one()
+    held = _COUNT_HELD.one(connection, project=project.id, account=account).count
     return project.config.talks or held <= MOST_HELD
-
-
-def free_slot(connection: Connection, item: int) -> None:
-    """A lease is over: the item needs somebody again."""
-    connection.execute(update(items).where(items.c.id == item).values(leases=items.c.leases - 1))
-    full = (items.c.id == item) & (items.c.state == "taken") & (items.c.labels + items.c.leases < items.c.overlap)
-    connection.execute(update(items).where(full).values(state="open"))
-    offer_again(connection, item)
-
-
-def take_slot(connection: Connection, item: int) -> bool:
-    """One more lease of an item, if it needs one. Gold items, and answers to one's own questions, take any number."""
-    return bool(connection.execute(_TAKE_SLOT, {"item": item}).rowcount)
-
-
-def offer_again(connection: Connection, item: int) -> None:
-    """An item can be had again, or by others than before: who passed it, and does not have it or did it, goes back."""
-    project, place = connection.execute(select(items.c.project, items.c.place).where(items.c.id == item)).one()
-    seen = select(assignments.c.item).where(
-        assignments.c.item == item, assignments.c.account == members.c.account, assignments.c.state != "expired"
-    )
-    passed = (members.c.project == project) & (members.c.place >= place) & ~seen.exists()
-    connection.execute(update(members).where(passed).values(place=place - 1))
 
 
 def shown_order(project: Project, item: int, account: str, responses: int) -> list[int]:
@@ -169,56 +183,61 @@ class _Member:
     project: Project
     account: str
     skills: list[str]
-    guideline: int | None
+    guideline: int | None  # the newest
+    acknowledged: int | None
     walk: str  # of which queue, and with which skills: another walk starts anew
     place: int
     claims: int  # tasks ever given out
     has_exclusions: bool
 
 
-def _member(connection: Connection, project_id: str, account: str) -> _Member:
-    row = connection.execute(_MEMBER, {"project": project_id, "account": account}).first()
+def _member(connection: Connection, project_id: str, account: str, *, now: float) -> tuple[_Member, list[Task]]:
+    """A member, and the tasks that they have open; what was out for too long, whoever had it, is taken back before."""
+    mine = {"project": project_id, "account": account}
+    row = _MEMBER.first(connection, **mine, now=now)
     if row is None:
         project = get_project(connection, project_id)
         raise StoreError(f"account {account} is no member of project {project.name}")
+    if row.late:
+        expire(connection, now=now)
+        row = _MEMBER.one(connection, **mine, now=now)
     project = project_of(row)
     walk = f"{project.queue}/{','.join(sorted(row.skills))}"
     place = BEFORE_ALL if row.place is None or row.walk != walk else row.place
-    return _Member(project, account, row.skills, row.guideline, walk, place, row.claims, row.has_exclusions)
+    held = [_task(one) for one in _HELD.all(connection, **mine)] if row.holds else []
+    member = _Member(
+        project, account, row.skills, row.guideline, row.acknowledged, walk, place, row.claims, row.has_exclusions
+    )
+    return member, held
 
 
-def _pick(connection: Connection, member: _Member) -> Row[*tuple[Any, ...]] | None:
-    """The next item for this person: now and then a gold one, else the first in the queue not yet seen."""
+def _take(connection: Connection, member: _Member) -> Any:
+    """A slot of the next item for this person: now and then a gold one, else the first in the queue not yet seen."""
     config = member.project.config
-    able = {"project": member.project.id, "account": member.account, "skills": member.skills}
-    draw = random.Random(f"{config.seed}/gold/{member.account}/{member.claims}")
-    if config.gold_share and draw.random() < config.gold_share:
-        found = connection.execute(_NEXT, {**able, "item_state": "gold", "after": BEFORE_ALL}).first()
+    take = partial(take_next, connection, member.project.id, member.account, skills=member.skills)
+    draw = random.Random(f"{config.seed}/gold/{member.account}/{member.claims}") if config.gold_share else None
+    if draw is not None and draw.random() < config.gold_share:
+        found = take(state="gold", after=BEFORE_ALL)
         if found is not None:
             return found
-    found = connection.execute(_NEXT, {**able, "item_state": "open", "after": member.place}).first()
+    found = take(state="open", after=member.place)
     if found is not None:
         member.place = found.place
     else:  # whatever is open is not for this person: no need to look at all of it again
-        end = connection.execute(_END, {"project": member.project.id}).scalar()
+        end = _END.one(connection, project=member.project.id).place
         member.place = member.place if end is None else max(end, member.place)
     return found
 
 
-def _lease(connection: Connection, member: _Member, found: Row[*tuple[Any, ...]], *, now: float) -> Task:
+def _lease(connection: Connection, member: _Member, found: Any, *, now: float) -> Task:
     project, account, item = member.project, member.account, found.id
-    if not take_slot(connection, item):
-        raise AssertionError(f"item {item} was open and has no slot")
     order = shown_order(project, item, account, len(found.responses))
     ticket, until = found.ticket or new_id(), now + 60.0 * project.config.lease_minutes
-    lease = {
-        "state": "leased", "order_shown": order, "guideline": member.guideline, "opened": now, "until": until,
-    }  # fmt: skip
+    lease = {"ticket": ticket, "order_shown": order, "guideline": member.guideline, "opened": now, "until": until}
     if found.ticket is None:
-        row = {**lease, "item": item, "account": account, "project": project.id, "ticket": ticket}
-        connection.execute(_NEW_LEASE, row)
+        _NEW_LEASE.run(connection, **lease, item=item, account=account, project=project.id)
     else:  # they had it, and it ran out: who comes back to an old page finds it
-        connection.execute(update(assignments).where(assignments.c.ticket == ticket).values(**lease))
+        _LEASE_AGAIN.run(connection, **{f"of_{name}": value for name, value in lease.items()})
     member.claims += 1
     return Task(
         ticket, project, item, account, "leased", asked(project, found, order), member.guideline,
@@ -227,7 +246,7 @@ def _lease(connection: Connection, member: _Member, found: Row[*tuple[Any, ...]]
     )  # fmt: skip
 
 
-def _task(row: Row[*tuple[Any, ...]]) -> Task:
+def _task(row: Any) -> Task:
     project = project_of(row)
     return Task(
         row.ticket, project, row.item, row.account, row.state, asked(project, row, row.order_shown), row.guideline,
@@ -236,81 +255,87 @@ def _task(row: Row[*tuple[Any, ...]]) -> Task:
     )  # fmt: skip
 
 
-# -- the statements of each label, built once: building them takes longer than the database needs for them -------------
-
-_OF_ITEM = (
-    items.c.prompt, items.c.responses, items.c.gold, items.c.policy, items.c.reward_model,
-    items.c.selection_probability,
-)  # fmt: skip
+# -- the statements of each label --------------------------------------------------------------------------------------
 
 _EXCLUDED = select(events.c.id).where(events.c.project == projects.c.id, events.c.type == "exclude")
 _HAS_EXCLUSIONS = _EXCLUDED.exists().label("has_exclusions")
+_LEASED = assignments.c.state == "leased"
 
 _TASKS = (
-    select(assignments, *_OF_ITEM, *PROJECT_COLUMNS, _HAS_EXCLUSIONS)
+    select(assignments, *OF_ITEM, *PROJECT_COLUMNS, _HAS_EXCLUSIONS)
     .join(items, items.c.id == assignments.c.item)
     .join(projects, projects.c.id == assignments.c.project)
     .join(members, and_(members.c.project == assignments.c.project, members.c.account == assignments.c.account))
     .where(assignments.c.account == bindparam("account"))
 )
-_BY_TICKET = _TASKS.where(assignments.c.ticket == bindparam("ticket"))
-_HELD = _TASKS.where(assignments.c.project == bindparam("project"), assignments.c.state == "leased").order_by(
-    assignments.c.opened, assignments.c.item
+_OF_TICKET = _TASKS.where(assignments.c.ticket == bindparam("ticket"))
+_BY_TICKET = Prepared(_OF_TICKET)
+_SENT = events.alias("sent")
+_BY_TICKET_AND_UID = Prepared(
+    _OF_TICKET.outerjoin(_SENT, _SENT.c.uid == bindparam("uid")).add_columns(
+        _SENT.c.type.label("sent_type"), _SENT.c.account.label("sent_account"), _SENT.c.item.label("sent_item"),
+        newest_hash(events).scalar_subquery().label("newest"),
+    )
+)  # fmt: skip
+_HELD = Prepared(
+    _TASKS.where(assignments.c.project == bindparam("project"), _LEASED).order_by(
+        assignments.c.opened, assignments.c.item
+    )
 )
-_COUNT_HELD = select(func.count()).where(
-    assignments.c.account == bindparam("account"),
-    assignments.c.project == bindparam("project"),
-    assignments.c.state == "leased",
-)
+_MINE = (assignments.c.account == bindparam("account")) & (assignments.c.project == bindparam("project")) & _LEASED
+_COUNT_HELD = Prepared(select(func.count().label("count")).where(_MINE))
 
-_MEMBER = (
+_MEMBER = Prepared(
     select(
         *PROJECT_COLUMNS, members.c.walk, members.c.place, members.c.claims, accounts.c.skills,
+        members.c.guideline.label("acknowledged"),
         select(func.max(guidelines.c.version)).where(guidelines.c.project == members.c.project).scalar_subquery()
         .label("guideline"),
         _HAS_EXCLUSIONS,
+        select(assignments.c.item).where(_LEASED, assignments.c.until <= bindparam("now")).exists().label("late"),
+        select(assignments.c.item).where(_MINE).exists().label("holds"),
     )
     .join(projects, projects.c.id == members.c.project)
     .join(accounts, accounts.c.id == members.c.account)
     .where(members.c.project == bindparam("project"), members.c.account == bindparam("account"))
 )  # fmt: skip
-_WALKED = (
+_WALKED = Prepared(
     update(members)
     .where(members.c.project == bindparam("of_project"), members.c.account == bindparam("of_account"))
     .values(walk=bindparam("to_walk"), place=bindparam("to_place"), claims=bindparam("to_claims"))
 )
 
-_NEXT = (
-    select(items.c.id, items.c.place, *_OF_ITEM, assignments.c.ticket, assignments.c.draft)
-    .outerjoin(assignments, and_(assignments.c.item == items.c.id, assignments.c.account == bindparam("account")))
-    .where(
-        items.c.project == bindparam("project"),
-        items.c.state == bindparam("item_state"),
-        items.c.place > bindparam("after"),
-        or_(assignments.c.state.is_(None), assignments.c.state == "expired"),
-        or_(items.c.skill.is_(None), items.c.skill.in_(bindparam("skills", expanding=True))),
+_END = Prepared(
+    select(func.max(items.c.place).label("place")).where(
+        items.c.project == bindparam("project"), items.c.state == "open"
     )
-    .order_by(items.c.place)
-    .limit(1)
 )
-_END = select(func.max(items.c.place)).where(items.c.project == bindparam("project"), items.c.state == "open")
 
-_OUT = items.c.labels + items.c.leases
-_TAKE_SLOT = (
-    update(items)
-    .where(
-        items.c.id == bindparam("item"),
-        or_(items.c.state.in_(("gold", "own")), and_(items.c.state == "open", items.c.overlap > _OUT)),
-    )
-    .values(
-        leases=items.c.leases + 1,
-        state=case((and_(items.c.state == "open", items.c.overlap <= _OUT + 1), "taken"), else_=items.c.state),
+_NEW_LEASE = Prepared(
+    insert(assignments).values(
+        {
+            name: bindparam(name)
+            for name in ("item", "account", "project", "ticket", "order_shown", "guideline", "opened", "until")
+        }
+        | {"state": "leased"}
     )
 )
-_NEW_LEASE = insert(assignments)
-_LATE = (
+_LEASE_AGAIN = Prepared(
+    update(assignments)
+    .where(assignments.c.ticket == bindparam("of_ticket"))
+    .values(
+        {name: bindparam(f"of_{name}") for name in ("order_shown", "guideline", "opened", "until")}
+        | {"state": "leased"}
+    )
+)
+_DRAFT = Prepared(
+    update(assignments)
+    .where(assignments.c.ticket == bindparam("of_ticket"))
+    .values(draft=bindparam("to_draft"), state=bindparam("to_state"), until=bindparam("to_until"))
+)
+_LATE = Prepared(
     select(assignments.c.ticket, assignments.c.item)
-    .where(assignments.c.state == "leased", assignments.c.until <= bindparam("now"))
+    .where(_LEASED, assignments.c.until <= bindparam("now"))
     .order_by(assignments.c.until)
     .limit(EXPIRED_AT_ONCE)
 )

@@ -1,8 +1,8 @@
 """Who asks, and whether they may. Every route has one of these dependencies; a test goes through them all."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import Depends, HTTPException, Request
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.people import Account, session_account, token_account, touch_session
-from loopwright.feedback.store.projects import Project, get_project, member_role
+from loopwright.feedback.store.projects import Project, get_project, membership
 from loopwright.feedback.web.settings import ServerConfig
 
 T = TypeVar("T")
@@ -44,22 +44,44 @@ def cookie_name(config: ServerConfig) -> str:
 
 
 async def who(request: Request) -> Caller | None:
-    """The caller, if there is one. A request with a token is judged by the token alone."""
+    """The caller, if there is one."""
+    find = _finder(request)
+    return None if find is None else _noted(request, await asked(request, find))
+
+
+class _Found(NamedTuple):
+    caller: Caller | None
+    touched: str | None = None  # the cookie of a session whose use is to be noted
+
+
+def _finder(request: Request) -> Callable[[Connection], _Found] | None:
+    """What looks up the caller; None: nothing is shown. A request with a token is judged by the token alone."""
     now = time.time()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        found = await asked(request, lambda connection: token_account(connection, token.strip(), now=now))
-        return None if found is None else Caller(found[0], found[1], None)
+        return partial(_by_token, token=token.strip(), now=now)
     cookie = request.cookies.get(cookie_name(config_of(request)))
-    if not cookie:
-        return None
-    account, touch = await asked(request, lambda connection: session_account(connection, cookie, now=now))
-    if touch:
-        database_of(request).submit(lambda connection: touch_session(connection, cookie, now=now))
-    meant = request.headers.get("x-account")  # a page says whose it is: meanwhile somebody else may have logged in
-    if account is None or meant not in (None, account.id):
-        return None
-    return Caller(account, ALL_SCOPES, cookie)
+    # a page says whose it is: meanwhile somebody else may have logged in
+    meant = request.headers.get("x-account")
+    return partial(_by_cookie, cookie=cookie, meant=meant, now=now) if cookie else None
+
+
+def _by_token(connection: Connection, *, token: str, now: float) -> _Found:
+    found = token_account(connection, token, now=now)
+    return _Found(None if found is None else Caller(found[0], found[1], None))
+
+
+def _by_cookie(connection: Connection, *, cookie: str, meant: str | None, now: float) -> _Found:
+    account, touch = session_account(connection, cookie, now=now)
+    caller = None if account is None or meant not in (None, account.id) else Caller(account, ALL_SCOPES, cookie)
+    return _Found(caller, cookie if touch else None)
+
+
+def _noted(request: Request, found: _Found) -> Caller | None:
+    if found.touched is not None:
+        now = time.time()
+        database_of(request).submit(partial(touch_session, cookie=found.touched, now=now))
+    return found.caller
 
 
 class NotLoggedIn(HTTPException):
@@ -83,9 +105,8 @@ async def somebody(request: Request) -> Caller:
 
 
 async def asked(request: Request, look: Callable[[Connection], T]) -> T:
-    """What the database says. SQLite answers such questions sooner than a thread could be handed them."""
-    database = database_of(request)
-    return database.read(look) if database.is_embedded else await asyncio.wrap_future(database.look_up(look))
+    """What the database says."""
+    return await database_of(request).looked_up(look)
 
 
 def refuse_token(caller: Caller) -> None:
@@ -138,14 +159,24 @@ class Member(NamedTuple):
 
 
 def _member(scope: str, *, manages: bool) -> Callable[..., Awaitable[Member]]:
-    async def dependency(request: Request, project: str, caller: Annotated[Caller, Depends(somebody)]) -> Member:
-        def look(connection: Connection) -> tuple[Project | None, str | None]:
-            role = member_role(connection, project, caller.account.id)
-            if role is None and not caller.is_admin:
-                return None, None
-            return get_project(connection, project), role
+    async def dependency(request: Request, project: str) -> Member:
+        find = _finder(request)
+        if find is None:
+            raise NotLoggedIn
 
-        found, role = await asked(request, look)
+        def look(connection: Connection) -> tuple[_Found, Project | None, str | None]:
+            by = find(connection)
+            if by.caller is None:
+                return by, None, None
+            found, role = membership(connection, project, by.caller.account.id)
+            if by.caller.is_admin:
+                return by, found or get_project(connection, project), role
+            return by, None if role is None else found, role
+
+        by, found, role = await asked(request, look)
+        caller = _noted(request, by)
+        if caller is None:
+            raise NotLoggedIn
         if found is None:  # whether there is such a project is nobody else's business
             raise HTTPException(404, "there is no such project of yours")
         may_manage = caller.is_admin or role == "manager"

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from pydantic import ValidationError
 from sqlalchemy.exc import DataError, StatementError
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -80,12 +81,11 @@ def create_app(database: Database, config: ServerConfig, responders: Mapping[str
     app.state.answers = chat.Running()
     app.state.templates = templates()
     app.state.figures = Background(stats.computing(database))
+    for router in API:  # before the pages, what is asked most first: routes are looked through in this order
+        app.include_router(router, responses=PROBLEMS, dependencies=[Depends(OnlyKnownParameters())])
+    app.include_router(health.router, responses=PROBLEMS)
     for router in PAGES:
         app.include_router(router, dependencies=[Depends(by_browser)])
-    app.include_router(health.router, responses=PROBLEMS)
-    for router in API:
-        asked = [Depends(HTTPBearer(auto_error=False)), Depends(only_known_parameters)]
-        app.include_router(router, responses=PROBLEMS, dependencies=asked)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_middleware(Guard, config=config)
     app.add_exception_handler(AnyHTTPException, _refused)
@@ -100,14 +100,22 @@ def create_app(database: Database, config: ServerConfig, responders: Mapping[str
     return app
 
 
-async def only_known_parameters(request: Request) -> None:
-    """A misspelt filter would quietly find everything."""
-    paths = request.app.openapi()["paths"]
-    described = paths[request.scope["route"].path][request.method.lower()].get("parameters", ())
-    known = {one["name"] for one in described if one["in"] == "query"}
-    stray = next((name for name in request.query_params if name not in known), None)
-    if stray is not None:
-        raise HTTPException(422, f"there is no parameter {stray[:40]}; there are: {', '.join(sorted(known)) or 'none'}")
+class OnlyKnownParameters(HTTPBearer):
+    """A misspelt filter would quietly find everything. In the API's description: programs send a token."""
+
+    def __init__(self) -> None:
+        super().__init__(scheme_name="HTTPBearer", auto_error=False)
+
+    async def __call__(self, request: HTTPConnection) -> None:
+        if not request.scope["query_string"]:
+            return
+        paths = request.app.openapi()["paths"]
+        described = paths[request.scope["route"].path][request.scope["method"].lower()].get("parameters", ())
+        known = {one["name"] for one in described if one["in"] == "query"}
+        stray = next((name for name in request.query_params if name not in known), None)
+        if stray is not None:
+            there = ", ".join(sorted(known)) or "none"
+            raise HTTPException(422, f"there is no parameter {stray[:40]}; there are: {there}")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """Writes one after another and committed together; reads that see one moment; errors for people."""
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -13,8 +14,9 @@ from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from loopwright.errors import ConfigError, StoreError
-from loopwright.feedback.store import database as database_module
-from loopwright.feedback.store.database import Database, parse_url
+from loopwright.feedback.store import engines
+from loopwright.feedback.store.database import Database
+from loopwright.feedback.store.engines import parse_url
 from loopwright.feedback.store.migrate import migrate, open_store
 from loopwright.feedback.store.tables import guidelines, projects
 from tests.feedback.store.team import Team
@@ -26,8 +28,11 @@ def add(key):
 
 
 def names(store):
-    query = select(projects.c.name).order_by(projects.c.name)
-    return store.read(lambda connection: list(connection.execute(query).scalars()))
+    return store.read(names_in)
+
+
+def names_in(connection):
+    return list(connection.execute(select(projects.c.name).order_by(projects.c.name)).scalars())
 
 
 class Gate:
@@ -167,6 +172,65 @@ def test_a_database_that_went_away_is_told_to_all_and_found_again(store):
     assert store.write(add("c")) == "c"
 
 
+def test_who_waits_in_an_event_loop_is_told_with_all_of_the_group(store):
+    """The loop is woken once for a group, and what was cancelled while it waited is left out."""
+
+    async def work():
+        loop, woken = asyncio.get_running_loop(), []
+        wake = loop.call_soon_threadsafe
+        gate = Gate(store)
+        loop.call_soon_threadsafe = lambda *call: woken.append(call) or wake(*call)
+        tasks = [asyncio.create_task(store.written(job)) for job in (add("a"), add("b"), add("a"), add("c"))]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        await asyncio.sleep(0)
+        gate.open()
+        told = await asyncio.gather(*tasks, return_exceptions=True)
+        assert told[:2] == ["a", "b"]
+        assert [type(one) for one in told[2:]] == [IntegrityError, asyncio.CancelledError]
+        assert len(woken) == 1
+        found = await asyncio.gather(*(store.looked_up(names_in) for _ in range(3)))
+        assert found == [["a", "b"]] * 3
+        with pytest.raises(LookupError):
+            await store.looked_up(lambda connection: {}["no"])
+        with pytest.raises(DBAPIError):
+            await store.looked_up(lambda connection: connection.execute(text("SELECT nothing")))
+        assert await store.looked_up(names_in) == ["a", "b"]
+
+    asyncio.run(work())
+    assert names(store) == ["a", "b"]
+    store.close()
+    for late in (store.written(add("late")), store.looked_up(names_in)):
+        with pytest.raises(StoreError, match="closed"):
+            asyncio.run(late)
+
+
+def test_a_loop_that_ended_meanwhile_stops_nobody(store):
+    gate = Gate(store)
+
+    async def leave():
+        task = asyncio.create_task(store.written(add("a")))
+        await asyncio.sleep(0)
+        task.uncancel()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    after = store.submit(add("b"))
+    gate.open()
+    assert after.result(20) == "b"
+    assert names(store) == ["a", "b"]
+
+
+def test_questions_find_a_database_again_that_went_away(store):
+    if store.url.get_backend_name() != "postgresql":
+        pytest.skip("SQLite is in this process")
+    pid = store.look_up(lambda connection: connection.execute(text("SELECT pg_backend_pid()")).scalar()).result(20)
+    store.write(lambda connection: connection.execute(text(f"SELECT pg_terminate_backend({pid})")).scalar())
+    assert store.look_up(names_in).result(20) == []
+    assert store.look_up(names_in).result(20) == []
+
+
 def test_close_finishes_what_waits_and_takes_nothing_more(database_url):
     migrate(database_url)
     store = open_store(database_url)
@@ -235,6 +299,13 @@ def test_a_url_that_is_none_says_how_to_write_one(url):
         parse_url(url)
 
 
+def test_an_sqlite_that_is_too_old_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StoreError, match=r"needs 3\.35"):
+        migrate(f"sqlite:///{tmp_path / 'f.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_file_is_its_owners_alone(tmp_path):
     migrate(f"sqlite:///{tmp_path / 'f.db'}")
     assert (tmp_path / "f.db").stat().st_mode & 0o077 == 0
@@ -274,7 +345,7 @@ def test_a_file_that_may_only_be_read_is_refused_when_it_is_opened():
 def test_another_process_that_never_ends_its_transaction_is_told(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'f.db'}"
     migrate(url)
-    monkeypatch.setattr(database_module, "BUSY_MS", 10)
+    monkeypatch.setattr(engines, "BUSY_MS", 10)
     with open_store(url) as store, sqlite3.connect(tmp_path / "f.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="database is locked"):

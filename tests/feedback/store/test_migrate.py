@@ -9,7 +9,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, create_engine, text
 
 from loopwright.errors import StoreError
 from loopwright.feedback.store import migrate as migrate_module
-from loopwright.feedback.store.database import parse_url
+from loopwright.feedback.store.engines import parse_url
 from loopwright.feedback.store.migrate import migrate, missing_migration, open_store
 from loopwright.feedback.store.tables import current_labels, metadata
 from tests.feedback.store.team import Team

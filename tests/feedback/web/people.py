@@ -1,12 +1,11 @@
 """An annotation server on a real socket, with a project and people in it: for tests of what programs do over HTTP."""
 
 import socket
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from pydantic import SecretStr
 
 from loopwright.feedback.annotators import team
@@ -17,8 +16,8 @@ from loopwright.feedback.store import people, projects
 from loopwright.feedback.store.migrate import migrate, open_store
 from loopwright.feedback.web.app import create_app
 from loopwright.feedback.web.settings import ServerConfig
+from tests.feedback.web.serving import served
 
-STARTS_WITHIN_SECONDS = 60
 SCOPES = ("read", "publish", "manage", "admin")
 
 
@@ -33,28 +32,17 @@ class Office:
         self.url = f"http://127.0.0.1:{self.port}"
         with open_store(self.store) as database:
             self.token = database.write(self._hire_admin)
-        self._server: uvicorn.Server | None = None
+        self._open = ExitStack()
 
     def start(self) -> "Office":
-        self._database = open_store(self.store)
+        database = self._open.enter_context(open_store(self.store))
         config = ServerConfig(url=self.url, key=SecretStr("0123456789abcdefghijklmnopqrstuvwxyz"))
         listening = socket.create_server(("127.0.0.1", self.port))
-        settings = uvicorn.Config(create_app(self._database, config), log_level="critical", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
-        self._thread.start()
-        given_up = time.monotonic() + STARTS_WITHIN_SECONDS
-        while not self._server.started:
-            assert self._thread.is_alive() and time.monotonic() < given_up, "the app did not start"
-            time.sleep(0.01)
+        self._open.enter_context(served(create_app(database, config), listening))
         return self
 
     def stop(self) -> None:
-        if self._server is not None:
-            self._server.should_exit = True
-            self._thread.join()
-            self._database.close()
-            self._server = None
+        self._open.close()
 
     def __enter__(self) -> "Office":
         return self.start()

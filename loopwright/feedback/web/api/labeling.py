@@ -1,6 +1,5 @@
 """What a labeler's screen does: get tasks, save drafts, submit, undo, skip, flag. The same for programs."""
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from loopwright.feedback.sendable import sendable
 from loopwright.feedback.store import labels as store_labels
 from loopwright.feedback.store import queue
-from loopwright.feedback.store.projects import unseen_guideline
 from loopwright.feedback.store.queue import Task
 from loopwright.feedback.web.admission import Labeler, LabelsInProject, database_of
 from loopwright.feedback.web.text import raw, render
@@ -137,10 +135,7 @@ async def tasks(request: Request, member: LabelsInProject, wanted: Wanted) -> Ta
     now = time.time()
 
     def job(connection: Connection) -> tuple[list[Task], int | None]:
-        unseen = unseen_guideline(connection, member.project.id, member.account)
-        if unseen is not None:
-            return [], unseen
-        return queue.claim(connection, member.project.id, member.account, now=now, tasks=wanted.tasks), None
+        return queue.claim_or_guideline(connection, member.project.id, member.account, now=now, tasks=wanted.tasks)
 
     found, unseen = await written(request, job)
     if wanted.html:
@@ -240,8 +235,8 @@ async def flag(request: Request, caller: Labeler, ticket: Ticket, given: Flagged
 
 
 async def written(request: Request, job: Callable[[Connection], T]) -> T:
-    """What the store's writer makes of a job. Waiting for it takes no thread: handing over to one costs more."""
-    return await asyncio.wrap_future(database_of(request).submit(job))
+    """What the store's writer makes of a job."""
+    return await database_of(request).written(job)
 
 
 def _tasks(found: Sequence[Task], unseen: int | None, now: float, *, html: bool) -> Tasks:
