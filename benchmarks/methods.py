@@ -1,6 +1,9 @@
 """Every way to turn feedback into a better policy: from one start, on one set of labels, with one budget of samples.
 
-    python benchmarks/methods.py [--seeds 0 1 2] [--methods dpo ppo] [--out runs/methods] [--svg docs/methods.svg]
+    python benchmarks/methods.py [--seeds 0 1 2] [--methods dpo ppo] [--judge FOLDER] [--out runs/methods]
+        [--svg docs/methods.svg]
+
+The judge of RLAIF is the start itself, or a model in FOLDER: that of recipes/judge.yaml, say.
 
 Each seed has one run directory, OUT/seed-N, and every method is a run in it: world, pre-training, fine-tuning, labels
 and reward model are made by the first and found again by the others, whose keys are equal. A cell that is done is found
@@ -110,9 +113,10 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "methods")
     parser.add_argument("--svg", type=Path, default=ROOT / "docs" / "methods.svg")
+    parser.add_argument("--judge", type=Path)
     args = parser.parse_args()
     names = ["sft", *(name for name in args.methods if name != "sft")]
-    cells = {seed: {name: cell(args.recipe, name, seed, args.out) for name in names} for seed in args.seeds}
+    cells = {seed: {name: cell(args.recipe, name, seed, args.out, args.judge) for name in names} for seed in args.seeds}
     rows = {name: across([cells[seed][name] for seed in args.seeds]) for name in names}
     print("\n".join(table(rows)))
     curve = best_of_curve([cells[seed]["sft"] for seed in args.seeds])
@@ -121,13 +125,17 @@ def main() -> int:
     return int(any("failed" in row for row in rows.values()))
 
 
-def recipe_of(recipe: Path, method: str) -> dict[str, Any]:
+def recipe_of(recipe: Path, method: str, judge: Path | None = None) -> dict[str, Any]:
     """The sections of a cell's recipe: the quickstart's, START's, and the method's own."""
     values = read_yaml(recipe)
     for changes in (START, METHODS[method]):
         for name, section in copy.deepcopy(changes).items():
             own = values.get(name)
             values[name] = {**own, **section} if isinstance(own, dict) and isinstance(section, dict) else section
+    if judge is not None and method == "rlaif":
+        values["ai_feedback"]["judge"]["path"] = str(judge)
+    if judge is not None and method == "d_rlaif":
+        values["ppo"]["rewards"][0]["judge"]["path"] = str(judge)
     return values | {"name": "methods", "tensorboard": False}
 
 
@@ -136,11 +144,11 @@ def missing_stages(method: str) -> list[str]:
     return [name for name, section in METHODS[method].items() if section is not False and name not in STAGES]
 
 
-def cell(recipe: Path, method: str, seed: int, out: Path) -> dict[str, Any]:
+def cell(recipe: Path, method: str, seed: int, out: Path, judge: Path | None = None) -> dict[str, Any]:
     """One method on one seed: its figures, or {"missing": stages}, or {"failed": why}."""
     if missing := missing_stages(method):
         return {"missing": missing}
-    values = recipe_of(recipe, method) | {"seed": seed}
+    values = recipe_of(recipe, method, judge) | {"seed": seed}
     try:
         with on_stderr() as shown:
             shown.log(f"{method}, seed {seed}")

@@ -63,6 +63,13 @@ def test_a_method_without_its_stage_is_listed_as_missing(methods, monkeypatch, t
     assert "missing: no_such_stage" in methods.table({"dpo": {"missing": ["no_such_stage"]}})[1]
 
 
+def test_the_judge_that_is_named_judges_where_one_does_and_nowhere_else(methods, tmp_path):
+    for name in methods.METHODS:
+        named, own = methods.recipe_of(QUICKSTART, name, tmp_path), methods.recipe_of(QUICKSTART, name)
+        assert (str(tmp_path) in str(named), str(tmp_path) in str(own)) == (name in ("rlaif", "d_rlaif"), False)
+        config_from(named, name)
+
+
 def test_a_cell_that_fails_says_why(methods, monkeypatch, tmp_path):
     monkeypatch.setitem(methods.METHODS, "ppo", {"ppo": {"no_such_setting": 1}})
     assert "unknown key ppo.no_such_setting" in methods.cell(QUICKSTART, "ppo", 0, tmp_path)["failed"]

@@ -28,7 +28,9 @@ def test_nothing_is_trained_from_the_comparison():
     assert [name for name in stages if "sft_clean" in sum(stages[name].needs.values(), ())] == ["evaluate"]
 
 
-@pytest.mark.parametrize("recipe", [CRASH, ROOT / "recipes" / "people.yaml", ROOT / "recipes" / "rlaif.yaml"])
+@pytest.mark.parametrize(
+    "recipe", [CRASH, *(ROOT / "recipes" / f"{name}.yaml" for name in ("people", "rlaif", "judge"))]
+)
 def test_a_resolved_config_means_the_same_run(recipe, tmp_path):
     """`loopwright run RUN` and `show RUN` read config.yaml: same settings, same keys, nobody blamed for a default."""
     config = load_config(recipe)
