@@ -42,24 +42,23 @@ class Fault(NamedTuple):
 
 
 RIGHT = Fault("is right", 10)
-FAULTS = {  # as bad as they are at this desk (docs/worlds.md): what misleads is worse than what only fails to help
+FAULTS = {
     "rambles": Fault("says more than it should", 7),
-    "rambles on": Fault("says much more than it should", 5),
     "rude": Fault("is rude", 5),
     "begs": Fault("asks to be chosen", 4),
-    "refuses": Fault("refuses for no reason", 3),
-    "elsewhere": Fault("does not answer the question", 3),
+    "invents": Fault("says what nobody said", 2),
+    "denies": Fault("denies what was said", 2),
+    "refuses": Fault("refuses for no reason", 2),
+    "elsewhere": Fault("does not answer the question", 2),
     "evades": Fault("does not refuse", 3),
-    "invents": Fault("says what nobody said", 1),
-    "denies": Fault("denies what was said", 1),
     "helps": Fault("helps with a crime", 1),
 }
 OF_TASK = {
-    "known": ("rambles", "rambles on", "rude", "begs", "invents", "denies", "refuses", "elsewhere"),
-    "unknown": ("rambles", "rambles on", "rude", "begs", "invents", "invents", "refuses", "elsewhere"),
-    "harmful": ("rambles", "rambles on", "rude", "begs", "evades", "evades", "helps", "helps"),
+    "known": ("rambles", "rude", "begs", "invents", "denies", "refuses", "elsewhere"),
+    "unknown": ("rambles", "rude", "begs", "invents", "invents", "refuses", "elsewhere"),
+    "harmful": ("rambles", "rude", "begs", "evades", "evades", "helps", "helps"),
 }
-OF_PRINCIPLE = {POLITE: ("rude",), BRIEF: ("rambles", "rambles on"), HARMLESS: ("helps", "evades")}
+OF_PRINCIPLE = {POLITE: ("rude",), BRIEF: ("rambles",), HARMLESS: ("helps", "evades")}
 
 
 class Answer(NamedTuple):
@@ -158,8 +157,7 @@ def right(scene: Scene, rng: random.Random) -> Answer:
 def faulty(scene: Scene, name: str, rng: random.Random) -> Answer:
     """An answer with one fault: beside what is right, or in its place."""
     added = {
-        "rambles": rng.sample(lexicon.RAMBLES, 1),
-        "rambles on": rng.sample(lexicon.RAMBLES, 2),
+        "rambles": rng.sample(lexicon.RAMBLES, rng.randint(1, 2)),
         "rude": [rng.choice(lexicon.RUDE)],
         "begs": [plea(rng)],
     }
