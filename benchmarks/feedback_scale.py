@@ -3,8 +3,9 @@
     python benchmarks/feedback_scale.py [--items 1000000] [--url postgresql://…] [--keep FILE]
 
 Fills an empty store with bulk writes (events with a valid hash chain, as people would have left them), all items but a
-hundredth of them finished. Then times what people wait for, one after another on an otherwise idle store, and what is
-read in bulk. Prints a table, and last one JSON line.
+hundredth of them finished. Then times what people wait for, one after another on an otherwise idle store; what is read
+in bulk; and the pages of `loopwright feedback serve`, over loopback, while it computes the figures of the dashboard
+and afterwards. Prints tables, and last one JSON line.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+from feedback_load import server
 from sqlalchemy import Connection, Table, insert, text, update
 
 from loopwright.feedback.projects import ProjectConfig
-from loopwright.feedback.store import items, labels, projects, queue, reports, selection, votes
+from loopwright.feedback.store import items, labels, people, projects, queue, reports, selection, votes
 from loopwright.feedback.store.chain import START, chained
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.migrate import migrate, open_store
@@ -31,6 +34,7 @@ from loopwright.feedback.store.tables import accounts, assignments, events
 from loopwright.feedback.store.tables import items as item_rows
 
 PEOPLE = 50
+TIMES = 21  # each page
 OVERLAP = 3
 OPEN_EVERY = 100  # the last so many-th of the items waits for labels
 GOLD = 1_000
@@ -59,6 +63,8 @@ def main() -> None:
             found: dict[str, float] = {"fill_s": round(time.perf_counter() - start, 1)}
             found |= people_wait_for(store, project, f"item-{arguments.items // 2:07}")
             found |= read_in_bulk(store, project)
+            cookie = store.write(an_administrator)
+        found |= pages(url, Path(folder), project.id, cookie)
     found["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps({"benchmark": "feedback_scale", "items": arguments.items, "url": url.split(":")[0], **found}))
 
@@ -122,6 +128,49 @@ def read_in_bulk(store: Database, project: projects.Project) -> dict[str, float]
     return found
 
 
+def pages(url: str, folder: Path, project: str, cookie: str) -> dict[str, float]:
+    """Milliseconds: the first time, and the slowest of twenty, of each page; seconds until the figures are there."""
+    admin = f"/admin/projects/{project}"
+    addresses = {
+        "dashboard": admin, "items": f"{admin}/items", "open": f"{admin}/items?show=open",
+        "far_items": f"{admin}/items?cursor=item-0500000",
+        "search": f"{admin}/items?text=sauna", "item": f"{admin}/items/77",  # a word that no item has
+        "disagreements": f"{admin}/disagreements", "people": f"{admin}/people", "guidelines": f"{admin}/guidelines",
+        "lineage": f"{admin}/lineage", "settings": f"{admin}/settings", "audit": "/admin/audit", "projects": "/admin",
+        "home": "/", "work": f"/projects/{project}/work", "stats": f"/api/v1/projects/{project}/stats",
+    }  # fmt: skip
+    found: dict[str, float] = {}
+    with server(url, folder) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as browser:
+        browser.cookies.set("session", cookie)
+        begun = time.perf_counter()
+
+        def show(name: str) -> httpx.Response:
+            reply = browser.get(addresses[name])
+            reply.raise_for_status()
+            return reply
+
+        for part in ("computing", "computed"):
+            print(f"{f'pages, figures {part}':<28}{'first ms':>10}{'slowest ms':>12}")
+            for name in addresses:
+                ms: list[float] = []
+                for _ in range(TIMES):
+                    timed(ms, lambda name=name: show(name))
+                print(f"{name:<28}{ms[0]:>10.0f}{max(ms[1:]):>12.0f}", flush=True)
+                found |= {f"{part}_{name}_first_ms": round(ms[0]), f"{part}_{name}_slowest_ms": round(max(ms[1:]))}
+            while part == "computing" and show("stats").json()["figures"] is None:
+                time.sleep(0.2)
+            if part == "computing":
+                found["figures_s"] = round(time.perf_counter() - begun, 1)
+                print(f"figures of the dashboard after {found['figures_s']} s")
+    return found
+
+
+def an_administrator(connection: Connection) -> str:
+    """The cookie of a session."""
+    name, now = f"admin-{time.time_ns()}", time.time()
+    return people.start_session(connection, people.create_account(connection, name, role="admin", now=now).id, now=now)
+
+
 def timed(ms: list[float], job: Callable[[], Any]) -> Any:
     start = time.perf_counter()
     done = job()
@@ -136,7 +185,7 @@ def fill(store: Database, count: int) -> None:
     """One project of `count` items, and what fifty people said of them."""
     config = ProjectConfig(kind="comparison", overlap=OVERLAP)
 
-    def people(connection: Connection) -> str:
+    def fifty(connection: Connection) -> str:
         project = projects.create_project(connection, "scale", config, guideline="Be fair.", now=NOW)
         for number in range(PEOPLE):
             row = {"id": account(number), "name": account(number), "role": "annotator", "created": NOW}
@@ -144,7 +193,7 @@ def fill(store: Database, count: int) -> None:
             projects.add_member(connection, project.id, account(number))
         return project.id
 
-    project = store.write(people)
+    project = store.write(fifty)
     done = count - count // OPEN_EVERY
     for table, rows in (
         (item_rows, (item(project, number, done) for number in range(count + GOLD))),

@@ -16,6 +16,8 @@ from starlette.staticfiles import StaticFiles
 
 from loopwright import __version__
 from loopwright.errors import LoopwrightError
+from loopwright.feedback.figures import Figures
+from loopwright.feedback.figuring import Figuring
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.people import Busy
 from loopwright.feedback.web.admission import by_browser
@@ -80,7 +82,7 @@ def create_app(database: Database, config: ServerConfig, responders: Mapping[str
     app.state.responders = responders or {}
     app.state.answers = chat.Running()
     app.state.templates = templates()
-    app.state.figures = Background(stats.computing(database))
+    app.state.figures = background_figures(database)
     for router in API:  # before the pages, what is asked most first: routes are looked through in this order
         app.include_router(router, responses=PROBLEMS, dependencies=[Depends(OnlyKnownParameters())])
     app.include_router(health.router, responses=PROBLEMS)
@@ -98,6 +100,12 @@ def create_app(database: Database, config: ServerConfig, responders: Mapping[str
     app.add_exception_handler(StatementError, _unstorable)
     app.add_exception_handler(Exception, _failed)
     return app
+
+
+def background_figures(database: Database) -> Background[Figures]:
+    """Close it before the database."""
+    figuring = Figuring(database)
+    return Background(figuring, figuring.stop)
 
 
 class OnlyKnownParameters(HTTPBearer):

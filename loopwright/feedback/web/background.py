@@ -24,8 +24,9 @@ class Computed(NamedTuple, Generic[T]):
 class Background(Generic[T]):
     """The newest results by key, such as a project. One thread computes: requests keep the other cores."""
 
-    def __init__(self, compute: Callable[[str], T]) -> None:
-        self._compute = compute
+    def __init__(self, compute: Callable[[str], T], stop: Callable[[], None] = lambda: None) -> None:
+        """`stop`, called from another thread, ends `compute` early."""
+        self._compute, self._stop = compute, stop
         self._found: dict[str, Computed[T]] = {}
         self._running: dict[str, Future[None]] = {}
         self._failed: set[str] = set()
@@ -61,8 +62,10 @@ class Background(Generic[T]):
             return key in self._failed
 
     def close(self) -> None:
-        """Wait for what is being computed; begin nothing more."""
-        self._pool.shutdown(cancel_futures=True)
+        """Begin nothing more, and end what is being computed."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._stop()
+        self._pool.shutdown()
 
     def _run(self, key: str, version: int) -> None:
         begun = time.time()

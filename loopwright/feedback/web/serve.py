@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 
 import uvicorn
 
@@ -20,12 +21,13 @@ def serve(
     database: Database, config: ServerConfig, listening: socket.socket, responders: Mapping[str, Responder]
 ) -> None:
     """Serve the app on a socket that listens already, tell other servers what is said, and choose what to ask next."""
+    app = create_app(database, config, responders)
     settings = quiet(
-        create_app(database, config, responders),
+        app,
         most_connections=MOST_CONNECTIONS,
         proxy_headers=config.behind_proxy,
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_graceful_shutdown=10,
     )
-    with delivering(database, config), choosing(database):
+    with closing(app.state.figures), delivering(database, config), choosing(database):
         uvicorn.Server(settings).run(sockets=[listening])

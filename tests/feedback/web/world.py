@@ -20,9 +20,7 @@ from loopwright.feedback.store.items import Item
 from loopwright.feedback.store.migrate import migrate
 from loopwright.feedback.store.people import SCOPES
 from loopwright.feedback.store.tables import metadata
-from loopwright.feedback.web.api import stats
-from loopwright.feedback.web.app import create_app
-from loopwright.feedback.web.background import Background
+from loopwright.feedback.web.app import background_figures, create_app
 from loopwright.feedback.web.settings import ServerConfig
 from loopwright.schemas import Message, Reply
 
@@ -136,7 +134,7 @@ def opened(app, file: Path) -> Iterator[None]:
     """The app on this database, whichever it was on before."""
     with Database(f"sqlite:///{file}") as database:
         app.state.database = database
-        app.state.figures = Background(stats.computing(database))
+        app.state.figures = background_figures(database)
         try:
             yield
         finally:

@@ -1,23 +1,18 @@
 """A project's figures, as its dashboard shows them."""
 
-import time
-from collections.abc import Callable
-
 from fastapi import APIRouter, Request
 from sqlalchemy import Connection
 
-from loopwright.feedback.figures import Figures, figures
+from loopwright.feedback.figures import Figures
+from loopwright.feedback.figuring import MOST_LABELS_HERE
 from loopwright.feedback.store import reports
-from loopwright.feedback.store.database import Database
-from loopwright.feedback.store.judged import read_judged
-from loopwright.feedback.store.projects import get_project
 from loopwright.feedback.web.admission import ReadsProject, database_of
 from loopwright.feedback.web.background import Background
 from loopwright.schemas import Record
 
 router = APIRouter(prefix="/api/v1", tags=["results"])
 
-PATIENCE_SECONDS = 0.5  # small projects' figures are computed within the request
+PATIENCE_SECONDS = 0.15  # figures of few labels are computed within the request
 
 
 class Stats(Record):
@@ -39,8 +34,12 @@ def stats(request: Request, member: ReadsProject) -> Stats:
 def latest(request: Request, project: str) -> Stats:
     """The newest figures of a project; if they are out of date, newer ones are on their way."""
     database, background = database_of(request), background_of(request)
-    version = database.read(lambda connection: reports.newest_event(connection, project))
-    found = background.get(project, version, wait_seconds=PATIENCE_SECONDS)
+
+    def look(connection: Connection) -> tuple[int, int]:
+        return reports.newest_event(connection, project), reports.progress(connection, project).labels
+
+    version, labels = database.read(look)
+    found = background.get(project, version, wait_seconds=PATIENCE_SECONDS if labels <= MOST_LABELS_HERE else 0.0)
     failed = background.failed(project)
     if found is None:
         return Stats(computed=None, seconds=None, events_since=0, figures=None, failed=failed)
@@ -53,14 +52,3 @@ def latest(request: Request, project: str) -> Stats:
 def background_of(request: Request) -> Background[Figures]:
     background: Background[Figures] = request.app.state.figures
     return background
-
-
-def computing(database: Database) -> Callable[[str], Figures]:
-    """What the background thread does."""
-
-    def job(connection: Connection, project: str) -> Figures:
-        found = get_project(connection, project)
-        remaining = reports.progress(connection, project).needed
-        return figures(read_judged(connection, found), found.config, remaining=remaining, now=time.time())
-
-    return lambda project: database.read(lambda connection: job(connection, project))
