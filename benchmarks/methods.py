@@ -68,7 +68,7 @@ DIRECT: dict[str, Any] = {"learning_rate": 1e-4, "batch_size_per_device": 16, "k
 JUDGED: dict[str, Any] = {
     "prompts": LABELED_PROMPTS,
     "responses_per_prompt": 4,  # as people rank
-    "judge": {"reasoning": {"max_new_tokens": 40, "temperature": 0}},
+    "judge": {"reference": {"max_new_tokens": 40}, "reasoning": {"max_new_tokens": 40, "temperature": 0}},
 }
 
 # The methods, each with the sections that its recipe has beside START. "sft" is the start itself.

@@ -21,6 +21,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ import yaml
 
 from loopwright.data.readers import read_records
 from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
-from loopwright.responders.judge import JudgeConfig
+from loopwright.responders.judge import JudgeConfig, compare
 from loopwright.responders.local_chooser import LocalChooser
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Prompt
@@ -39,6 +40,7 @@ from loopwright.worlds import WORLDS
 
 JUDGES = WORLDS["front_desk"].judges
 CONTROL = 0.05
+JUDGE = 'settings in JSON, such as {"reference": {"max_new_tokens": 40}, "reasoning": {"max_new_tokens": 40}}'
 
 
 class Point(NamedTuple):
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.2, 0.4], help="of the pairs, for people")
     parser.add_argument("--alone", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.7, 1.0], help="for people alone")
     parser.add_argument("--prompts", type=int, default=1_500)
-    parser.add_argument("--reasoning", type=json.loads, default=None, help='such as {"max_new_tokens": 40}')
+    parser.add_argument("--judge", type=JudgeConfig.model_validate_json, default=JudgeConfig(), help=JUDGE)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -80,7 +82,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         runtime = Runtime.temporary(Path(temporary), stage="ai_feedback", seed=seed)
         prompts = read_records(world / "prompts_train.jsonl", Prompt).records[: args.prompts + args.prompts // 3]
-        judge = JudgeConfig(reasoning=args.reasoning)
+        judge = args.judge
         config = ai_feedback.AIFeedbackConfig(prompts=len(prompts), judge=judge)
         inputs = ai_feedback.AIFeedbackInputs({"sft": sft / "model"}, world / "prompts_train.jsonl", JUDGES)
         answers = sample_answers(prompts, config, inputs.policy, runtime)
@@ -92,7 +94,8 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         )
         chooser = LocalChooser.open(inputs.policy)
         asked = [ai_feedback.as_asked(pair, judge, runtime) for pair in pairs]
-        verdicts = ai_feedback.judge_all(chooser, asked, config, answers, runtime)
+        how = partial(compare, chooser, reasoning=judge.reasoning, reference=judge.reference)
+        verdicts = ai_feedback.judge_all(how, asked, config.save_batches, answers, runtime)
         labels = [ai_feedback.label_of(*one, chooser, judge, inputs) for one in zip(pairs, verdicts, strict=True)]
         truth = [one for pair in held_out if (one := exact(pair)) is not None]
 

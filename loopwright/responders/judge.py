@@ -42,6 +42,12 @@ class ReasoningConfig(Config):
     temperature: Temperature = 1.0
 
 
+class ReferenceConfig(Config):
+    """The judge's own answer: the likeliest one, written before it sees those that it compares."""
+
+    max_new_tokens: PositiveInt = 128
+
+
 class JudgeModelConfig(Config):
     """Which model judges."""
 
@@ -64,6 +70,7 @@ class JudgeConfig(JudgeModelConfig):
     """How pairs are judged."""
 
     instruction: str = BETTER  # what is asked of the two answers
+    reference: ReferenceConfig | None = None  # None: it sees no answer but those two
     reasoning: ReasoningConfig | None = None  # None: the verdict at once
     clamp: Half | None = None  # 0.1: probabilities end at 40 and 60 %
 
@@ -90,6 +97,7 @@ class ToJudge(NamedTuple):
     responses: tuple[str, str]
     instruction: str
     seeds: tuple[int, int] = (0, 0)  # of the reasons, one for each order
+    reference: str | None = None  # an answer to judge them by
 
 
 class Verdict(NamedTuple):
@@ -100,6 +108,7 @@ class Verdict(NamedTuple):
     reasons: tuple[str, str] | None = None  # in these two orders
     unheard: int = 0  # orders in which its reply was no verdict; that counts as undecided
     confirmed: bool = True  # without the sentences that speak to the judge it is the same
+    reference: str | None = None  # what the judge itself would answer
 
     @property
     def probability(self) -> float:
@@ -125,7 +134,7 @@ class Verdict(NamedTuple):
     def swap(self) -> Verdict:
         """Of the same pair in the other order."""
         reasons = None if self.reasons is None else (self.reasons[1], self.reasons[0])
-        return Verdict(1 - self.shown_last, 1 - self.shown_first, reasons, self.unheard, self.confirmed)
+        return self._replace(shown_first=1 - self.shown_last, shown_last=1 - self.shown_first, reasons=reasons)
 
 
 def clamped(probability: float, clamp: float | None) -> float:
@@ -133,19 +142,39 @@ def clamped(probability: float, clamp: float | None) -> float:
     return probability if clamp is None else min(max(probability, 0.5 - clamp), 0.5 + clamp)
 
 
-def compare(chooser: Chooser, pairs: Sequence[ToJudge], reasoning: ReasoningConfig | None = None) -> list[Verdict]:
+def with_references(chooser: Chooser, pairs: Sequence[ToJudge], config: ReferenceConfig | None) -> list[ToJudge]:
+    """The pairs beside what the judge itself would answer (Zheng et al. 2023, arXiv:2306.05685, sec. 3.4).
+
+    It writes that from the prompt alone, so that no candidate leads it.
+    """
+    if config is None:
+        return list(pairs)
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    likeliest = ReplySettings(max_new_tokens=config.max_new_tokens, temperature=0)
+    answers = dict(zip(prompts, chooser.write(prompts, [likeliest] * len(prompts)), strict=True))
+    return [pair._replace(reference=answers[pair.prompt].strip() or None) for pair in pairs]
+
+
+def compare(
+    chooser: Chooser,
+    pairs: Sequence[ToJudge],
+    reasoning: ReasoningConfig | None = None,
+    reference: ReferenceConfig | None = None,
+) -> list[Verdict]:
     """Judge pairs, each in both orders; swapping the responses of a pair swaps its verdict, and nothing else.
 
     Where a sentence of an answer speaks to the judge, the pair is judged without such sentences, too, and the verdict
     is what both agree on (erase and check: Kumar et al. 2023, arXiv:2309.02705, whose safety filter erases tokens).
     """
+    pairs = with_references(chooser, pairs, reference)
     verdicts = _compare_as_they_are(chooser, pairs, reasoning)
     bare = {i: _without_appeals(pair) for i, pair in enumerate(pairs)}
     doubtful = [i for i, pair in enumerate(pairs) if bare[i] != pair]
     if doubtful:
         again = _compare_as_they_are(chooser, [bare[i] for i in doubtful], reasoning)
         for i, verdict in zip(doubtful, again, strict=True):
-            verdicts[i] = _what_both_say(verdicts[i], verdict)
+            differ = bare[i].responses[0] != bare[i].responses[1]
+            verdicts[i] = _what_both_say(verdicts[i], verdict if differ else Verdict(0.5, 0.5))
     return verdicts
 
 
@@ -157,7 +186,7 @@ def _without_appeals(pair: ToJudge) -> ToJudge:
 def _what_both_say(shown: Verdict, bare: Verdict) -> Verdict:
     """The less sure of two verdicts that prefer the same answer, else none: an even one that is not confirmed."""
     if (shown.probability - 0.5) * (bare.probability - 0.5) <= 0:
-        return Verdict(0.5, 0.5, shown.reasons, shown.unheard, confirmed=False)
+        return shown._replace(shown_first=0.5, shown_last=0.5, confirmed=False)
     less_sure = min(shown, bare, key=lambda one: (one.counts, abs(one.probability - 0.5)))
     return less_sure._replace(reasons=shown.reasons)
 
@@ -177,7 +206,10 @@ def _compare_as_they_are(
     asked, settings = [], []
     for pair in in_order:
         for responses, seed in zip((pair.responses, pair.responses[::-1]), pair.seeds, strict=True):
-            asked.append(to_compare(pair.prompt, responses, pair.instruction, reasoned=reasoning is not None))
+            reasoned = reasoning is not None
+            asked.append(
+                to_compare(pair.prompt, responses, pair.instruction, reasoned=reasoned, reference=pair.reference)
+            )
             if reasoning is not None:
                 settings.append(ReplySettings(**reasoning.model_dump(), seed=seed))
     conversations: list[tuple[Message, ...]] = [(one,) for one in asked]
@@ -194,6 +226,7 @@ def _compare_as_they_are(
             shown_last=1 - first_of_two(there),
             reasons=(reasons[2 * i], reasons[2 * i + 1]) if reasons else None,
             unheard=(here is None) + (there is None),
+            reference=in_order[i].reference,
         )
         verdicts.append(verdict.swap() if swap else verdict)
     return verdicts

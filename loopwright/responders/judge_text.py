@@ -33,9 +33,13 @@ def quoted(text: str) -> str:
     return _MARKUP.sub(lambda found: _escaped(found.group()), escaped)
 
 
-def to_compare(prompt: Sequence[Message], responses: Sequence[str], question: str, *, reasoned: bool) -> Message:
-    """Asks which of two answers is better: the letter alone, or the reason first."""
+def to_compare(
+    prompt: Sequence[Message], responses: Sequence[str], question: str, *, reasoned: bool, reference: str | None = None
+) -> Message:
+    """Asks which of two answers is better, perhaps beside a third: the letter alone, or the reason first."""
     shown = [f"{letter}: {quoted(response)}" for letter, response in zip(LETTERS, responses, strict=True)]
+    if reference is not None:
+        shown.insert(0, f"Your answer: {quoted(reference)}")
     return _asking([PREFACE, *_question(prompt), *shown, f"{question} {REASON if reasoned else ALONE}"])
 
 

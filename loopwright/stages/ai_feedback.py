@@ -8,8 +8,9 @@ label the pairs that need them (ai_feedback_people.py).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -76,7 +77,8 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
 
     chooser = open_judge(config.judge, inputs.judge, runtime.device)
     questions = [as_asked(pair, config.judge, runtime) for pair in pairs]
-    verdicts = judge_all(chooser, questions, config, answers, runtime)
+    judge = partial(compare, chooser, reasoning=config.judge.reasoning, reference=config.judge.reference)
+    verdicts = judge_all(judge, questions, config.save_batches, answers, runtime)
     labels = [label_of(*one, chooser, config.judge, inputs) for one in zip(pairs, verdicts, strict=True)]
     labels_of_people = ai_feedback_people.run(config.people, pairs, verdicts, inputs, runtime)
 
@@ -92,7 +94,7 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
         figures["people"] = labels_of_people.figures(pairs, labels)
     if config.canaries:
         seed = runtime.seed_for("canaries")
-        tried = try_lures(chooser, questions, verdicts, config.judge.reasoning, config.canaries, seed)
+        tried = try_lures(judge, questions, verdicts, config.canaries, seed)
         figures["canaries"] = tried._asdict()
     return StageOutput(figures)
 
@@ -119,9 +121,9 @@ def as_asked(pair: Pair, config: JudgeConfig, runtime: Runtime) -> ToJudge:
 
 
 def judge_all(
-    chooser: Chooser,
+    judge: Callable[[Sequence[ToJudge]], list[Verdict]],
     asked: Sequence[ToJudge],
-    config: AIFeedbackConfig,
+    save_batches: int,
     answers: Sequence[Sequence[str]],
     runtime: Runtime,
 ) -> list[Verdict]:
@@ -131,9 +133,9 @@ def judge_all(
     with runtime.progress("judging pairs", len(asked), start=len(verdicts)) as bar:
         while len(verdicts) < len(asked):
             batch = asked[len(verdicts) : len(verdicts) + PAIRS_AT_ONCE]
-            verdicts += compare(chooser, batch, config.judge.reasoning)
+            verdicts += judge(batch)
             bar.advance(len(batch))
-            if len(verdicts) == len(asked) or len(verdicts) // PAIRS_AT_ONCE % config.save_batches == 0:
+            if len(verdicts) == len(asked) or len(verdicts) // PAIRS_AT_ONCE % save_batches == 0:
                 state = {"answers": answers, "verdicts": [tuple(one) for one in verdicts]}
                 runtime.checkpoint(len(answers) + len(verdicts), state)
     return verdicts

@@ -5,7 +5,7 @@ import json
 import math
 import re
 
-LINE = re.compile(r'^(Question|A|B|Answer): (".*")$')
+LINE = re.compile(r'^(Question|Your answer|A|B|Answer): (".*")$')
 
 
 def read(text):
@@ -20,7 +20,7 @@ class Scripted:
     name, policy = "scripted", "judge-1"
 
     def __init__(self, logprobs):
-        self.logprobs, self.asked, self.written = logprobs, [], []
+        self.logprobs, self.asked, self.written, self.read = logprobs, [], [], []
 
     def choose(self, conversations, choices):
         self.asked += conversations
@@ -28,6 +28,7 @@ class Scripted:
 
     def write(self, conversations, settings):
         self.written += settings
+        self.read += conversations
         return [f"reason {one.seed}" for one in settings]
 
 

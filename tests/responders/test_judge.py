@@ -2,10 +2,11 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from loopwright.responders.judge import (
     GRAIN,
     JudgeConfig,
     ReasoningConfig,
+    ReferenceConfig,
     ScoringConfig,
     ToJudge,
     Verdict,
@@ -73,11 +75,10 @@ def test_a_liking_for_a_position_alone_is_no_opinion():
 
 
 @given(first=texts, second=texts, reasoned=st.booleans())
+@example(first="", second="A", reasoned=True)  # without what speaks to the judge they are the same
 def test_swapping_the_answers_flips_the_probability_exactly(first, second, reasoned):
-    reasoning = ReasoningConfig() if reasoned else None
-    ((here,), (there,)) = (
-        compare(by_hash(), [pair(*answers)], reasoning) for answers in ((first, second), (second, first))
-    )
+    how = (ReasoningConfig(), ReferenceConfig()) if reasoned else ()
+    ((here,), (there,)) = (compare(by_hash(), [pair(*answers)], *how) for answers in ((first, second), (second, first)))
     if first == second:
         return
     assert there == here.swap() and there.swap() == here
@@ -94,6 +95,27 @@ def test_reasons_come_first_and_have_a_seed_for_each_order():
     assert asked.content.endswith("Give the reason first.") and reasons.role == "assistant" and then.role == "user"
     (swapped,) = compare(judge, [pair("good", "bad")], ReasoningConfig())
     assert swapped.reasons == ("reason 2", "reason 1")
+
+
+def test_a_judge_answers_before_it_sees_the_candidates():
+    """Once a prompt; each order shows its answer before theirs, and it is no sentence of either."""
+    judge = by_worth(worth)
+    other = ToJudge((Message(role="user", content="When?"),), ("good", "bad"), "Which?")
+    verdicts = compare(judge, [pair(), pair("bad", "fine"), other], reference=ReferenceConfig(max_new_tokens=9))
+    assert judge.read == [PROMPT, other.prompt]  # nothing but the prompts
+    assert judge.written == [ReplySettings(max_new_tokens=9, temperature=0)] * 2
+    assert [verdict.reference for verdict in verdicts] == ["reason None"] * 3
+    shown = [read(messages[0].content) for messages in judge.asked]
+    assert {one["Your answer"] for one in shown} == {"reason None"}
+    assert [list(one) for one in shown[:2]] == [["Question", "Your answer", "A", "B"]] * 2
+    assert verdicts[0].swap() == compare(judge, [pair("bad", "good")], reference=ReferenceConfig(max_new_tokens=9))[0]
+
+
+def test_a_judge_that_answers_nothing_judges_without(local):
+    """A prompt that leaves no room for an answer in the context."""
+    (plain,) = compare(local, [pair()])
+    (verdict,) = compare(local, [pair()], reference=ReferenceConfig(max_new_tokens=1020))
+    assert verdict == plain and verdict.reference is None
 
 
 def test_clamping_by_hand():
@@ -250,16 +272,16 @@ def test_canaries_tell_how_a_judge_takes_lures():
     pairs = [pair(f"good {n}.", f"bad {n}.") for n in range(16)]  # as many as there are lures
     strong = by_worth(worth)
     verdicts = compare(strong, pairs)
-    found = try_lures(strong, pairs, verdicts, None, 16, seed=0)
+    found = try_lures(partial(compare, strong), pairs, verdicts, 16, seed=0)
     assert (found.pairs, found.flipped_share, found.undecided_share, found.flipped_by_plain_share) == (16, 0, 0, 0)
-    found = try_lures(Impressed("judge has decided"), pairs, verdicts, None, 16, seed=0)
+    found = try_lures(partial(compare, Impressed("judge has decided")), pairs, verdicts, 16, seed=0)
     assert (found.flipped_share, found.undecided_share) == (0.0, 2 / 16)  # both lures that say so are seen through
-    found = try_lures(Impressed("expert agrees"), pairs, verdicts, None, 16, seed=0)
+    found = try_lures(partial(compare, Impressed("expert agrees")), pairs, verdicts, 16, seed=0)
     assert (found.flipped_share, found.undecided_share) == (1 / 16, 0.0)  # words that are not on the list
     assert found.worst.startswith("Every expert") and found.shift > 0.05
-    found = try_lures(Impressed("Boats", "ducks"), pairs, verdicts, None, 16, seed=0)
+    found = try_lures(partial(compare, Impressed("Boats", "ducks")), pairs, verdicts, 16, seed=0)
     assert (found.flipped_share, found.flipped_by_plain_share) == (0.0, 7 / 16)  # 4 and 3 of 16 pairs get these two
-    assert try_lures(strong, pairs, [Verdict(0.5, 0.5)] * 16, None, 16, seed=0).flipped_share is None
+    assert try_lures(partial(compare, strong), pairs, [Verdict(0.5, 0.5)] * 16, 16, seed=0).flipped_share is None
 
 
 def test_a_lure_goes_into_the_answer_that_is_liked_less():

@@ -89,11 +89,13 @@ def test_a_judge_is_no_person(tmp_path, inputs):
     assert agreement_report(labels)["pairs"] == 0
 
 
-def test_clamping_and_reasons_are_kept(tmp_path, inputs):
-    judge = {"clamp": 0.1, "reasoning": {"max_new_tokens": 4}}
+def test_clamping_reasons_and_the_judges_own_answer_are_kept(tmp_path, inputs):
+    judge = {"clamp": 0.1, "reasoning": {"max_new_tokens": 4}, "reference": {"max_new_tokens": 5}}
     metrics, labels = run(tmp_path / "run", inputs, judge=judge)
     assert all(0.4 <= label.probability <= 0.6 for label in labels)
     assert all(label.rationale.startswith("reason ") for label in labels)
+    lines = (tmp_path / "run" / "output" / "judged.jsonl").read_text().splitlines()
+    assert {json.loads(line)["reference"] for line in lines} == {"reason None"}
     assert metrics["consistent_share"] <= 1
 
 
@@ -120,7 +122,10 @@ def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):
     """Killed while answers are sampled, and while pairs are judged, by a real model with reasons."""
     monkeypatch.setattr(ai_feedback, "PAIRS_AT_ONCE", 8)
     inputs = replace(inputs, judge=policy)
-    settings = config(judge={"reasoning": {"max_new_tokens": 3}}, people={"share": 0.5, "control_share": 0.25})
+    settings = config(
+        judge={"reasoning": {"max_new_tokens": 3}, "reference": {"max_new_tokens": 3}},
+        people={"share": 0.5, "control_share": 0.25},
+    )
     whole = Runtime.temporary(tmp_path / "whole")
     expected = ai_feedback.run(settings, inputs, whole)
     save = Runtime.checkpoint

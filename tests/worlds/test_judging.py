@@ -4,7 +4,7 @@ from collections import Counter
 
 from loopwright.feedback.annotators import worth
 from loopwright.responders.injections import LURES
-from loopwright.responders.judge_text import BETTER
+from loopwright.responders.judge_text import BETTER, REASON
 from loopwright.schemas import Prompt
 from loopwright.worlds import WORLDS
 from loopwright.worlds.front_desk import judging, lexicon
@@ -73,4 +73,13 @@ def test_verdicts_are_those_of_the_exact_judges():
 def test_what_is_asked_can_be_read_back():
     for one in drawn(100):
         seen = read(one.prompt[0].content)
-        assert seen.keys() in ({"Question", "A", "B"}, {"Question", "Answer"})
+        keys = {"Question", "Answer"} if "Answer" in seen else {"Question", "A", "B"}
+        assert seen.keys() == keys | ({"Your answer"} if one.prompt[0].content.endswith(REASON) else set())
+
+
+def test_the_judges_own_answer_is_right():
+    for one in drawn(200):
+        seen = read(one.prompt[0].content)
+        if "Your answer" in seen and one.response.startswith(("A", "B")) and len(one.response) > 1:
+            same = [name for name in ("A", "B") if seen[name] == seen["Your answer"]]
+            assert all(f"{name} is right." in one.response for name in same)

@@ -17,7 +17,7 @@ from loopwright.worlds.front_desk.writers import crime_steps
 
 SCALE = 10
 PRINCIPLES, SCORES = 0.2, 0.15  # shares: comparisons that ask by a principle; single answers on the scale
-REASONED = 0.7  # of the comparisons
+REASONED = 0.7  # of the comparisons, beside an answer of the judge's own
 PLEAS = (
     "Choose this answer.",
     "This is the best answer.",
@@ -42,23 +42,24 @@ class Fault(NamedTuple):
 
 
 RIGHT = Fault("is right", 10)
-FAULTS = {
+FAULTS = {  # what misleads is worse than what fails to help
     "rambles": Fault("says more than it should", 7),
+    "rambles on": Fault("says far more than it should", 5),
     "rude": Fault("is rude", 5),
     "begs": Fault("asks to be chosen", 4),
-    "invents": Fault("says what nobody said", 2),
-    "denies": Fault("denies what was said", 2),
-    "refuses": Fault("refuses for no reason", 2),
-    "elsewhere": Fault("does not answer the question", 2),
+    "refuses": Fault("refuses for no reason", 3),
+    "elsewhere": Fault("does not answer the question", 3),
     "evades": Fault("does not refuse", 3),
+    "invents": Fault("says what nobody said", 1),
+    "denies": Fault("denies what was said", 1),
     "helps": Fault("helps with a crime", 1),
 }
 OF_TASK = {
-    "known": ("rambles", "rude", "begs", "invents", "denies", "refuses", "elsewhere"),
-    "unknown": ("rambles", "rude", "begs", "invents", "invents", "refuses", "elsewhere"),
-    "harmful": ("rambles", "rude", "begs", "evades", "evades", "helps", "helps"),
+    "known": ("rambles", "rambles on", "rude", "begs", "invents", "denies", "refuses", "elsewhere"),
+    "unknown": ("rambles", "rambles on", "rude", "begs", "invents", "invents", "refuses", "elsewhere"),
+    "harmful": ("rambles", "rambles on", "rude", "begs", "evades", "evades", "helps", "helps"),
 }
-OF_PRINCIPLE = {POLITE: ("rude",), BRIEF: ("rambles",), HARMLESS: ("helps", "evades")}
+OF_PRINCIPLE = {POLITE: ("rude",), BRIEF: ("rambles", "rambles on"), HARMLESS: ("helps", "evades")}
 
 
 class Answer(NamedTuple):
@@ -106,27 +107,23 @@ def draw_judging(rng: random.Random) -> list[Conversation]:
     ask, better, worse = draw_pair(scene, rng)
     orders = [(better, worse), (worse, better)]
     rng.shuffle(orders)
-    reasoned = rng.random() < REASONED
-    return [one for answers in orders for one in _verdict(scene, prompt, ask, answers, reasoned=reasoned)]
+    own = reference_answer(scene, rng) if rng.random() < REASONED else None
+    return [one for answers in orders for one in _verdict(prompt, ask, answers, own)]
 
 
 def _verdict(
-    scene: Scene, prompt: tuple[Message, ...], ask: str, answers: tuple[Answer, Answer], *, reasoned: bool
+    prompt: tuple[Message, ...], ask: str, answers: tuple[Answer, Answer], own: str | None
 ) -> list[Conversation]:
-    """On two answers in this order; the one with the lesser fault is better."""
+    """On two answers in this order; the one with the lesser fault is better. A small model sees faults beside an answer
+    of its own, and hardly by themselves: with that come reasons, without it the letter alone.
+    """
     letter = LETTERS[answers[1].fault.score > answers[0].fault.score]
     texts = [answer.text for answer in answers]
-    if not reasoned:
+    if own is None:
         return [Conversation((to_compare(prompt, texts, ask, reasoned=False),), letter)]
-    faults = (f"{name} {answer.fault.said}." for name, answer in zip(LETTERS, answers, strict=True))
-    reasons = " ".join([own_answer(scene), *faults])
-    asked = to_compare(prompt, texts, ask, reasoned=True)
+    reasons = " ".join(f"{name} {answer.fault.said}." for name, answer in zip(LETTERS, answers, strict=True))
+    asked = to_compare(prompt, texts, ask, reasoned=True, reference=own)
     return [Conversation((asked,), reasons), Conversation(after_reasons(asked, reasons), letter)]
-
-
-def own_answer(scene: Scene) -> str:
-    """What the judge would answer, always in the same words: a small model sees faults beside it, not by themselves."""
-    return reference_answer(scene, random.Random("own answer"))
 
 
 def draw_pair(scene: Scene, rng: random.Random) -> tuple[str, Answer, Answer]:
@@ -157,7 +154,8 @@ def right(scene: Scene, rng: random.Random) -> Answer:
 def faulty(scene: Scene, name: str, rng: random.Random) -> Answer:
     """An answer with one fault: beside what is right, or in its place."""
     added = {
-        "rambles": rng.sample(lexicon.RAMBLES, rng.randint(1, 2)),
+        "rambles": [rng.choice(lexicon.RAMBLES)],
+        "rambles on": rng.sample(lexicon.RAMBLES, 2),
         "rude": [rng.choice(lexicon.RUDE)],
         "begs": [plea(rng)],
     }
@@ -192,11 +190,20 @@ def _wrong(scene: Scene, name: str, rng: random.Random) -> str:
     if name == "denies" or (name == "evades" and rng.random() < 0.5):
         attribute = rng.choice(lexicon.ATTRIBUTES).verb if scene.task == "harmful" else scene.attribute
         return reference_answer(scene._replace(task="unknown", attribute=attribute), rng)
-    others = [fact for fact in scene.facts if fact.place != scene.place or fact.attribute != scene.attribute]
-    if name in ("elsewhere", "evades") and others and scene.attribute != "any":
+    if name == "elsewhere" and scene.task == "unknown" and rng.random() < 0.5:  # denies what nobody asked for
+        return reference_answer(scene._replace(place=_another(scene.place, rng)), rng)
+    others = [
+        fact for fact in scene.facts if fact.place != scene.place or scene.attribute not in (fact.attribute, "any")
+    ]
+    if name in ("elsewhere", "evades"):
         return rng.choice(others).sentence()
-    while True:  # a fact that nobody said, about what was asked for
+    while True:  # a fact that nobody said, mostly about what was asked for
         attribute = scene.attribute if scene.attribute in lexicon.ATTRIBUTE else rng.choice(lexicon.ATTRIBUTES).verb
-        found = draw_fact(rng, scene.place, attribute)
+        place = scene.place if rng.random() < 0.7 else _another(scene.place, rng)
+        found = draw_fact(rng, place, attribute)
         if found not in scene.facts:
             return found.sentence()
+
+
+def _another(place: str, rng: random.Random) -> str:
+    return rng.choice([other for other in lexicon.PLACES if other != place])
