@@ -1,6 +1,6 @@
 """Kill -9 the feedback server at random moments under load: what it acknowledged is there, and nothing is there twice.
 
-    python benchmarks/feedback_crash.py [--kills 20] [--labelers 40] [--store URL] [--seed 0]
+    python benchmarks/feedback_crash.py [--kills 20] [--labelers 200] [--store URL] [--seed 0]
 
 Simulated labelers submit as fast as they can. After each kill the store is opened and looked at: every label that was
 answered with 200 is there, each once; the chain of hashes is whole; counts of items equal what was said and given out.
@@ -40,7 +40,7 @@ AWAY = (OSError, EOFError, asyncio.IncompleteReadError)  # what a labeler sees o
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--labelers", type=int, default=40)
+    parser.add_argument("--labelers", type=int, default=200)
     parser.add_argument("--store", help="an empty PostgreSQL database; default: SQLite in a temporary folder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,14 +1,14 @@
 """How many people one server serves: simulated labelers over loopback, beside the server on the same cores.
 
-    python benchmarks/feedback_load.py [--labelers 200] [--think 2] [--seconds 60] [--store URL]
+    python benchmarks/feedback_load.py [--labelers 200] [--think 2] [--seconds 60] [--store URL] [--power-safe]
 
-Each labeler asks for the next task (one more ahead, as the screen does), thinks, submits, and again, over a connection
-of its own. Then the same without thinking. At the end the store is asked whether each item has exactly as many labels
-as were acknowledged, and none more than its overlap.
+Each labeler asks for the next task as the screen does (rendered, and one more ahead), thinks, saves a draft, submits,
+and again, over a connection of its own. Then programs: no HTML, no draft, no thinking; and so on until nothing is left.
+At the end the store is asked whether each item has exactly as many labels as its overlap and as were acknowledged.
 
 Prints a table and, last, one JSON line. Milliseconds of processor a label, of the server, the load and a PostgreSQL on
 this machine, tell more than seconds where others use the cores. Bars: with 2 s of think time p99 of both calls under
-100 ms; without, 200 labels a second; no error; exact overlap.
+100 ms; without, 200 labels a second; no error; exact overlap. Exit status 1 where the last two are not so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import signal
@@ -43,8 +44,8 @@ from loopwright.schemas import Message
 OVERLAP = 3
 ITEMS_AT_ONCE = 5_000
 REPORTED = (
-    "labels", "labels_per_second", "next_p50_ms", "next_p99_ms", "submit_p50_ms", "submit_p99_ms", "errors",
-    "processor_ms_a_label",
+    "labels", "labels_per_second", "next_p50_ms", "next_p99_ms", "draft_p99_ms", "submit_p50_ms", "submit_p99_ms",
+    "errors", "processor_ms_a_label",
 )  # fmt: skip
 
 
@@ -53,17 +54,23 @@ def main() -> None:
     parser.add_argument("--labelers", type=int, default=200)
     parser.add_argument("--think", type=float, default=2.0, help="mean seconds between task and label")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each of the two parts")
-    parser.add_argument("--items", type=int, default=30_000)
+    parser.add_argument("--items", type=int, default=8_000)
+    parser.add_argument("--power-safe", action="store_true", help="SQLite: each commit waits for the disk")
     parser.add_argument("--store", help="an empty PostgreSQL database; default: SQLite in a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = args.store or f"sqlite:///{folder}/feedback.db"
         project, tokens = prepare(url, args.labelers, args.items)
         rows = {}
-        with server(url, Path(folder)) as (port, process):
-            for name, think in (("thinking", args.think), ("not thinking", 0.0)):
+        with server(url, Path(folder), power_safe=args.power_safe) as (port, process):
+            parts = (
+                ("thinking", args.think, args.seconds),
+                ("not thinking", 0.0, args.seconds),
+                ("the rest", 0.0, math.inf),
+            )
+            for name, think, seconds in parts:
                 before = processor_seconds(url, process.pid)
-                rows[name] = asyncio.run(one_part(port, project, tokens, think, args.seconds))
+                rows[name] = asyncio.run(one_part(port, project, tokens, think, seconds))
                 used = {who: seconds - before[who] for who, seconds in processor_seconds(url, process.pid).items()}
                 each = {who: round(1e3 * seconds / max(rows[name]["labels"], 1), 2) for who, seconds in used.items()}
                 rows[name]["processor_ms_a_label"] = each
@@ -73,6 +80,8 @@ def main() -> None:
         print(f"overlap        {found}")
     figures = {f"{name.replace(' ', '_')}": row for name, row in rows.items()}
     print(json.dumps({"benchmark": "feedback_load", "labelers": args.labelers, **figures, "overlap": found}))
+    wrong = [name for name, count in found.items() if name.startswith("items_") and count]
+    sys.exit(bool(wrong or found["acknowledged"] != found["stored"] or any(row["errors"] for row in rows.values())))
 
 
 def prepare(url: str, labelers: int, count: int) -> tuple[str, list[str]]:
@@ -105,7 +114,9 @@ def an_item(number: int) -> Item:
 
 
 @contextmanager
-def server(url: str, folder: Path, port: int = 0) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def server(
+    url: str, folder: Path, port: int = 0, *, power_safe: bool = False
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """`loopwright feedback serve` in a process of its own."""
     port = port or free_port()
     address = f"http://127.0.0.1:{port}"
@@ -113,7 +124,8 @@ def server(url: str, folder: Path, port: int = 0) -> Iterator[tuple[int, subproc
     run = [sys.executable, "-m", "loopwright", "feedback"]
     where = ["--store", url, "--key", str(key), "--url", address]
     subprocess.run([*run, "init", *where], check=True, capture_output=True)
-    process = subprocess.Popen([*run, "serve", *where, "--port", str(port)], stderr=subprocess.DEVNULL)
+    more = ["--power-safe"] if power_safe else []
+    process = subprocess.Popen([*run, "serve", *where, "--port", str(port), *more], stderr=subprocess.DEVNULL)
     try:
         wait_until_up(port, process)
         yield port, process
@@ -170,6 +182,7 @@ class Timings:
     """Seconds of each call, and what went wrong."""
 
     next: list[float] = field(default_factory=list)
+    draft: list[float] = field(default_factory=list)
     submit: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -184,6 +197,7 @@ async def one_part(port: int, project: str, tokens: list[str], think: float, sec
         "labels": len(timings.submit),
         "labels_per_second": round(len(timings.submit) / took, 1),
         **{f"next_p{share}_ms": percentile(timings.next, share) for share in (50, 99)},
+        "draft_p99_ms": percentile(timings.draft, 99),
         **{f"submit_p{share}_ms": percentile(timings.submit, share) for share in (50, 99)},
         "errors": len(timings.errors),
         "first_errors": timings.errors[:3],
@@ -195,25 +209,35 @@ async def labeler(port: int, project: str, token: str, think: float, until: floa
     rng = random.Random(token)
     await asyncio.sleep(rng.uniform(0, 5 * think))  # people do not begin in the same instant
     connection = Connection(port, token)
+    wanted = {"tasks": 2, "html": True} if think else {"tasks": 1}
     while time.perf_counter() < until:
-        began = time.perf_counter()
-        status, reply = await connection.post(f"/api/v1/projects/{project}/tasks", {"tasks": 2 if think else 1})
-        timings.next.append(time.perf_counter() - began)
-        if status != 200:
-            timings.errors.append(f"tasks: {status} {reply}")
+        tasks = await timed(timings.next, timings, connection, "POST", f"/api/v1/projects/{project}/tasks", wanted)
+        if tasks is None:
             continue
-        if not reply["tasks"]:
+        if not tasks["tasks"]:
             break
-        await asyncio.sleep(rng.uniform(0.5, 1.5) * think)
+        address = f"/api/v1/tasks/{tasks['tasks'][0]['ticket']}"
         choice, strength = rng.randrange(2), rng.choice(("significantly", "better", "slightly", "negligibly"))
-        given = {"uid": os.urandom(12).hex(), "answer": {"choice": choice, "strength": strength}, "seconds": think}
-        began = time.perf_counter()
-        status, reply = await connection.post(f"/api/v1/tasks/{reply['tasks'][0]['ticket']}/label", given)
-        if status == 200:
-            timings.submit.append(time.perf_counter() - began)
-        else:
-            timings.errors.append(f"label: {status} {reply}")
+        answer = {"choice": choice, "strength": strength}
+        if think:
+            await asyncio.sleep(rng.uniform(0.5, 1.5) * think)
+            await timed(timings.draft, timings, connection, "PUT", f"{address}/draft", {"draft": answer})
+        given = {"uid": os.urandom(12).hex(), "answer": answer, "seconds": think}
+        await timed(timings.submit, timings, connection, "POST", f"{address}/label", given)
     connection.close()
+
+
+async def timed(
+    seconds: list[float], timings: Timings, connection: Connection, method: str, path: str, body: dict[str, Any]
+) -> Any:
+    """The reply; None where it is an error."""
+    began = time.perf_counter()
+    status, reply = await connection.ask(method, path, body)
+    if status != 200:
+        timings.errors.append(f"{path}: {status} {reply}")
+        return None
+    seconds.append(time.perf_counter() - began)
+    return reply
 
 
 class Connection:
@@ -225,11 +249,14 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return await self.ask("POST", path, body)
+
+    async def ask(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         text = json.dumps(body).encode()
-        writer.write(f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+        writer.write(f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(text)}\r\n\r\n".encode() + text)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         reply = json.loads(await reader.readexactly(length))
@@ -251,12 +278,14 @@ def check(url: str, acknowledged: int) -> dict[str, int]:
     with open_store(url) as database:
         said = select(func.count()).where(events.c.type == "label")
         over = select(func.count()).where(items.c.labels + items.c.leases > items.c.overlap)
+        under = select(func.count()).where(items.c.labels < items.c.overlap)
         per_item = select(events.c.item, func.count().label("count")).where(events.c.type == "label")
         counted = per_item.group_by(events.c.item).subquery()
         wrong = select(func.count()).where(items.c.id == counted.c.item, items.c.labels != counted.c.count)
         return {
             "acknowledged": acknowledged,
             "stored": database.read(lambda c: c.execute(said).scalar_one()),
+            "items_under_assigned": database.read(lambda c: c.execute(under).scalar_one()),
             "items_over_assigned": database.read(lambda c: c.execute(over).scalar_one()),
             "items_miscounted": database.read(lambda c: c.execute(wrong).scalar_one()),
         }

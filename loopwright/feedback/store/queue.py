@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from loopwright.errors import StoreError
 from loopwright.feedback.kinds import Asked
@@ -121,7 +121,10 @@ def expire(connection: Connection, *, now: float) -> int:
 
 
 def get_task(connection: Connection, ticket: str, account: str) -> Task:
-    """Raises StoreError where the account has no such task, or is no member any more: which of these is not said."""
+    """Raises StoreError where the account has no such task, or is no member any more: which of these is not said.
+
+    Administrators may work everywhere.
+    """
     return _theirs(_BY_TICKET.first(connection, ticket=ticket, account=account))
 
 
@@ -261,12 +264,16 @@ _EXCLUDED = select(events.c.id).where(events.c.project == projects.c.id, events.
 _HAS_EXCLUSIONS = _EXCLUDED.exists().label("has_exclusions")
 _LEASED = assignments.c.state == "leased"
 
+_IS_MEMBER = select(members.c.account).where(
+    members.c.project == assignments.c.project, members.c.account == assignments.c.account
+)
+_IS_ADMIN = select(accounts.c.id).where(accounts.c.id == assignments.c.account, accounts.c.role == "admin")
+
 _TASKS = (
     select(assignments, *OF_ITEM, *PROJECT_COLUMNS, _HAS_EXCLUSIONS)
     .join(items, items.c.id == assignments.c.item)
     .join(projects, projects.c.id == assignments.c.project)
-    .join(members, and_(members.c.project == assignments.c.project, members.c.account == assignments.c.account))
-    .where(assignments.c.account == bindparam("account"))
+    .where(assignments.c.account == bindparam("account"), or_(_IS_MEMBER.exists(), _IS_ADMIN.exists()))
 )
 _OF_TICKET = _TASKS.where(assignments.c.ticket == bindparam("ticket"))
 _BY_TICKET = Prepared(_OF_TICKET)

@@ -1,6 +1,8 @@
 """Who is right how often: Dawid and Skene's model against a slow one written out, gold items, and what is not known."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from loopwright.feedback.statistics.reliability import SMOOTHING, dawid_skene, g
 from loopwright.feedback.statistics.votes import Votes
 from tests.feedback.statistics.tables import of_units, random_table, votes_of
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "crowd_kit.json"
 ACCURACIES = (0.95, 0.9, 0.75, 0.55, 0.15)
 
 
@@ -67,6 +70,16 @@ def test_em_equals_the_one_written_out(kinds, missing):
     np.testing.assert_allclose(found.prior, prior, rtol=1e-9)
     np.testing.assert_allclose(found.confusion, confusion, rtol=1e-9)
     np.testing.assert_allclose(found.posterior, posterior, rtol=1e-9, atol=1e-12)
+
+
+def test_em_equals_crowd_kit():
+    """benchmarks/golden_crowd_kit.py recorded it: the same model without smoothing, after as many iterations."""
+    golden = json.loads(GOLDEN.read_text())
+    votes = Votes.of([tuple(vote) for vote in golden["votes"]])
+    found = dawid_skene(votes, smoothing=1e-12, max_iterations=golden["iterations"], tolerance=1e-300)
+    assert votes.annotators == [0, 1, 2, 3] and votes.values == [0, 1, 2] and len(golden["votes"]) < 40 * 4
+    np.testing.assert_allclose(found.prior, golden["prior"], atol=1e-8)
+    np.testing.assert_allclose(found.confusion, golden["confusion"], atol=1e-8)
 
 
 def test_it_finds_who_errs_and_beats_the_majority():

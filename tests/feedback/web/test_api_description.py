@@ -42,7 +42,6 @@ def test_records_of_requests_forbid_what_they_do_not_know(described):
                 assert described["components"]["schemas"][name]["additionalProperties"] is False, (path, name)
 
 
-@pytest.mark.slow
 def test_nothing_that_is_sent_breaks_the_server(world, store):
     app = create_app(None, ServerConfig(url="http://testserver", key=KEY), {"parrot": Parrot()})
     with opened(app, store):
