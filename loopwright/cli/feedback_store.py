@@ -55,7 +55,10 @@ def serve(  # noqa: PLR0913 -- one argument an option
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8600,
     power_safe: Annotated[
-        bool, typer.Option("--power-safe", help="SQLite: labels survive a loss of power too; slower commits.")
+        bool,
+        typer.Option(
+            "--power-safe", help="SQLite: labels survive a loss of power too; each commit waits for the disk."
+        ),
     ] = False,
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="A proxy on this machine ends TLS and says who asks.")

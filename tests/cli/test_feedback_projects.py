@@ -122,6 +122,12 @@ def test_what_the_store_makes_no_effect_on_is_refused(office, refused):
     assert "--without-labels has no effect" in refused("import", "trl", "rows.jsonl", "--out", "x", "--without-labels")
 
 
+def test_power_safe_is_told_to_the_store(refused, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli("init")
+    assert "--power-safe is SQLite's" in refused("serve", "--store", "postgresql:///x", "--port", "0", "--power-safe")
+
+
 def test_labels_of_another_tool_come_with_their_annotators(office, cli, refused):
     """Two people of Label Studio agree on one answer and not on another; one of their annotations is of no use."""
 
