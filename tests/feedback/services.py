@@ -61,11 +61,15 @@ def postgresql_server() -> Iterator[Path]:
 
 
 @contextmanager
-def fresh_database(folder: Path) -> Iterator[str]:
-    """The URL of an empty database of the server, which is dropped afterwards whoever is still connected."""
+def fresh_database(folder: Path, template: str = "template1") -> Iterator[str]:
+    """The URL of a database of the server, which is dropped afterwards whoever is still connected.
+
+    Args:
+        template: the database that it is a copy of, to which nobody is connected; the usual one is empty.
+    """
     name = f"test_{uuid.uuid4().hex}"
     with _connected(folder) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield f"postgresql+psycopg://loopwright@/{name}?host={folder}"
     finally:

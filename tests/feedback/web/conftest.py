@@ -5,12 +5,18 @@ from argon2 import PasswordHasher
 
 from loopwright.feedback.store import people
 from loopwright.feedback.store.database import Database
+from tests.feedback import services
 from tests.feedback.web.world import client_of, fresh_copy, make_app, make_world, opened
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world") / "world.db")
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def world(request, tmp_path_factory):
+    """What asks for it runs once on each kind of database."""
+    if request.param == "sqlite":
+        yield make_world(f"sqlite:///{tmp_path_factory.mktemp('world') / 'world.db'}")
+        return
+    with services.fresh_database(request.getfixturevalue("postgresql_server")) as url:
+        yield make_world(url)
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +33,9 @@ def quick_hashes(monkeypatch):
 
 @pytest.fixture
 def store(world, tmp_path):
-    """The file of a copy of the world."""
-    with fresh_copy(world, tmp_path) as file:
-        yield file
+    """The URL of a copy of the world."""
+    with fresh_copy(world, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

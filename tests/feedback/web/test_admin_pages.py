@@ -36,8 +36,8 @@ def test_what_others_wrote_is_text_on_every_page(client, world, ask, database):
         administration.publish(connection, by, found, [new], batch=HOSTILE, now=1.0)
         administration.write_guideline(connection, by, project, HOSTILE, now=1.0)
         administration.register_artifact(
-            connection, account.id, project, HOSTILE, HOSTILE, parents={HOSTILE: HOSTILE}, made_from=["label-0001"],
-            where=HOSTILE, now=1.0,
+            connection, account.id, project, HOSTILE, HOSTILE[:40], parents={HOSTILE: HOSTILE},
+            made_from=["label-0001"], where=HOSTILE, now=1.0,
         )  # fmt: skip
         labels.flag(
             connection, world.tickets["annotator"], world.ids["annotator"], uid="flag-0001", note=HOSTILE, now=1.0

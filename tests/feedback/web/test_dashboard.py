@@ -301,6 +301,7 @@ def test_a_dashboard_whose_figures_fail_says_so_and_does_not_load_itself_again(c
 
 def test_figures_say_when_they_were_computed_and_how_much_came_since(client, world, world_app, database, monkeypatch):
     monkeypatch.setattr("loopwright.feedback.web.background.REST", 1e9)  # old figures stay
+    monkeypatch.setattr("loopwright.feedback.web.api.stats.PATIENCE_SECONDS", 60)
 
     def stats():
         return client.get(f"/api/v1/projects/{world.project}/stats", headers=world.headers("manager")).json()

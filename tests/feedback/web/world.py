@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from argon2 import PasswordHasher
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from starlette.testclient import TestClient
 
 from loopwright.feedback.projects import ProjectConfig
@@ -23,6 +23,7 @@ from loopwright.feedback.store.tables import metadata
 from loopwright.feedback.web.app import background_figures, create_app
 from loopwright.feedback.web.settings import ServerConfig
 from loopwright.schemas import Message, Reply
+from tests.feedback import services
 
 KEY = "0123456789-a-key-of-the-tests-0123456789"
 URL = "http://labels.test"
@@ -36,7 +37,7 @@ _hash = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 class World(NamedTuple):
     """Names of what is there; cookies and tokens by who has them."""
 
-    file: Path
+    url: str
     project: str
     other: str
     chat: str  # a project of the same people as the first
@@ -62,11 +63,11 @@ def item(key: str, **more) -> Item:
     return Item(key=key, prompt=prompt, responses=("One thing.", "Quite another thing."), **more)
 
 
-def make_world(file: Path) -> World:
+def make_world(url: str) -> World:
     """Two comparison projects A and B, with one manager and one annotator each; an administrator; items; a label."""
-    migrate(f"sqlite:///{file}")
+    migrate(url)
     now = time.time()
-    with Database(f"sqlite:///{file}") as database:
+    with Database(url) as database:
         write = database.write
         ids, cookies, tokens, tickets = {}, {}, {}, {}
         for name in ("admin", "manager", "annotator", "manager B", "annotator B", "spare"):
@@ -124,15 +125,15 @@ def make_world(file: Path) -> World:
             for role, there in (("annotator", project.id), ("admin", None))
         }
     return World(
-        file, project.id, other.id, chat.id, conversation, webhook, judged, ids, cookies, tokens, token_ids, tickets,
+        url, project.id, other.id, chat.id, conversation, webhook, judged, ids, cookies, tokens, token_ids, tickets,
         invitation, open_invitations,
     )  # fmt: skip
 
 
 @contextmanager
-def opened(app, file: Path) -> Iterator[None]:
+def opened(app, url: str) -> Iterator[None]:
     """The app on this database, whichever it was on before."""
-    with Database(f"sqlite:///{file}") as database:
+    with Database(url) as database:
         app.state.database = database
         app.state.figures = background_figures(database)
         try:
@@ -162,17 +163,23 @@ def client_of(app) -> TestClient:
 
 
 @contextmanager
-def fresh_copy(world: World, folder: Path) -> Iterator[Path]:
+def fresh_copy(world: World, folder: Path) -> Iterator[str]:
+    """The URL of a database that is the test's own."""
+    made = make_url(world.url)
+    if made.get_backend_name() == "postgresql":
+        with services.fresh_database(Path(str(made.query["host"])), template=made.database) as url:
+            yield url
+        return
     copy = folder / "copy.db"
-    shutil.copyfile(world.file, copy)
-    yield copy
+    shutil.copyfile(made.database, copy)
+    yield f"sqlite:///{copy}"
     for file in folder.glob("copy.db*"):
         file.unlink()
 
 
-def dump(file: Path, *, without: tuple[str, ...] = ()) -> dict[str, list]:
-    """All rows of all tables, but for when sessions were last used."""
-    with Database(f"sqlite:///{file}") as database:
+def dump(url: str, *, without: tuple[str, ...] = ()) -> dict[str, list]:
+    """All rows of all tables, in an order of their own, but for when sessions were last used."""
+    with Database(url) as database:
         rows = {
             name: database.read(lambda c, t=table: [dict(row) for row in c.execute(select(t)).mappings()])
             for name, table in metadata.tables.items()
@@ -180,7 +187,11 @@ def dump(file: Path, *, without: tuple[str, ...] = ()) -> dict[str, list]:
         }
     for session in rows.get("sessions", ()):
         del session["seen"]
-    return rows
+    return {name: sorted(of_table, key=_place) for name, of_table in rows.items()}  # PostgreSQL moves what it changes
+
+
+def _place(row: dict) -> str:
+    return f"{row.get('id', '')!s:0>20} {row}"
 
 
 def text_of(rows: dict[str, list]) -> str:
