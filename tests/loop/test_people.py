@@ -19,6 +19,7 @@ from loopwright.loop.trace import in_words, trace
 from loopwright.schemas import Comparison, Prompt
 from loopwright.tracking.artifacts import current_artifacts
 from loopwright.worlds import WORLDS
+from tests.cli.test_cli import call
 from tests.feedback.web.people import Office
 
 PROMPTS = 24
@@ -212,7 +213,7 @@ def test_what_ppo_made_is_sampled_for_the_next_labels_and_every_way_is_known(peo
         assert {one["label"] for one in behind} == {one.id for one in [*records(made["feedback"]), *records(later)]}
 
 
-def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(people, first, second):
+def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(people, first, second, monkeypatch, capsys):
     made = current_artifacts(first)
     rows = [json.loads(line) for line in made["evaluate"].file("samples.jsonl").read_text().splitlines()]
     number = next(i for i, row in enumerate(rows, start=1) if row["version"] == "ppo")
@@ -227,6 +228,8 @@ def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(peop
     shown = "\n".join(in_words(found))
     assert f"{PROMPTS * OVERLAP} labels, project desk at {people.office.url}: desk annotator-0" in shown
     assert labels.ids[0] in shown and "stale" not in shown
+    status, out, _ = call(monkeypatch, capsys, "show", str(first), "--answer", str(number))
+    assert status == 0 and f"{PROMPTS * OVERLAP} labels, project desk at" in out and labels.ids[0] in out
     before = next(i for i, row in enumerate(rows, start=1) if row["version"] == "base")
     assert not [link for link in trace(first, before).links if link.labels]  # the base model heard nobody
 
