@@ -36,6 +36,7 @@ class Parrot:
     def __init__(self):
         self.heard = []
         self.closed = 0
+        self.policy = "ppo-123"
 
     def reply(self, messages, settings):
         self.heard.append([(message.role, message.content) for message in messages])
@@ -47,7 +48,7 @@ class Parrot:
                 if word == "crash":
                     raise RuntimeError("secret detail")
                 yield word + " "
-            yield Reply(text=text, finished=True, model="parrot", policy="ppo-123")
+            yield Reply(text=text, finished=True, model="parrot", policy=self.policy)
         finally:
             self.closed += 1
 
@@ -72,11 +73,11 @@ def project(database, kind="chat", responder="bird"):
     return database.write(lambda c: create_project(c, kind, config, now=1.0))
 
 
-def person(database, app, name, project):
+def person(database, app, name, project, role="annotator", scope="label"):
     def job(connection):
         account = people.create_account(connection, name, now=1.0)
-        add_member(connection, project.id, account.id)
-        return people.create_token(connection, account.id, "test", ["label"], now=1.0)
+        add_member(connection, project.id, account.id, role)
+        return people.create_token(connection, account.id, "test", [scope], now=1.0)
 
     token = database.write(job)
     return TestClient(app, base_url="http://127.0.0.1:8600", headers={"Authorization": f"Bearer {token}"})
@@ -132,6 +133,29 @@ def test_red_team_answers_say_whether_the_model_broke(database, app):
     assert ann.post(f"/api/v1/tasks/{last['ticket']}/label", json=judged).status_code == 200
     ((*_, kind, record),) = database.read(lambda c: list(labels.records(c, attack)))
     assert kind == "attacks" and isinstance(record, Attack) and (record.broke, record.harm) == (True, 2)
+
+
+def test_programs_hear_how_far_the_answers_of_a_policy_are_and_which_one_answers_now(database, app, parrot):
+    chat = project(database)
+    ann, run = person(database, app, "ann", chat), person(database, app, "run", chat, "manager", "read")
+
+    def batch(policy):
+        found = run.get(f"/api/v1/projects/{chat.id}/batches/{policy}")
+        assert found.status_code == 200, found.text
+        return found.json()
+
+    assert batch("ppo-123") == {"items": 0, "labels": 0, "wanted": 0, "answering": None}
+    conversation = begin(ann, chat)
+    for number, content in enumerate(("one", "two")):
+        ticket = say(ann, conversation, content)[-1]["ticket"]
+        judged = {"uid": f"uid-0000-{number}", "answer": {"good": True}}
+        assert ann.post(f"/api/v1/tasks/{ticket}/label", json=judged).status_code == 200
+        parrot.policy = "a" * 120  # a server of other people's models; PostgreSQL takes 100
+    assert batch("ppo-123") == {"items": 1, "labels": 1, "wanted": 1, "answering": "a" * 100}
+    assert batch("a" * 100)["labels"] == 1
+    said = run.get(f"/api/v1/projects/{chat.id}/labels", params={"batch": "ppo-123"}).text
+    assert [json.loads(line)["label"] for line in said.splitlines()] == ["uid-0000-0"]
+    assert ann.get(f"/api/v1/projects/{chat.id}/batches/ppo-123").status_code == 403  # labelers judge blindly
 
 
 @pytest.mark.parametrize(
