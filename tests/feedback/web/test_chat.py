@@ -9,7 +9,7 @@ import pytest
 from anyio import create_task_group, to_thread, wait_all_tasks_blocked
 from anyio.from_thread import start_blocking_portal
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy import delete
 from starlette.requests import ClientDisconnect
 
@@ -40,6 +40,7 @@ class Parrot:
 
     def reply(self, messages, settings):
         self.heard.append([(message.role, message.content) for message in messages])
+        self.most_tokens = settings.max_new_tokens
         text = messages[-1].content
         try:
             for word in text.split(" "):
@@ -123,6 +124,16 @@ def test_the_model_hears_the_whole_conversation_and_each_answer_has_its_own_prom
     assert [(turn["role"], turn["answer"]) for turn in shown] == [
         ("user", None), ("assistant", None), ("user", None), ("assistant", {"good": True}),
     ]  # fmt: skip
+
+
+def test_answers_are_as_long_as_the_project_has_it(database, app, parrot):
+    config = ProjectConfig(kind="chat", responder="bird", reply_tokens=40)
+    short = database.write(lambda c: create_project(c, "short", config, now=1.0))
+    ann = person(database, app, "ann", short)
+    say(ann, begin(ann, short), "hi")
+    assert parrot.most_tokens == 40
+    with pytest.raises(ValidationError, match="reply_tokens has no effect on a thumb project"):
+        ProjectConfig(kind="thumb", reply_tokens=40)
 
 
 def test_red_team_answers_say_whether_the_model_broke(database, app):
