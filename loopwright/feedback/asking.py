@@ -13,8 +13,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 from pydantic import AfterValidator, PositiveInt, TypeAdapter
 
 from loopwright.errors import ConfigError, StoreError
-from loopwright.feedback.client import FeedbackClient, Line, Project, checked_url
-from loopwright.feedback.connection import Unreachable
+from loopwright.feedback.client import Batch, FeedbackClient, Line, Project, checked_url
+from loopwright.feedback.connection import Unreachable, shown
 from loopwright.feedback.items import OFF_TOPIC, POLICIES, Item
 from loopwright.feedback.kinds import FORMS
 from loopwright.schemas import Message, Record
@@ -33,7 +33,7 @@ def _address(url: str) -> str:
 
 
 def _kinds_there_are(wait: Mapping[str, int]) -> Mapping[str, int]:
-    kinds = {form.makes[0] for form in FORMS.values() if not form.written}
+    kinds = {form.makes[0] for form in FORMS.values()}
     if not wait or not kinds >= set(wait):
         raise ValueError(f"name some of {', '.join(sorted(kinds))} and how many, such as {{comparisons: 500}}")
     return wait
@@ -87,13 +87,12 @@ def projects_for(client: FeedbackClient, names: Names, wait: Mapping[str, int], 
     found: dict[str, Project] = {}
     for name in (names,) if isinstance(names, str) else names:
         project = client.project(name)
-        form = FORMS.get(project.kind)
-        if form is None or form.written:
+        if project.kind not in FORMS:
             raise ConfigError(
-                f"{stage}.project = {name}: people write the items of a {project.kind} project themselves; name a "
-                "project that asks about answers"
+                f"{stage}.project = {name} is of a kind that this program does not know ({shown(project.kind)}); use "
+                "the program that serves it, or name another project"
             )
-        kind = form.makes[0]
+        kind = FORMS[project.kind].makes[0]
         if kind not in wait:
             raise ConfigError(
                 f"{stage}.wait: a {project.kind} project such as {name} makes {kind}, not {', '.join(wait)}; wait for "
@@ -105,6 +104,11 @@ def projects_for(client: FeedbackClient, names: Names, wait: Mapping[str, int], 
     if missing := next((kind for kind in wait if kind not in found), None):
         raise ConfigError(f"{stage}.wait: none of the projects makes {missing}; name one that does, beside the others")
     return [found[kind] for kind in wait]
+
+
+def may_be_written(wait: Mapping[str, int]) -> bool:
+    """Whether projects in which people write what is judged can make all of it."""
+    return set(wait) <= {form.makes[0] for form in FORMS.values() if form.written}
 
 
 def items_to_judge(
@@ -119,23 +123,25 @@ def items_to_judge(
 ) -> Iterator[Item]:
     """What a project of this kind asks about the answers to one prompt: every pair, each answer, or all together.
 
-    Equal answers count once; a prompt with too few different ones gives nothing.
+    Equal answers count once; a prompt with too few different ones gives nothing, and any where people write themselves.
 
     Args:
         policies: who wrote each response, where several did.
     """
+    if FORMS[kind].written:
+        return
     fewest, most = FORMS[kind].responses
     places = [place for place, response in enumerate(responses) if response not in responses[:place]]
     together = [places] if most > 2 else combinations(places, most)
-    for shown in together:
-        if len(shown) >= fewest:
-            strange = [number for number, place in enumerate(shown) if place in off_topic]
+    for chosen in together:
+        if len(chosen) >= fewest:
+            strange = [number for number, place in enumerate(chosen) if place in off_topic]
             own: dict[str, list[Any]] = {OFF_TOPIC: strange} if strange else {}
-            own |= {POLICIES: [policies[place] for place in shown]} if policies else {}
+            own |= {POLICIES: [policies[place] for place in chosen]} if policies else {}
             yield Item(
-                key=key_of(policy, messages, [responses[place] for place in shown]),
+                key=key_of(policy, messages, [responses[place] for place in chosen]),
                 prompt=tuple(messages),
-                responses=tuple(responses[place] for place in shown),
+                responses=tuple(responses[place] for place in chosen),
                 tags={**tags, **own},
                 policy=policy,
             )
@@ -150,6 +156,7 @@ def key_of(policy: str | None, messages: Sequence[Message], responses: Sequence[
 def ask(client: FeedbackClient, questions: Sequence[Question], *, batch: str, watch: Watch) -> list[list[Line]]:
     """Publish the items, wait until enough labels of the batch count in each project, and take all that are there.
 
+    Where people write what is judged nothing is published: what a policy answers them is a batch of the policy's id.
     It may be killed at any moment and begun again: what is published stays, and so does what people said.
 
     Raises:
@@ -157,32 +164,48 @@ def ask(client: FeedbackClient, questions: Sequence[Question], *, batch: str, wa
     """
     for project, items, wanted in questions:
         published = _patiently(client, watch, partial(client.publish, project.id, items, batch=batch))
-        watch.log(
-            f"{project.name} at {client.url} asks {published.new} new items ({published.known} were there), "
-            f"and waits for {wanted} labels"
-        )
+        written, asks = FORMS[project.kind].written, f"asks {published.new} new items ({published.known} were there)"
+        what = "has people talk with a model" if written else asks
+        watch.log(f"{project.name} at {client.url} {what}, and waits for {wanted} labels")
+    told: dict[str, str] = {}  # project's id -> whom its people talk with in the policy's place, as it was said
     with watch.progress("people label", sum(one.wanted for one in questions)) as bar:
-        shown = 0
+        before = 0
         while True:
             found = [_patiently(client, watch, partial(client.batch, one.project.id, batch)) for one in questions]
             there = {
                 FORMS[one.project.kind].makes[0]: state.labels for one, state in zip(questions, found, strict=True)
             }
             counted = sum(min(state.labels, one.wanted) for one, state in zip(questions, found, strict=True))
-            bar.advance(counted - shown, **there)
-            shown = counted
+            bar.advance(counted - before, **there)
+            before = counted
             if counted == sum(one.wanted for one in questions):
                 lines = [_patiently(client, watch, partial(_lines, client, one.project, batch)) for one in questions]
                 said = (len({line.label for line in part}) for part in lines)
                 if all(count >= one.wanted for one, count in zip(questions, said, strict=True)):
                     return lines  # nobody took one back meanwhile
             for one, state in zip(questions, found, strict=True):
-                if state.wanted < one.wanted:
+                if FORMS[one.project.kind].written:
+                    missing = _who_is_missing(client.url, one.project, batch, state)
+                    if missing and missing != told.get(one.project.id):
+                        watch.log(missing)
+                    told[one.project.id] = missing
+                elif state.wanted < one.wanted:
                     raise StoreError(
                         f"{client.url}: project {one.project.name} can bring {state.wanted} labels that count of these "
                         f"{state.items} items, not {one.wanted}; wait for fewer, or ask about more prompts"
                     )
             time.sleep(POLL_SECONDS)
+
+
+def _who_is_missing(url: str, project: Project, policy: str, state: Batch) -> str:
+    """What to do where people talk, but not with the policy that is waited for; empty where they do."""
+    if state.items:
+        return ""
+    talk = "nobody has talked with it yet" if state.answering is None else f"people talk with {shown(state.answering)}"
+    return (
+        f"{project.name} at {url}: labels count of what {policy} answers, but {talk}; serve it (loopwright "
+        f"serve-model) as the model that the annotation server calls {shown(str(project.config.get('responder')))}"
+    )
 
 
 def _lines(client: FeedbackClient, project: Project, batch: str) -> list[Line]:

@@ -63,11 +63,15 @@ class Published(Reply):
 
 
 class Batch(Reply):
-    """How far the items published under one name are; gold and withdrawn ones left out."""
+    """How far the items published under one name are; gold and withdrawn ones left out.
+
+    In a project where people talk with a model, the name is the id of the policy that answered.
+    """
 
     items: int
     labels: int  # that count
     wanted: int  # of all items together
+    answering: str | None = None  # where people talk with a model: which policy did last
 
 
 class Line(NamedTuple):
@@ -204,7 +208,11 @@ class FeedbackClient:
         return Published(new=new, known=known)
 
     def batch(self, project: str, batch: str) -> Batch:
-        """How far the items published under this name are. Raises StoreError where there are none."""
+        """How far the items published under this name are.
+
+        Raises:
+            StoreError: there are none, and the project is none where people talk with a model.
+        """
         return self._read(Batch, self._connection.get(f"{_at(project)}/batches/{quote(batch, safe='')}"))
 
     def labels(self, project: str, *, batch: str | None = None) -> Iterator[Line]:

@@ -74,6 +74,7 @@ class ProjectConfig(Config):
     # the project is made, for whoever knows it knows which items are gold
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     responder: str | None = None  # the model to talk to, by its name in the server's settings
+    reply_tokens: Annotated[int, Field(ge=1, le=4_096)] = 256  # of an answer, at most; small models have room for few
     label_cost: Annotated[float, Field(ge=0)] | None = None  # money a label, where people are paid so
 
     @model_validator(mode="after")
@@ -90,6 +91,7 @@ class ProjectConfig(Config):
             "reason_when_significant": {"comparison"},
             "blur": {kind for kind, form in FORMS.items() if not form.written},
             "responder": {"chat", "red_team"},
+            "reply_tokens": {"chat", "red_team"},
         }
         for name, kinds in users.items():
             if name in self.model_fields_set and self.kind not in kinds:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.models.tokens import context_length
 from loopwright.schemas import Message, Pieces, Reply, ReplySettings
-from loopwright.tracking.artifacts import MANIFEST, Artifact, hash_files, read_manifest, verify
+from loopwright.tracking.artifacts import MANIFEST, Artifact, id_of_file, read_manifest, verify
 
 UNDECIDED = "\ufffd"  # what bytes that are no whole letter yet are decoded as
 
@@ -120,7 +118,7 @@ class _Letters:
 
 
 def identity(folder: Path) -> tuple[str, str]:
-    """The name of the model in a folder, and its version: its artifact's id, or `fp_` and a hash of its files.
+    """The name of the model in a folder, and its version: its artifact's id, or a hash of its files.
 
     Raises:
         ArtifactError: it is an artifact's, and a file was changed after the artifact was made.
@@ -130,5 +128,4 @@ def identity(folder: Path) -> tuple[str, str]:
         artifact = Artifact(folder.parent, read_manifest(folder.parent))
         verify(artifact)
         return folder.parent.name, artifact.id
-    digest = hashlib.sha256(json.dumps(hash_files(folder), sort_keys=True).encode()).hexdigest()
-    return folder.name, f"fp_{digest}"
+    return folder.name, id_of_file(folder)  # as runs know it, which wait for labels of what it answers

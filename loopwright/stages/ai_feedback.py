@@ -18,11 +18,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from loopwright.data.constitution import load_constitution
-from loopwright.data.prompts import read_prompts
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import worth
-from loopwright.generation.answers import Item, prompts_to_ask
+from loopwright.generation.answers import Item
 from loopwright.responders.injections import try_lures
 from loopwright.responders.judge import JudgeConfig, ToJudge, Verdict, clamped, compare
 from loopwright.responders.judges import open_judge
@@ -71,7 +70,7 @@ class Pair(NamedTuple):
 
 def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, judge every pair in both orders, ask people where it pays, and keep who said what."""
-    prompts = prompts_to_ask(read_prompts(inputs.prompts, config.tasks), config.prompts, inputs.asked)
+    prompts = asked.prompts_of(config, inputs)
     answers, items = asked.answer(prompts, config, inputs, runtime)
     pairs = [pair for item in items for pair in pairs_of(item, inputs.principles, runtime)]
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from loopwright.data.prompts import read_prompts
 from loopwright.errors import ConfigError
-from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
+from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Judge, Prompt
@@ -22,6 +23,7 @@ from loopwright.tracking.artifacts import Artifact, id_of_file
 from loopwright.worlds import WORLDS
 
 ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
+PROMPTS, PROMPTS_FROM = "prompts_train.jsonl", "a world or dataset section"
 NEEDS = {"policy": POLICIES, "world": ("world",), "dataset": ("dataset",), "asked.*": ASKING}
 
 
@@ -57,7 +59,7 @@ class AskedConfig(StageConfig):
 @dataclass(frozen=True)
 class AskedInputs:
     policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
-    prompts: Path  # jsonl of Prompt
+    prompts: Path | None  # jsonl of Prompt; None: there are none, and people may write what is judged
     judges: Mapping[str, Judge] = field(default_factory=dict)  # a world's: what simulated people see through faults
     asked: int = 0  # prompts that were asked about before; others come first
 
@@ -72,6 +74,16 @@ class AskedInputs:
         return tuple(ids[k % len(ids)] for k in range(responses)) if len(ids) > 1 else ()
 
 
+def prompts_of(config: AskedConfig, inputs: AskedInputs) -> list[Prompt]:
+    """What is asked: prompts that no earlier round asked about.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    file = chosen_input(f"{config.section}.prompts_file", inputs.prompts, None, PROMPTS, PROMPTS_FROM)
+    return prompts_to_ask(read_prompts(file, config.tasks), config.prompts, inputs.asked)
+
+
 def answer(
     prompts: Sequence[Prompt], config: AskedConfig, inputs: AskedInputs, runtime: Runtime
 ) -> tuple[list[list[str]], list[Item]]:
@@ -82,25 +94,25 @@ def answer(
     return answers, mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
 
 
-def bind(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> AskedInputs:
+def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_written: bool = False) -> AskedInputs:
     """Inputs from the stages before, or from the paths in the config.
+
+    Args:
+        may_be_written: there need be no prompts, where people write what is judged.
 
     Raises:
         ConfigError: one is given neither way, or both ways.
     """
-    world = artifacts.get("world")
-    prompts = (artifacts.get("dataset") or world) if config.prompts_file is None else None
+    world, file = artifacts.get("world"), config.prompts_file
+    prompts = (artifacts.get("dataset") or world) if file is None else None
+    if prompts is not None or not may_be_written:
+        file = chosen_input(f"{config.section}.prompts_file", file, prompts, PROMPTS, PROMPTS_FROM)
+    before = [one.manifest for role, one in artifacts.items() if stage_of(role) in ASKING]
     return AskedInputs(
         policies=who_write(config, artifacts),
-        prompts=chosen_input(
-            f"{config.section}.prompts_file",
-            config.prompts_file,
-            prompts,
-            "prompts_train.jsonl",
-            "a world or dataset section",
-        ),
+        prompts=file,
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
-        asked=sum(one.manifest.config["prompts"] for role, one in artifacts.items() if stage_of(role) in ASKING),
+        asked=sum(one.config["prompts"] for one in before if one.metrics.get("prompts") != 0),  # 0: people wrote them
     )
 
 

@@ -21,7 +21,7 @@ from loopwright.training.judged_answers import Given
 from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios
 from loopwright.training.loop import FitResult, MicroLoss, fit
 
-BY_PEOPLE = ("thumbs", "corrections")
+BY_PEOPLE = ("thumbs", "corrections", "attacks")
 NEEDS = {"policy": POLICIES, "judged.*": FEEDBACK}
 
 

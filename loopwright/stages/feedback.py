@@ -10,18 +10,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from loopwright.data.prompts import newest, read_prompts
+from loopwright.data.prompts import newest
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
-from loopwright.feedback.asking import Names, StoreUrl, Wait
-from loopwright.generation.answers import Item, prompts_to_ask
+from loopwright.feedback.asking import Names, StoreUrl, Wait, may_be_written
+from loopwright.generation.answers import Item
 from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
@@ -78,9 +79,9 @@ class FeedbackInputs(AskedInputs):
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, assign, judge, and keep who said what about which policy."""
-    prompts = prompts_of(config, inputs)
     if config.store is not None:
-        return feedback_people.run(config, inputs, prompts, runtime)
+        return feedback_people.run(config, inputs, partial(prompts_of, config, inputs), runtime)
+    prompts = prompts_of(config, inputs)
     inputs, annotators = with_taste(inputs, runtime), team_of(config, inputs, runtime)
     _, items = asked.answer(prompts, config, inputs, runtime)
     differing = [item for item in map(Item.without_repetitions, items) if len(item.responses) > 1]
@@ -93,8 +94,7 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
 
 def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
     """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
-    given = read_prompts(inputs.prompts, config.tasks)
-    return prompts_to_ask(given, config.prompts, inputs.asked) + newest(inputs.attacks, config.attacks)
+    return asked.prompts_of(config, inputs) + newest(inputs.attacks, config.attacks)
 
 
 def judge_all(
@@ -244,7 +244,7 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
             "annotation server in store"
         )
     return FeedbackInputs(
-        **vars(asked.bind(config, artifacts)),
+        **vars(asked.bind(config, artifacts, may_be_written=config.wait is not None and may_be_written(config.wait))),
         taste=None if taste is None else taste.file("model"),
         attacks=attack_files(artifacts),
     )

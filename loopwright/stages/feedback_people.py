@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.data.readers import write_records
+from loopwright.errors import ConfigError
 from loopwright.feedback.agreement import agreement_report
 from loopwright.feedback.asking import Question, ask, items_to_judge, projects_for, source_of, write_sources
-from loopwright.feedback.client import FeedbackClient, Line
+from loopwright.feedback.client import FeedbackClient, Line, Project
 from loopwright.feedback.items import Item, Score
 from loopwright.feedback.kinds import FORMS
 from loopwright.generation.answers import Item as Asked
@@ -25,19 +26,26 @@ if TYPE_CHECKING:
 
 ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people were asked for something else
 SCORED_AT_ONCE = 256  # items
+OF_SAMPLES = (
+    "prompts", "tasks", "prompts_file", "attacks", "responses_per_prompt", "versions", "start_answers", "sampling",
+    "off_topic_share", "prompts_at_once", "save_batches", "reward",
+)  # fmt: skip
 
 
-def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt], runtime: Runtime) -> StageOutput:
+def run(
+    config: FeedbackConfig, inputs: FeedbackInputs, find_prompts: Callable[[], Sequence[Prompt]], runtime: Runtime
+) -> StageOutput:
     """Sample, publish, wait while people work, write down what they said and which labels it was."""
     assert config.store is not None and config.project is not None and config.wait is not None
     with FeedbackClient(config.store) as client:
         projects = projects_for(client, config.project, config.wait, runtime.stage)  # before anything is sampled
+        prompts = find_prompts() if anything_is_sampled(config, projects, runtime.stage) else []
         answers, items = asked.answer(prompts, config, inputs, runtime)
         runtime.checkpoint(len(answers), {"answers": answers})  # people take days: none is sampled twice
         questions = []
         for project, wanted in zip(projects, config.wait.values(), strict=True):
             shown = [item for one in items for item in items_about(one, project.kind, inputs)]
-            if config.reward is not None:
+            if config.reward is not None and shown:
                 shown = with_scores(shown, config.reward, runtime)
             questions.append(Question(project, shown, wanted))
         said = ask(client, questions, batch=inputs.policy_id, watch=runtime)
@@ -46,6 +54,22 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, prompts: Sequence[Prompt
     lines = [line for part in said for line in part]
     write(lines, [kind for project in projects for kind in FORMS[project.kind].makes], runtime.output)
     return StageOutput(summarise(lines, prompts))
+
+
+def anything_is_sampled(config: FeedbackConfig, projects: Sequence[Project], stage: str) -> bool:
+    """Whether people judge answers to given prompts; not where they write these themselves, talking with the policy.
+
+    Raises:
+        ConfigError: a setting is of such answers, and there are none.
+    """
+    if not all(FORMS[project.kind].written for project in projects):
+        return True
+    if idle := [name for name in OF_SAMPLES if name in config.model_fields_set]:
+        raise ConfigError(
+            f"{stage}.{idle[0]} has no effect where people write the prompts themselves, as in project "
+            f"{projects[0].name}, and the policy that is served answers; leave it out"
+        )
+    return False
 
 
 def items_about(one: Asked, kind: str, inputs: FeedbackInputs) -> list[Item]:

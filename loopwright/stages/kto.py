@@ -39,7 +39,7 @@ class KTOConfig(DirectConfig, StageConfig):
     section: ClassVar[str] = "kto"
     unit: ClassVar[str] = "thumbs"
 
-    kinds: tuple[Literal["thumbs", "comparisons", "rankings", "ratings", "corrections"], ...] = ("thumbs",)
+    kinds: tuple[Literal["thumbs", "comparisons", "rankings", "ratings", "corrections", "attacks"], ...] = ("thumbs",)
     judgements: ThumbConfig = ThumbConfig()
     desirable_weight: PositiveFloat = 1.0  # lambda_D
     undesirable_weight: PositiveFloat = 1.0  # lambda_U

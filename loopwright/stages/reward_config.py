@@ -14,7 +14,7 @@ from loopwright.training.config import Fraction, TrainConfig
 from loopwright.training.label_model import AnnotatorConfig, Covariate
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Kind = Literal["comparisons", "rankings", "ratings", "thumbs", "corrections", "spans"]
+Kind = Literal["comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks", "spans"]
 
 ANSWERS_ONLY = {
     "judgements", "annotators", "covariates", "teacher", "centering", "normalise_on", "reference_samples", "sampling",

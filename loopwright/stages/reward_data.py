@@ -27,6 +27,7 @@ from loopwright.models.tokens import context_length
 from loopwright.rewards import Reward, RewardModel, Sample
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
+    Attack,
     Comparison,
     Correction,
     Judge,
@@ -54,6 +55,7 @@ class RewardInputs:
     ratings: Files | Sequence[Rating] = ()
     thumbs: Files | Sequence[Thumb] = ()
     corrections: Files | Sequence[Correction] = ()
+    attacks: Files | Sequence[Attack] = ()  # of people who talked with a policy
     spans: Files | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
     ages: Sequence[int] = ()  # of the files of each kind, in rounds before the newest
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment

@@ -205,7 +205,7 @@ def verify(artifact: Artifact) -> None:
 def id_of_file(path: Path) -> str:
     """The id of the artifact that a file or folder belongs to; of any other folder, a hash of what is in it."""
     try:
-        return read_manifest(path.parent).id
+        return read_manifest(path.resolve().parent).id
     except ArtifactError:
         return hashlib.sha256(json.dumps(hash_files(path), sort_keys=True).encode()).hexdigest()
 

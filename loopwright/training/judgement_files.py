@@ -12,7 +12,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import KINDS, Judgement, Message
 
 Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several rounds, or records
-RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections")}
+RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks")}
 
 
 def files_in(folder: Path, kinds: Sequence[str], setting: str) -> dict[str, Path]:

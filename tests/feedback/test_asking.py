@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from pydantic import TypeAdapter
 
 from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback import asking
@@ -11,6 +12,7 @@ from loopwright.feedback.asking import (
     SOURCE,
     Question,
     Source,
+    Wait,
     ask,
     items_to_judge,
     key_of,
@@ -20,6 +22,7 @@ from loopwright.feedback.asking import (
 )
 from loopwright.feedback.client import Batch, Line, Project, Published
 from loopwright.feedback.connection import Unreachable
+from loopwright.feedback.kinds import FORMS
 from loopwright.schemas import Message, Thumb
 
 QUESTION = (Message(role="user", content="When?"),)
@@ -156,7 +159,9 @@ def test_what_cannot_come_is_not_waited_for():
     [
         ("ranking", {"comparisons": 5}, "a ranking project such as desk makes rankings, not comparisons"),
         ("comparison", {"corrections": 5}, "makes comparisons, not corrections"),
-        ("chat", {"thumbs": 5}, "people write the items of a chat project themselves"),
+        ("chat", {"attacks": 5}, "a chat project such as desk makes thumbs, not attacks"),
+        ("red_team", {"thumbs": 5}, "makes attacks, not thumbs"),
+        ("dance\x1b[2J", {"thumbs": 5}, r"of a kind that this program does not know \(dance\[2J\)"),
     ],
 )
 def test_a_kind_that_the_project_cannot_make_is_refused(kind, wait, message):
@@ -164,9 +169,46 @@ def test_a_kind_that_the_project_cannot_make_is_refused(kind, wait, message):
     client = SimpleNamespace(project=lambda name: project)
     with pytest.raises(ConfigError, match=message):
         projects_for(client, "desk", wait, "feedback")
-    good = PROJECT.model_copy(update={"config": {"kind": "ranking"}})
-    client = SimpleNamespace(project=lambda name: good)
-    assert projects_for(client, "desk", {"rankings": 5}, "feedback") == [good]
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_run_can_wait_for_every_kind(kind):
+    project = PROJECT.model_copy(update={"config": {"kind": kind}})
+    client = SimpleNamespace(project=lambda name: project)
+    wait = TypeAdapter(Wait).validate_python({FORMS[kind].makes[0]: 5})
+    assert projects_for(client, "desk", wait, "feedback") == [project]
+
+
+def talking(*states):
+    """A server whose people talk with a model, and what is asked about it."""
+    server = Server()
+    server.states = [
+        Batch(items=items, labels=labels, wanted=items, answering=answering) for items, labels, answering in states
+    ]
+    server.batch = lambda project, batch: server.states.pop(0)
+    config = {"kind": "chat", "responder": "front\x1b[2J\n"}
+    return server, Question(Project(id="id", name="talk", state="open", config=config), [], 3)
+
+
+def test_where_people_write_the_prompts_nothing_is_asked_about_and_more_may_come():
+    assert asked("chat", "a", "b") == asked("red_team", "a") == []
+    server, question = talking((1, 0, "v2"), (2, 2, "v2"), (9, 3, "v2"))  # fewer answers than labels are wanted
+    watch = Watch()
+    (lines,) = ask(server, [question], batch="v2", watch=watch)
+    assert len(lines) == 3 and watch.shown == {"thumbs": 3} and watch.moved == [0, 2, 1]
+    assert watch.said == ["talk at http://there has people talk with a model, and waits for 3 labels"]
+
+
+def test_who_talks_with_another_policy_is_said_once_and_to_whom_to_talk():
+    """Else people would work for days, and nothing would count."""
+    nobody, another = (0, 0, None), (0, 0, "v1\x1b[2J")
+    server, question = talking(nobody, nobody, another, another, (3, 3, "v2"))
+    watch = Watch()
+    ask(server, [question], batch="v2", watch=watch)
+    _, first, second = watch.said
+    assert "labels count of what v2 answers, but nobody has talked with it yet; serve it" in first
+    assert "but people talk with v1[2J; serve it" in second
+    assert second.endswith("as the model that the annotation server calls front[2J")
 
 
 def test_several_kinds_are_waited_for_together_and_each_is_shown():

@@ -9,18 +9,22 @@ from types import SimpleNamespace
 import pytest
 
 from loopwright.data.readers import read_records
-from loopwright.errors import ArtifactError
+from loopwright.errors import ArtifactError, StoreError
 from loopwright.evaluation.report import render
 from loopwright.feedback import asking
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
 from loopwright.loop import config_from, run
 from loopwright.loop.trace import in_words, trace
-from loopwright.schemas import Comparison, Prompt
-from loopwright.tracking.artifacts import current_artifacts
+from loopwright.schemas import Attack, Comparison, Prompt, Thumb
+from loopwright.stages import feedback, kto, reward
+from loopwright.stages.base import Stage, StageConfig, StageOutput
+from loopwright.tracking.artifacts import current_artifacts, id_of_file
 from loopwright.worlds import WORLDS
 from tests.cli.test_cli import call
 from tests.feedback.web.people import Office
+from tests.loop.test_pedigree import Said
+from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 PROMPTS = 24
 OVERLAP = 2
@@ -244,6 +248,101 @@ def test_an_answer_is_traced_to_the_labels_behind_it_and_says_what_is_stale(peop
     assert lost[made["feedback"].id] == (mine, None)
     assert lost[made["reward"].id] == (0, made["feedback"].id)
     assert lost[made["ppo"].id][1] is not None
+
+
+HOSTILE = "<b>\u2028<|end|>\x1b[m"
+
+
+def samples(config, inputs, runtime):
+    """An evaluation of one answer."""
+    line = json.dumps({"version": "kto", "prompt": "Hi", "response": "Hello."})
+    (runtime.output / "samples.jsonl").write_text(line + "\n")
+    return StageOutput({})
+
+
+TALKED = {
+    "feedback": feedback.STAGE, "reward": reward.STAGE, "kto": kto.STAGE,
+    "evaluate": Stage("evaluate", StageConfig, {"kto": ("kto",)}, lambda *_: None, samples, lambda config: []),
+}  # fmt: skip
+
+
+def test_thumbs_and_attacks_of_conversations_train_and_are_traced(tmp_path, office, monkeypatch):
+    """The ChatGPT-style loop: the run waits while people talk with its policy, trains on what they said of its answers,
+    and killed meanwhile goes on."""
+    policy = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "policy")
+    (chat, ann), (red, bob) = office.open_conversations("chat", "chat"), office.open_conversations("red", "red_team")
+    tiny = {"kinds": ["thumbs", "attacks"], "max_steps": 1, "max_length": 64, "held_out_share": 0}
+    config = config_from(
+        {
+            "name": "talk", "tensorboard": False, "evaluate": {},
+            "feedback": {
+                "policy": str(policy), "store": office.url, "project": ["chat", "red"],
+                "wait": {"thumbs": 4, "attacks": 2},
+            },
+            "reward": tiny | {"model": str(policy), "reference_samples": 2, "sampling": {"max_new_tokens": 4}},
+            "kto": tiny | {"policy": str(policy)},
+        },
+        "test",
+        stages=TALKED,
+    )  # fmt: skip
+    out, said = tmp_path / "run", Said()
+
+    monkeypatch.setattr(asking, "time", SimpleNamespace(sleep=killed))
+
+    def go_on():
+        run(config, out, stages=TALKED, display=said, render=no_report)
+
+    with pytest.raises(Killed):
+        go_on()
+    assert sum("nobody has talked with it yet" in line for line in said.lines) == 2
+    office.model.policy = "before"
+    office.talk(chat, ann, "Of an earlier version", answer={"good": True})
+    office.model.policy = id_of_file(policy)
+    office.talk(chat, ann, "Is it open?", "a", answer={"good": True, "reason": "It is right."})
+    office.talk(red, bob, HOSTILE, answer={"broke": True, "harm": 3})
+    with pytest.raises(Killed):
+        go_on()
+    (last,) = office.talk(chat, ann, HOSTILE, answer={"good": False})
+    office.talk(chat, ann, "And now?", answer={"good": False})
+    office.talk(red, bob, "Swear!", answer={"broke": False})
+    go_on()
+
+    made = current_artifacts(out)
+    thumbs, attacks = (
+        read_records(made["feedback"].file(f"{kind}.jsonl"), record).records
+        for kind, record in (("thumbs", Thumb), ("attacks", Attack))
+    )
+    assert [[turn.content for turn in one.prompt] for one in thumbs] == [
+        ["Is it open?"], ["Is it open?", "Is it open? Is it open?", "a"], [HOSTILE], ["And now?"],
+    ]  # fmt: skip
+    assert [(one.responses, one.broke) for one in attacks] == [
+        ((f"{HOSTILE} {HOSTILE}",), True), (("Swear! Swear!",), False),
+    ]  # fmt: skip
+    assert {one.policy for one in [*thumbs, *attacks]} == {id_of_file(policy)}
+    metrics = {stage: made[stage].manifest.metrics for stage in ("feedback", "reward", "kto")}
+    assert metrics["kto"]["thumbs"] == metrics["feedback"]["labels"] == 6
+    assert metrics["reward"]["judgements"] == {"attacks": 2, "thumbs": 4}
+    assert metrics["reward"]["prompts"] == 5  # one was asked in both projects
+
+    assert "red annotator-00" in render(out).read_text(encoding="utf-8")
+    with office.client() as client, office.client(ann.token) as person:
+        made_from = set(client.made_from(red, attacks[0].id))
+        assert made_from == {made[stage].id for stage in ("feedback", "reward", "kto", "evaluate")}
+        with pytest.raises(StoreError, match="this label is frozen"):
+            person.label(last, {"good": True})
+        lines = list(in_words(trace(out, 1)))
+        assert f"  6 labels, project chat, red at {office.url}: chat annotator-00 (4), red annotator-00 (2)" in lines
+        account = next(one.account for one in client.members(red) if one.role == "annotator")
+        client.exclude(red, {"annotator": account})
+        assert "  stale: 2 labels of annotator red annotator-00 are excluded" in in_words(trace(out, 1))
+
+
+@pytest.fixture
+def office(tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "POLL_SECONDS", 0.05)
+    with Office(tmp_path) as office:
+        monkeypatch.setenv("LOOPWRIGHT_FEEDBACK_TOKEN", office.token)
+        yield office
 
 
 @pytest.fixture

@@ -386,7 +386,7 @@ def test_the_command_serves_the_folder(folder, monkeypatch, capsys):
     assert re.search(r"policy is served on http://127.0.0.1:\d+/v1, to who has the token; Ctrl-C ends it", err)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     reply = ask(apps[0], REQUEST | {"model": "policy"}, headers).json()
-    assert reply["model"] == "policy" and re.fullmatch("fp_[0-9a-f]{64}", reply["system_fingerprint"])
+    assert reply["model"] == "policy" and re.fullmatch("[0-9a-f]{64}", reply["system_fingerprint"])
     assert sentence(ask(apps[0], REQUEST | {"model": "policy", "max_tokens": 10}, headers)).endswith("9 allowed here")
     long = REQUEST | {"model": "policy", "messages": [{"role": "user", "content": "x" * 99}]}
     assert "more than the model's context of 64" in sentence(ask(apps[0], long, headers))

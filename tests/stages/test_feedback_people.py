@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback import asking
 from loopwright.feedback.asking import read_sources
 from loopwright.feedback.projects import ProjectConfig
@@ -15,8 +15,8 @@ from loopwright.feedback.simulation import World, work
 from loopwright.generation import answers
 from loopwright.loop import config_from
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Demonstration, Prompt, Ranking, Thumb
-from loopwright.stages import demonstrations, feedback, sft
+from loopwright.schemas import Attack, Demonstration, Prompt, Ranking, Thumb
+from loopwright.stages import demonstrations, feedback, feedback_people, sft
 from loopwright.tracking.artifacts import Artifact, Manifest, id_of_file
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -37,8 +37,8 @@ JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
         (STORE | {"rank_share": 0.5}, "rank_share has no effect with store"),
         ({"store": STORE["store"], "wait": {"comparisons": 5}}, "store needs project"),
         ({"store": STORE["store"], "project": "desk"}, "store needs wait"),
-        (STORE | {"wait": {}}, "name some of comparisons"),
-        (STORE | {"wait": {"comparisons": 5, "prompts": 5}}, "name some of comparisons"),
+        (STORE | {"wait": {}}, "name some of attacks, comparisons"),
+        (STORE | {"wait": {"comparisons": 5, "prompts": 5}}, "name some of attacks, comparisons"),
         (STORE | {"wait": {"comparisons": 0}}, "greater than 0"),
         (STORE | {"wait": {"demonstrations": 5}}, "wait names demonstrations, which judge no answer"),
         (STORE | {"store": "http://me:secret@there"}, "address is none"),
@@ -149,6 +149,88 @@ def test_a_run_that_is_killed_while_it_waits_samples_and_publishes_nothing_again
     with office.client() as client:
         assert client.batch(project, inputs.policy_id).items == 4
         assert [line.record for line in client.labels(project)] == found
+
+
+WITHOUT_EFFECT = {
+    "prompts": 5, "tasks": ["known"], "prompts_file": "prompts.jsonl", "attacks": 3, "responses_per_prompt": 2,
+    "versions": 1, "start_answers": False, "sampling": {"max_new_tokens": 6}, "off_topic_share": 0.0,
+    "prompts_at_once": 8, "save_batches": 1, "reward": "model",
+}  # fmt: skip
+
+
+def talking(office, wait, *projects, **more):
+    return feedback.FeedbackConfig(store=office.url, project=projects, wait=wait, **more)
+
+
+def test_what_samples_need_is_refused_where_people_write_the_prompts(tmp_path, office):
+    office.open_conversations("talk", "chat")
+    inputs, runtime = feedback.FeedbackInputs({"v1": tmp_path}, None), Runtime.temporary(tmp_path / "run")
+    for name, value in WITHOUT_EFFECT.items():
+        settings = talking(office, {"thumbs": 5}, "talk", **{name: value})
+        with pytest.raises(ConfigError, match=rf"test\.{name} has no effect where people write the prompts"):
+            feedback.run(settings, inputs, runtime)
+    assert WITHOUT_EFFECT.keys() == set(feedback_people.OF_SAMPLES)
+    with pytest.raises(StoreError, match="there is no project chats that this token may manage; there are: talk"):
+        feedback.run(talking(office, {"thumbs": 5}, "chats"), inputs, runtime)
+    office.open_project("thumbs", kind="thumb")  # of answers to given prompts, and there are none
+    with pytest.raises(ConfigError, match="feedback has no prompts_file; add a world or dataset section"):
+        feedback.run(talking(office, {"thumbs": 5}, "thumbs"), inputs, runtime)
+
+
+def test_prompts_may_be_missing_where_people_may_write_them(tmp_path, office):
+    policy = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "policy")
+    both = talking(office, {"thumbs": 5, "attacks": 5}, "talk", "attack", policy=policy)
+    assert feedback.bind(both, {}).prompts is None
+    with pytest.raises(ConfigError, match="feedback has no prompts_file"):
+        feedback.bind(talking(office, {"thumbs": 5, "rankings": 5}, "talk", "desk", policy=policy), {})
+
+
+def test_conversations_are_waited_for_beside_answers_to_prompts(tmp_path, office):
+    policy = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "policy")
+    prompts = [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(3)]
+    write_records(tmp_path / "prompts.jsonl", prompts)
+    desk, labelers = office.open_project("desk", labelers=1, kind="thumb")
+    talk, person = office.open_conversations("attack", "red_team")
+    settings = talking(
+        office, {"attacks": 2, "thumbs": 3}, "desk", "attack", policy=policy, prompts=3, responses_per_prompt=1,
+        sampling={"max_new_tokens": 6}, prompts_file=tmp_path / "prompts.jsonl",
+    )  # fmt: skip
+    inputs, runtime = feedback.bind(settings, {}), Runtime.temporary(tmp_path / "run")
+    office.model.policy = inputs.policy_id
+    office.talk(talk, person, "Say it!", "Say it now!", answer={"broke": True, "harm": 2})
+    thumbs, world = ProjectConfig(kind="thumb", gold_share=0.0), World.of(prompts, JUDGES)
+    done = threading.Event()
+    works = {"stay": lambda: not done.is_set()}
+    labeling = threading.Thread(target=work, args=(office.url, desk, thumbs, labelers, world), kwargs=works)
+    labeling.start()
+    try:
+        metrics = feedback.run(settings, inputs, runtime).metrics
+    finally:
+        done.set()
+        labeling.join()
+    assert (metrics["attacks"], metrics["thumbs"], metrics["labels"], metrics["prompts"]) == (2, 3, 5, 3)
+    attacks = read_records(runtime.output / "attacks.jsonl", Attack).records
+    assert [(one.prompt[-1].content, one.broke, one.harm) for one in attacks] == [
+        ("Say it!", True, 2), ("Say it now!", True, 2),
+    ]  # fmt: skip
+    assert {one.policy for one in attacks} == {inputs.policy_id}
+
+
+def test_prompts_that_nobody_was_asked_about_are_asked_about_in_the_next_round(tmp_path):
+    prompts = [Prompt.user(f"p{i}", f"Is {i} even?") for i in range(6)]
+    write_records(tmp_path / "prompts.jsonl", prompts)
+    (tmp_path / "policy").mkdir()
+    config = feedback.FeedbackConfig(
+        **STORE, prompts=2, policy=tmp_path / "policy", prompts_file=tmp_path / "prompts.jsonl"
+    )
+
+    def asked_about(**metrics):
+        about = ABOUT | {"config": {"prompts": 2}, "metrics": metrics}
+        before = Artifact(tmp_path, Manifest(id="f", key="f", kind="v1.feedback", name="n", files={}, **about))
+        return [one.id for one in feedback.prompts_of(config, feedback.bind(config, {"v1.feedback": before}))]
+
+    assert asked_about(prompts=2) == ["p2", "p3"]
+    assert asked_about(prompts=0) == ["p0", "p1"]  # people wrote the prompts of that round themselves
 
 
 def test_people_write_the_demonstrations_that_sft_learns_from(tmp_path, office):

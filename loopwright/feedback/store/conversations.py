@@ -18,6 +18,7 @@ from loopwright.schemas import Message, Reply
 
 MOST_TURNS = 200
 DAYS_TO_JUDGE = 30.0
+LONGEST_NAME = 100  # of a policy; a server of other people's models may give any
 
 
 class Turn(NamedTuple):
@@ -112,7 +113,7 @@ def answer(
         raise StoreError("this conversation went on in another window; reload the page")
     project, number = current.project, len(current.turns)
     _, last = queue_ends(connection, project)
-    policy = reply.policy or reply.model
+    policy = (reply.policy or reply.model)[:LONGEST_NAME]
     done = connection.execute(
         insert(items).values(
             project=project.id,
@@ -121,6 +122,7 @@ def answer(
             responses=[reply.text],
             tags={"truncated": True} if not reply.finished else {},
             policy=policy,
+            batch=policy,  # so runs ask how far the answers of a policy are
             arm="random",
             overlap=1,
             leases=1,

@@ -1,7 +1,7 @@
 """Make a store's tables, or bring those of an older version up to this one (Alembic).
 
 The next migration: change `tables.py`, and put what `print(missing_migration(URL))` shows, for any store of the newest
-version so far, into migrations/versions/v0002_what_for.py, as in the first; recreate `current_labels` if events change.
+version so far, into migrations/versions/v0003_what_for.py, as in the first; recreate `current_labels` if events change.
 """
 
 from pathlib import Path

@@ -65,15 +65,18 @@ class BatchProgress(NamedTuple):
     items: int
     labels: int  # that count
     wanted: int  # they have or still need
+    answering: str | None  # of conversations: the policy that answered last
 
 
 def batch_progress(connection: Connection, project: str, batch: str) -> BatchProgress:
     """Of the items published under this name; gold and withdrawn ones left out."""
-    mine = (items.c.project == project) & (items.c.batch == batch) & items.c.state.in_(ASKED)
+    mine = (items.c.project == project) & (items.c.batch == batch) & items.c.state.in_((*ASKED, "own"))
     more = case((items.c.labels > items.c.overlap, items.c.labels), else_=items.c.overlap)
     query = select(func.count(), func.sum(items.c.labels), func.sum(more)).where(mine)
     count, labels, wanted = connection.execute(query).one()
-    return BatchProgress(count, labels or 0, wanted or 0)
+    answered = select(items.c.policy).where(items.c.project == project, items.c.state == "own")
+    newest = connection.execute(answered.order_by(items.c.place.desc()).limit(1)).scalar()
+    return BatchProgress(count, labels or 0, wanted or 0, newest)
 
 
 # -- items -------------------------------------------------------------------------------------------------------------

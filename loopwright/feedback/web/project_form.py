@@ -50,6 +50,7 @@ FIELDS = (
     Field("reason_when_significant", "A significant difference needs a reason", "", "yes", ("comparison",)),
     Field("blur", "Texts are blurred until they are asked for", "For what may upset.", "yes", JUDGED),
     Field("responder", "Model to talk to", "By its name in the server's settings.", "text", ("chat", "red_team")),
+    Field("reply_tokens", "Longest answer", "In tokens; small models have few.", "number", ("chat", "red_team")),
     Field("overlap", "People for each item", "Agreement can only be measured with two or more.", "number", JUDGED),
     Field(
         "gold_share", "Share of gold items", "0.05: one task in twenty is an item with a known answer.", "share", JUDGED

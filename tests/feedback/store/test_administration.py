@@ -116,5 +116,5 @@ def test_a_project_is_never_more_than_done(store):
     found = team.read(reports.progress, team.id)
     assert (found.labels, found.needed, found.share) == (3, 1, 3 / 4)
     assert team.read(queue.waiting, team.id)["labels_needed"] == 1
-    assert team.read(reports.batch_progress, team.id, "b") == (2, 3, 4)
+    assert team.read(reports.batch_progress, team.id, "b") == (2, 3, 4, None)
     assert len(team.read(labels.history, team.project, "ann")) == 1

@@ -11,7 +11,9 @@ from loopwright.errors import StoreError
 from loopwright.feedback.store import migrate as migrate_module
 from loopwright.feedback.store.engines import parse_url
 from loopwright.feedback.store.migrate import migrate, missing_migration, open_store
+from loopwright.feedback.store.reports import batch_progress
 from loopwright.feedback.store.tables import current_labels, metadata
+from loopwright.schemas import Reply
 from tests.feedback.store.team import Team
 
 
@@ -87,8 +89,21 @@ def test_a_newer_store_is_left_alone(database_url):
 def test_an_older_store_says_what_to_run(database_url):
     migrate(database_url)
     execute(database_url, "UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(StoreError, match=r"version 0000.*needs 0001.*feedback init"):
+    with pytest.raises(StoreError, match=r"version 0000.*needs 0002.*feedback init"):
         open_store(database_url)
+
+
+def test_answers_in_conversations_of_older_stores_are_batches_of_their_policies(database_url):
+    migrate(database_url)
+    with open_store(database_url) as database:
+        team = Team(database, kind="chat", responder="bird", gold_share=None)
+        team.join("ann")
+        team.talk("ann", "hi", Reply(text="Hi.", finished=True, model="bird", policy="ppo-1"))
+    execute(database_url, "UPDATE items SET batch = NULL")
+    execute(database_url, "UPDATE alembic_version SET version_num = '0001'")
+    migrate(database_url)
+    with open_store(database_url) as database:
+        assert database.read(lambda c: batch_progress(c, team.id, "ppo-1")).items == 1
 
 
 def test_somebody_elses_database_is_left_alone(database_url):

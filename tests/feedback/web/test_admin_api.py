@@ -215,10 +215,10 @@ def test_scores_are_stored_by_key(api):
 
 
 def test_a_batch_knows_how_many_labels_of_how_many_it_has(api, world, database):
-    assert api.ok("GET", "/batches/first") == {"items": 4, "labels": 1, "wanted": 8}
+    assert api.ok("GET", "/batches/first") == {"items": 4, "labels": 1, "wanted": 8, "answering": None}
     say(database, world, "annotator")
     api.ok("POST", "/exclusions", json={"uid": "leave-out", "exclude": {"annotator": world.ids["spare"]}})
-    assert api.ok("GET", "/batches/first") == {"items": 4, "labels": 1, "wanted": 8}
+    assert api.ok("GET", "/batches/first") == {"items": 4, "labels": 1, "wanted": 8, "answering": None}
     api.ok("POST", "/exclusions/leave-out/restore", json={"uid": "restored-1"})
     api.ok("POST", "/exclusions/exclusion-1/restore", json={"uid": "restored-2"})
     assert api.ok("GET", "/batches/first")["labels"] == 2  # nothing is left out any more

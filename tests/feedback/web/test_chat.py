@@ -9,7 +9,7 @@ import pytest
 from anyio import create_task_group, to_thread, wait_all_tasks_blocked
 from anyio.from_thread import start_blocking_portal
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy import delete
 from starlette.requests import ClientDisconnect
 
@@ -36,9 +36,11 @@ class Parrot:
     def __init__(self):
         self.heard = []
         self.closed = 0
+        self.policy = "ppo-123"
 
     def reply(self, messages, settings):
         self.heard.append([(message.role, message.content) for message in messages])
+        self.most_tokens = settings.max_new_tokens
         text = messages[-1].content
         try:
             for word in text.split(" "):
@@ -47,7 +49,7 @@ class Parrot:
                 if word == "crash":
                     raise RuntimeError("secret detail")
                 yield word + " "
-            yield Reply(text=text, finished=True, model="parrot", policy="ppo-123")
+            yield Reply(text=text, finished=True, model="parrot", policy=self.policy)
         finally:
             self.closed += 1
 
@@ -72,11 +74,11 @@ def project(database, kind="chat", responder="bird"):
     return database.write(lambda c: create_project(c, kind, config, now=1.0))
 
 
-def person(database, app, name, project):
+def person(database, app, name, project, role="annotator", scope="label"):
     def job(connection):
         account = people.create_account(connection, name, now=1.0)
-        add_member(connection, project.id, account.id)
-        return people.create_token(connection, account.id, "test", ["label"], now=1.0)
+        add_member(connection, project.id, account.id, role)
+        return people.create_token(connection, account.id, "test", [scope], now=1.0)
 
     token = database.write(job)
     return TestClient(app, base_url="http://127.0.0.1:8600", headers={"Authorization": f"Bearer {token}"})
@@ -124,6 +126,16 @@ def test_the_model_hears_the_whole_conversation_and_each_answer_has_its_own_prom
     ]  # fmt: skip
 
 
+def test_answers_are_as_long_as_the_project_has_it(database, app, parrot):
+    config = ProjectConfig(kind="chat", responder="bird", reply_tokens=40)
+    short = database.write(lambda c: create_project(c, "short", config, now=1.0))
+    ann = person(database, app, "ann", short)
+    say(ann, begin(ann, short), "hi")
+    assert parrot.most_tokens == 40
+    with pytest.raises(ValidationError, match="reply_tokens has no effect on a thumb project"):
+        ProjectConfig(kind="thumb", reply_tokens=40)
+
+
 def test_red_team_answers_say_whether_the_model_broke(database, app):
     attack = project(database, "red_team")
     ann = person(database, app, "ann", attack)
@@ -132,6 +144,29 @@ def test_red_team_answers_say_whether_the_model_broke(database, app):
     assert ann.post(f"/api/v1/tasks/{last['ticket']}/label", json=judged).status_code == 200
     ((*_, kind, record),) = database.read(lambda c: list(labels.records(c, attack)))
     assert kind == "attacks" and isinstance(record, Attack) and (record.broke, record.harm) == (True, 2)
+
+
+def test_programs_hear_how_far_the_answers_of_a_policy_are_and_which_one_answers_now(database, app, parrot):
+    chat = project(database)
+    ann, run = person(database, app, "ann", chat), person(database, app, "run", chat, "manager", "read")
+
+    def batch(policy):
+        found = run.get(f"/api/v1/projects/{chat.id}/batches/{policy}")
+        assert found.status_code == 200, found.text
+        return found.json()
+
+    assert batch("ppo-123") == {"items": 0, "labels": 0, "wanted": 0, "answering": None}
+    conversation = begin(ann, chat)
+    for number, content in enumerate(("one", "two")):
+        ticket = say(ann, conversation, content)[-1]["ticket"]
+        judged = {"uid": f"uid-0000-{number}", "answer": {"good": True}}
+        assert ann.post(f"/api/v1/tasks/{ticket}/label", json=judged).status_code == 200
+        parrot.policy = "a" * 120  # a server of other people's models; PostgreSQL takes 100
+    assert batch("ppo-123") == {"items": 1, "labels": 1, "wanted": 1, "answering": "a" * 100}
+    assert batch("a" * 100)["labels"] == 1
+    said = run.get(f"/api/v1/projects/{chat.id}/labels", params={"batch": "ppo-123"}).text
+    assert [json.loads(line)["label"] for line in said.splitlines()] == ["uid-0000-0"]
+    assert ann.get(f"/api/v1/projects/{chat.id}/batches/ppo-123").status_code == 403  # labelers judge blindly
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,8 @@ class AnswerStream(StreamingResponse):
 def _lines(database: Database, asked: Conversation, responder: Responder) -> Generator[str]:
     """The stream of one answer. Who stops reading ends the writing, and nothing of it is kept."""
     try:
-        with closing(responder.reply(asked.messages, ReplySettings())) as pieces:
+        settings = ReplySettings(max_new_tokens=asked.project.config.reply_tokens)
+        with closing(responder.reply(asked.messages, settings)) as pieces:
             for piece in pieces:
                 if isinstance(piece, Reply):
                     yield _line(_kept(database, asked, asked.messages, piece))

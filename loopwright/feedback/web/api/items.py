@@ -91,6 +91,7 @@ class BatchProgress(Record):
     items: int
     labels: int  # that count
     wanted: int
+    answering: str | None  # where people talk with a model: the policy that did last
 
 
 @router.get("/projects/{project}/items")
@@ -194,9 +195,10 @@ def scores(request: Request, member: PublishesInProject, given: Scores) -> Count
 
 @router.get("/projects/{project}/batches/{batch}")
 def batch(request: Request, member: ReadsProject, batch: Batch) -> BatchProgress:
-    """How many labels of how many are there, of what was published under this name."""
+    """How many labels of how many are there, of what was published under this name; where people talk with a model, of
+    what the policy of this name answered."""
     found = database_of(request).read(lambda connection: reports.batch_progress(connection, member.project.id, batch))
-    if not found.items:
+    if not found.items and not member.project.config.talks:
         raise HTTPException(404, f"nothing was published under the name {batch}, or all of it was withdrawn")
     return BatchProgress(**found._asdict())
 
