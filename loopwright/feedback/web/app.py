@@ -39,7 +39,7 @@ from loopwright.feedback.web.pages import chat as chat_page
 from loopwright.feedback.web.pages import items as item_pages
 from loopwright.feedback.web.pages import people as people_pages
 from loopwright.feedback.web.rendering import HERE, page, templates
-from loopwright.feedback.web.security import Guard
+from loopwright.feedback.web.security import Guard, headers_of
 from loopwright.feedback.web.settings import ServerConfig
 from loopwright.schemas import Record, Responder
 
@@ -159,7 +159,8 @@ async def _unstorable(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     route = getattr(request.scope.get("route"), "path", "?")  # not the address: it may hold an invitation
     _log.error("%s %s failed", request.method, route, exc_info=error)
-    return _tell(request, 500, "the server failed; its log says more")
+    headers = headers_of(request.url.path, request.app.state.config)
+    return _tell(request, 500, "the server failed; its log says more", headers)
 
 
 def _tell(request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
