@@ -61,6 +61,9 @@ class Problem(Record):
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem, "description": "Refused, and why"}}
 
+# What the framework says of an address that no route has.
+ROUTELESS = {"Not Found": "there is no such page", "Method Not Allowed": "this address takes no such request"}
+
 _log = logging.getLogger("loopwright.feedback")
 
 
@@ -130,7 +133,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
     if error.status_code == 401 and _is_page(request):
         return RedirectResponse("/login", 303)
-    return _tell(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    sentence = ROUTELESS.get(str(error.detail), str(error.detail))
+    return _tell(request, error.status_code, sentence, dict(error.headers or {}))
 
 
 async def _malformed(request: Request, error: Exception) -> Response:

@@ -138,10 +138,9 @@ def set_skills(hands):
 def look_at_figures(hands):
     hands.within(".tabs").follow("Dashboard")
     page = hands.page
-    page.get_by_text("Computed").wait_for()
     assert "11 of 12 labels" in main(page)  # one person knows the law
     for name in ("Labels a day", "How often each annotator is right", "What draws people"):
-        assert page.get_by_role("img", name=name).is_visible()
+        page.get_by_role("img", name=name).wait_for()  # the page looks again while figures are computed
 
 
 def settle_a_disagreement(hands):

@@ -164,6 +164,7 @@ async function ask(text) {
         showRendered(turn, line.html);
         addJudge(turn, line.ticket, null);
         finished = true;
+        status.scrollIntoView({ block: "nearest" }); // the buttons that judge it are in sight
         status.textContent = line.finished ? "The model has answered." : "The model was cut off: its answer is too long.";
       }
     }
