@@ -90,12 +90,16 @@ class Keyboard(Mouse):
     def _reach(self, element: Any) -> Any:
         here = element.element_handle()
         at = "element => document.activeElement === element"
+        before = (
+            "element => document.activeElement.compareDocumentPosition(element) === Node.DOCUMENT_POSITION_PRECEDING"
+        )
+        key = "Shift+Tab" if here.evaluate(before) else "Tab"
         for _ in range(MOST_TABS):
             if here.evaluate(at):
                 outline = here.evaluate("element => getComputedStyle(element).outlineStyle")
                 assert outline != "none", f"it is not seen that {element} has the focus"
                 return here
-            self.page.keyboard.press("Tab")
+            self.page.keyboard.press(key)
         raise AssertionError(f"Tab does not lead to {element}")
 
 
