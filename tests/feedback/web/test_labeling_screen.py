@@ -1,4 +1,4 @@
-"""A labeler's day on the real screen: with the mouse, by keyboard alone, and when the network or the tab goes away."""
+"""The labeling screen in a browser: nothing is lost, nothing is done twice, and everybody can use it."""
 
 import json
 import time
