@@ -93,6 +93,19 @@ def test_no_rule_of_accessibility_is_broken_on_the_way_in_or_in_a_conversation(g
     assert {where: broken for where, broken in found.items() if broken} == {}
 
 
+def test_an_answers_list_is_a_list_and_the_buttons_that_judge_it_are_in_sight(ground, watch):
+    """On a low window, under a long answer."""
+    ground.project("chat")
+    ground.person("ada")
+    page = watch.open(viewport={"width": 1024, "height": 600})
+    sign_in(ground, page, "ada")
+    page.goto(f"{ground.url}/projects/{ground.projects['chat'].id}/chat")
+    ask(page, "\n".join(f"- point {number}" for number in range(40)))
+    assert page.locator(".prose li").first.evaluate("one => getComputedStyle(one).borderTopStyle") == "none"
+    asked, good = page.locator("#ask").bounding_box(), page.get_by_role("button", name="Good").bounding_box()
+    assert good["y"] > 0 and good["y"] + good["height"] < asked["y"]
+
+
 # Hostile texts. `watch` fails on a request to another host, and on what the policy had to stop.
 
 

@@ -67,6 +67,7 @@ def test_so_is_every_page_that_says_no(client, world, monkeypatch):
 
     monkeypatch.setattr(entrance.people, "open_invitation", fail)
     refusals.append((500, client.get("/invitation/any", headers=FROM_HERE)))
+    assert "There is no such page." in refusals[0][1].text  # a sentence of ours, not the framework's words
     for status, reply in refusals:
         assert reply.status_code == status, reply.request.url
         if not reply.request.url.path.startswith("/static/"):
