@@ -39,7 +39,7 @@ from loopwright.feedback.web.pages import chat as chat_page
 from loopwright.feedback.web.pages import items as item_pages
 from loopwright.feedback.web.pages import people as people_pages
 from loopwright.feedback.web.rendering import HERE, page, templates
-from loopwright.feedback.web.security import Guard
+from loopwright.feedback.web.security import Guard, headers_of
 from loopwright.feedback.web.settings import ServerConfig
 from loopwright.schemas import Record, Responder
 
@@ -60,6 +60,9 @@ class Problem(Record):
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem, "description": "Refused, and why"}}
+
+# What the framework says of an address that no route has.
+ROUTELESS = {"Not Found": "there is no such page", "Method Not Allowed": "this address takes no such request"}
 
 _log = logging.getLogger("loopwright.feedback")
 
@@ -130,7 +133,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
     if error.status_code == 401 and _is_page(request):
         return RedirectResponse("/login", 303)
-    return _tell(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    sentence = ROUTELESS.get(str(error.detail), str(error.detail))
+    return _tell(request, error.status_code, sentence, dict(error.headers or {}))
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
@@ -159,7 +163,8 @@ async def _unstorable(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     route = getattr(request.scope.get("route"), "path", "?")  # not the address: it may hold an invitation
     _log.error("%s %s failed", request.method, route, exc_info=error)
-    return _tell(request, 500, "the server failed; its log says more")
+    headers = headers_of(request.url.path, request.app.state.config)
+    return _tell(request, 500, "the server failed; its log says more", headers)
 
 
 def _tell(request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:

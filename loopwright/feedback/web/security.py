@@ -48,7 +48,7 @@ class Guard:
         self._app = app
         self._config = config
         self._raw, self._raw_static = (
-            [(name.lower().encode(), value.encode()) for name, value in self._headers(path).items()]
+            [(name.lower().encode(), value.encode()) for name, value in headers_of(path, config).items()]
             for path in ("/", "/static/")
         )
 
@@ -63,7 +63,7 @@ class Guard:
             refusal = await _too_long_for_the_sender(Request(scope), limit)
         if refusal is not None:
             reply = _refused(scope["path"], *refusal)
-            reply.headers.update({**self._headers(scope["path"]), "Connection": "close"})
+            reply.headers.update({**headers_of(scope["path"], self._config), "Connection": "close"})
             await reply(scope, receive, send)
             return
         seen = 0
@@ -101,10 +101,12 @@ class Guard:
         longest = self._config.longest_body_bytes
         return longest if LONG.fullmatch(path) else min(longest, SHORT_BODY_BYTES)
 
-    def _headers(self, path: str) -> dict[str, str]:
-        cache = "no-cache" if path.startswith("/static/") else "no-store"
-        https = {"Strict-Transport-Security": "max-age=31536000"} if self._config.secure else {}
-        return {**HEADERS, **https, "Cache-Control": cache}
+
+def headers_of(path: str, config: ServerConfig) -> dict[str, str]:
+    """What every reply tells browsers; that of a server that failed, made outside of the guard, takes it from here."""
+    cache = "no-cache" if path.startswith("/static/") else "no-store"
+    https = {"Strict-Transport-Security": "max-age=31536000"} if config.secure else {}
+    return {**HEADERS, **https, "Cache-Control": cache}
 
 
 def _length(headers: Headers) -> float:

@@ -1,7 +1,7 @@
 """A served store with a project of each kind and people who label, for tests of the labeling screen."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,12 @@ from loopwright.feedback.projects import HHH, INSTRUCTGPT_CHECKS, ProjectConfig
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.items import Item, Score, publish
 from loopwright.feedback.store.migrate import migrate, open_store
-from loopwright.feedback.store.people import create_account, start_session
+from loopwright.feedback.store.people import create_account, find_account, start_session
 from loopwright.feedback.store.projects import Project, add_guideline, add_member, create_project, find_project
 from loopwright.feedback.store.tables import events, members
 from loopwright.feedback.web.app import create_app
 from loopwright.feedback.web.settings import ServerConfig
+from loopwright.schemas import Responder
 from tests.feedback.web.serving import served
 
 CRITERIA = tuple({"name": name, "definition": definition} for name, definition in HHH)
@@ -32,6 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "reasons": ("wrong fact", "too long", "rude"),
     },
     "ranking": {"kind": "ranking"},
+    "ranking by criteria": {"kind": "ranking", "criteria": CRITERIA},
     "rating": {"kind": "rating", "criteria": CRITERIA},
     "likert": {"kind": "rating", "scale": (1, 7), "checks": INSTRUCTGPT_CHECKS},
     "thumb": {"kind": "thumb"},
@@ -39,6 +41,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "demonstration": {"kind": "demonstration"},
     "correction": {"kind": "correction"},
     "spans": {"kind": "spans", "span_labels": SPAN_LABELS},
+}
+CONVERSATIONS: dict[str, dict[str, Any]] = {  # with the model "bird" of the server
+    "chat": {"kind": "chat", "responder": "bird"},
+    "red team": {"kind": "red_team", "responder": "bird"},
 }
 RESPONSES = {"comparison": 2, "ranking": 4, "rating": 1, "thumb": 1, "demonstration": 0, "correction": 2, "spans": 1}
 
@@ -91,9 +97,19 @@ class Ground:
         self.accounts[name], self.cookies[name] = self.database.write(job)
         return self.cookies[name]
 
+    def join(self, name: str) -> None:
+        """Who came by invitation is a member of every project."""
+
+        def job(connection: Any) -> None:
+            account = find_account(connection, name)
+            for project in self.projects.values():
+                add_member(connection, project.id, account.id)
+
+        self.database.write(job)
+
     def project(self, name: str, *, items: list[Item] | None = None, guideline: str = "", **settings: Any) -> Project:
-        config = ProjectConfig.model_validate({**KINDS.get(name, {}), **settings})
-        if items is None:
+        config = ProjectConfig.model_validate({**KINDS.get(name, {}), **CONVERSATIONS.get(name, {}), **settings})
+        if items is None and name not in CONVERSATIONS:
             items = [item(f"{name}-{number}", RESPONSES[config.kind]) for number in range(3)]
 
         def job(connection: Any) -> Project:
@@ -128,8 +144,8 @@ class Ground:
 
 
 @contextmanager
-def labeling_ground(folder: Any, **config: Any) -> Iterator[Ground]:
-    """An empty store, served."""
+def labeling_ground(folder: Any, responders: Mapping[str, Responder] | None = None, **config: Any) -> Iterator[Ground]:
+    """An empty store, served; with models to talk to."""
     url = f"sqlite:///{folder / 'feedback.db'}"
     migrate(url)
     app: Any = None
@@ -139,5 +155,5 @@ def labeling_ground(folder: Any, **config: Any) -> Iterator[Ground]:
 
     with open_store(url) as database, served(serve) as address:
         settings = ServerConfig(url=address, key=SecretStr("0123456789abcdefghijklmnopqrstuvwxyz"), **config)
-        app = create_app(database, settings)
+        app = create_app(database, settings, responders)
         yield Ground(database, address, app)

@@ -14,6 +14,7 @@ from loopwright.feedback.store.reports import list_members
 from loopwright.feedback.web.app import create_app
 from loopwright.feedback.web.settings import ServerConfig
 from tests.feedback.web.axe import axe
+from tests.feedback.web.hands import HANDS
 from tests.feedback.web.serving import a_socket, address_of, served
 from tests.feedback.web.world import KEY
 
@@ -68,111 +69,140 @@ def label_all(database):
     database.write(job)
 
 
-def test_a_full_day_of_an_administrator(site, watch, tmp_path):  # noqa: PLR0915 -- a day is long
-    address, database, link = site
+def main(page):
+    return page.get_by_role("main").inner_text()
+
+
+def make_a_project(hands, watch):
+    """Chosen, filled in, refused, mended."""
+    hands.follow("Administration")
+    hands.follow("New project")
+    hands.follow("comparison", exact=False)
+    hands.write("Name", "Helpful answers")
+    hands.write("People for each item", "many")
+    hands.write("Criteria", "honest: It is true.")
+    hands.send("Make the project")
+    watch.forgive("422")
+    page = hands.page
+    assert page.get_by_label("People for each item").evaluate("field => field.ariaInvalid") == "true"
+    assert "“many” is no whole number" in main(page)
+    assert page.get_by_label("Criteria").input_value() == "honest: It is true."  # what was right is still there
+    hands.write("People for each item", "2")
+    hands.write("Share of gold items", "0")
+    hands.send("Make the project")
+    assert page.url.endswith("/items?said=made")
+
+
+def write_a_guideline(hands):
+    tabs = hands.within(".tabs")
+    tabs.follow("Guidelines")
+    hands.write("Guideline, in Markdown", "Prefer what is **true**.")
+    hands.send("Publish version 1")
+    assert "Prefer what is **true**." in main(hands.page)
+    tabs.follow("Items")
+
+
+def upload(hands, file):
+    hands.hand_in("File", file)
+    hands.write("Batch, a name to find them by", "round 1")
+    hands.send("Upload")
+    told = hands.page.get_by_role("status").inner_text()
+    assert "6 new items" in told and "1 bad line" in told and "has 1 responses" in told
+
+
+def invite(hands, role, skills):
+    """The link for one person."""
+    hands.open("Invite somebody")
+    hands.choose("As", role)
+    hands.write("Skills, with commas", skills)
+    hands.send("Make a link")
+    return hands.page.get_by_label("The invitation's link").input_value()
+
+
+def set_skills(hands):
+    """Grace learns law; q5 is for those who know it."""
+    hands.within(".places").follow("People")
+    grace = hands.within("form.account:has(h2:text-is('Grace'))")
+    grace.write("Skills, with commas", "law, medicine")
+    grace.send("Save Grace")
+    assert hands.page.get_by_role("status").inner_text() == "Saved."
+    hands.within(".places").follow("Projects")
+    hands.follow("Helpful answers", exact=False)
+    hands.within(".tabs").follow("Items")
+    hands.follow("q5")
+    hands.write("Only people with the skill", "law")
+    hands.within("form:has([name=skill])").send("Save")
+    assert "needs law" in main(hands.page)
+
+
+def look_at_figures(hands):
+    hands.within(".tabs").follow("Dashboard")
+    page = hands.page
+    assert "11 of 12 labels" in main(page)  # one person knows the law
+    for name in ("Labels a day", "How often each annotator is right", "What draws people"):
+        page.get_by_role("img", name=name).wait_for()  # the page looks again while figures are computed
+
+
+def settle_a_disagreement(hands):
+    hands.follow("5 items that people disagree on")
+    page = hands.page
+    assert "1 × the first is better" in page.inner_text("table")
+    hands.follow("q0")
+    assert "A, the first answer" in main(page) or "B, the first answer" in main(page)
+    hands.send("The first")
+    assert "The gold answer is set." in main(page)
+
+
+def annotators(hands):
+    """Of the labels in the file that a reward model is trained on, which the dashboard hands out."""
+    hands.within(".tabs").follow("Dashboard")
+    records = [json.loads(line) for line in hands.download("comparisons.jsonl").splitlines()]
+    assert "Question 0" not in {one["prompt"][-1]["content"] for one in records}  # the gold item trains nothing
+    return sorted(one["annotator"] for one in records)
+
+
+@pytest.mark.parametrize("by", HANDS)
+def test_a_full_day_of_an_administrator(site, watch, tmp_path, by):
+    """By keyboard: nothing but the invitation's link is an address, and the mouse is never moved."""
+    _, database, link = site
     file = tmp_path / "items.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in ITEMS))
     page = watch.open(accept_downloads=True)
-    enter(page, link, "Ada")
-
-    page.goto(f"{address}/admin")
-    page.get_by_role("link", name="New project").click()
-    page.get_by_role("link", name="comparison").click()
-    page.get_by_label("Name").fill("Helpful answers")
-    page.get_by_label("People for each item").fill("many")
-    page.get_by_label("Criteria").fill("honest: It is true.")
-    page.get_by_role("button", name="Make the project").click()
-    watch.forgive("422")
-    assert page.get_by_label("People for each item").evaluate("field => field.ariaInvalid") == "true"
-    assert "“many” is no whole number" in page.inner_text("main")
-    assert page.get_by_label("Criteria").input_value() == "honest: It is true."  # what was right is still there
-    page.get_by_label("People for each item").fill("2")
-    page.get_by_label("Share of gold items").fill("0")
-    page.get_by_role("button", name="Make the project").click()
-    page.wait_for_url("**/items?said=made")
-
-    page.get_by_label("File").set_input_files(file)
-    page.get_by_label("Batch").fill("round 1")
-    page.get_by_role("button", name="Upload").click()
-    told = page.get_by_role("status").inner_text()
-    assert "6 new items" in told and "1 bad line" in told and "has 1 responses" in told
-
-    page.get_by_role("link", name="People").last.click()
-    links = []
-    for _ in range(2):
-        if not page.get_by_role("button", name="Make a link").is_visible():
-            page.get_by_text("Invite somebody").click()
-        page.get_by_role("button", name="Make a link").click()
-        links.append(page.get_by_label("The invitation's link").input_value())
-    for name, invitation in zip(("Grace", "Linus"), links, strict=True):
+    hands = HANDS[by](page)
+    tabs = hands.within(".tabs")
+    page.goto(link)
+    hands.write("Name", "Ada")
+    hands.write("Password", PASSWORD, exact=False)
+    hands.send("Begin")
+    make_a_project(hands, watch)
+    write_a_guideline(hands)
+    upload(hands, file)
+    tabs.follow("People")
+    links = [invite(hands, "annotator", "law"), invite(hands, "annotator", ""), invite(hands, "manager", "")]
+    for name, invitation in zip(("Grace", "Linus"), links, strict=False):
         enter(watch.open(), invitation, name)
-
+    hands.open("Invite somebody")
+    hands.send("Revoke the invitation as manager", exact=False)  # nobody used it yet
+    assert "its link works no more" in main(page)
+    set_skills(hands)
     label_all(database)
-    page.get_by_role("link", name="Dashboard").click()
-    main = page.get_by_role("main")
-    assert "12 of 12 labels" in main.inner_text() and "All labels are there" in main.inner_text()
-    for name in ("Labels a day", "How often each annotator is right", "What draws people"):
-        assert page.get_by_role("img", name=name).is_visible()
-    page.get_by_role("link", name="6 items that people disagree on").click()
-    assert "1 × the first is better" in page.inner_text("table")
-    page.get_by_role("link", name="q0").click()
-    assert "A, the first answer" in main.inner_text() or "B, the first answer" in main.inner_text()
-    page.get_by_role("button", name="The first", exact=True).click()
-    assert "The gold answer is set." in page.inner_text("main")
-
-    page.get_by_role("link", name="People").last.click()
-    page.get_by_role("button", name="Leave out the labels of Linus").click()
-    assert "All labels of Linus" in page.inner_text("main")
-    page.get_by_role("link", name="Dashboard").click()
-    with page.expect_download() as download:
-        page.get_by_role("link", name="comparisons.jsonl").click()
-    records = [json.loads(line) for line in download.value.path().read_text(encoding="utf-8").splitlines()]
-    assert {one["annotator"] for one in records} == {"Grace"} and len(records) == 5  # not of the gold item
-
-    page.get_by_role("link", name="Audit log").click()
-    page.get_by_role("button", name="Check that every row is as it was written").click()
-    page.get_by_text("chain of their hashes is whole").wait_for()
-    log = page.inner_text("main")
-    for action in ("project made", "items published", "invited", "gold set", "labels excluded", "labels read"):
-        assert action in log
-    page.get_by_role("button", name="Log out").click()
-    page.wait_for_url("**/login")
-
-
-def press_until(page, matches, key="Tab", most=80):
-    for _ in range(most):
-        page.keyboard.press(key)
-        if page.evaluate(f"(() => {{ const here = document.activeElement; return {matches}; }})()"):
-            return
-    raise AssertionError(f"{matches} is not reached by {key}")
-
-
-def test_a_project_is_made_and_people_are_invited_by_keyboard_alone(site, page):
-    address, database, link = site
-    enter(page, link, "Ada")
-    page.goto(f"{address}/admin")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip-link"
-    press_until(page, "here.textContent === 'New project'")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/admin/new")
-    press_until(page, "here.textContent.startsWith('thumb')")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/admin/new?kind=thumb")
-    press_until(page, "here.name === 'name'")
-    page.keyboard.type("Thumbs")
-    press_until(page, "here.textContent === 'Make the project'")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/items?said=made")
-    press_until(page, "here.closest('.tabs') && here.textContent === 'People'")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/people")
-    press_until(page, "here.tagName === 'SUMMARY' || here.name === 'role'")
-    if page.evaluate("document.activeElement.tagName") == "SUMMARY" and not page.locator("details[open]").count():
-        page.keyboard.press("Enter")
-    press_until(page, "here.textContent === 'Make a link'")
-    page.keyboard.press("Enter")
-    assert "/invitation/" in page.get_by_label("The invitation's link").input_value()
+    look_at_figures(hands)
+    settle_a_disagreement(hands)
+    tabs.follow("People")
+    hands.send("Leave out the labels of Linus")
+    assert "All labels of Linus" in main(page)
+    assert annotators(hands) == ["Grace"] * 5
+    tabs.follow("Lineage")
+    hands.send("Let them count again")
+    assert "All labels count." in main(page)
+    assert annotators(hands) == ["Grace"] * 5 + ["Linus"] * 4
+    hands.follow("Audit log")
+    hands.send("Check that every row is as it was written")
+    assert "chain of their hashes is whole" in main(page)
+    for action in ("project made", "guideline", "items published", "invited", "gold set", "excluded", "labels read"):
+        assert action in main(page)
+    hands.send("Log out")
+    assert page.url.endswith("/login")
 
 
 def test_what_can_be_reached_by_keyboard_shows_that_it_was(site, page):

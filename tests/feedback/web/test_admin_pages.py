@@ -185,3 +185,10 @@ def test_who_comes_without_a_session_is_led_to_the_log_in_and_in(client, world):
         "/login", data={"name": "manager", "password": PASSWORD}, headers={"Sec-Fetch-Site": "same-origin"}
     )
     assert reply.headers["location"] == "/"
+
+
+def test_a_conversations_project_has_no_items_to_get_through(client, world):
+    """Its labels come as people talk: there is no share of them that is done."""
+    for path in ("/admin", f"/admin/projects/{world.chat}"):
+        text = client.get(path, headers=world.headers("admin")).text
+        assert "People talk with parrot, and judge its answers" in text and "0 of 0 labels" not in text

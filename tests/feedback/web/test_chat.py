@@ -339,8 +339,17 @@ def test_a_person_chats_in_the_browser(database, parrot, watch):
         page.get_by_label("Your message").fill("hi <img src=x onerror=alert(1)>")
         page.keyboard.press("Control+Enter")
         page.get_by_text("The model has answered.").wait_for()
+        held = []
+        page.route("**/label", lambda route: route.continue_() if held else held.append(route))
+        page.get_by_role("button", name="Good").click()
         page.get_by_role("button", name="Bad").click()
-        page.get_by_text("saved").wait_for()
+        page.wait_for_timeout(100)
+        with page.expect_response(lambda reply: reply.request.post_data_json.get("answer") == {"good": True}):
+            held[0].continue_()  # slow as it is, it arrives before the later one, which counts
+        page.get_by_text("saved", exact=True).wait_for()
+        page.unroute("**/label")
+        ((*_, record),) = database.read(lambda c: list(labels.records(c, chat)))
+        assert not record.good
         page.get_by_label("Why?").fill("an echo")
         page.keyboard.press("Tab")
         page.reload()

@@ -102,6 +102,33 @@ def test_figures_of_two_people_by_hand(database):
     assert found.selection is None
 
 
+def test_the_length_meter_by_hand(database):
+    """Six decided comparisons of unlike length, of which the longer answer was preferred in four; ties and like lengths
+    are left out. It was preferred of three of four items: each counts as one, however many judged it."""
+    team = Team(database, overlap=2)
+    long, short, alike = "Quite another thing.", "One thing.", "Two things"
+    responses = {
+        "q0": (short, long),
+        "q1": (long, short),
+        "q2": (short, long),
+        "q3": (short, alike),
+        "q4": (long, short),
+    }
+    team.publish(*(item(key).model_copy(update={"responses": both}) for key, both in responses.items()))
+    team.join("ann", "bob")
+    team.says("ann", {"q0": 1, "q1": 0, "q2": 0, "q3": 0, "q4": None})
+    team.says("bob", {"q0": 1, "q1": 0, "q2": 0, "q3": 1, "q4": None})
+    length = team.figures().length
+    assert (length.share.value, length.share.of) == (pytest.approx(4 / 6), 6)
+    assert not length.enough and not length.seen and length.needed == 783
+    assert team.figures().position.share.of == 8  # like lengths say something of the place
+    team.publish(*(item(f"more{n}") for n in range(20)))  # whose second answer is the longer one
+    team.says("ann", {f"more{n}": 1 for n in range(20)})
+    length = team.figures().length
+    assert (length.share.value, length.share.of) == (pytest.approx(24 / 26), 26)
+    assert length.seen and not length.enough  # so strong a pull is seen before there is data enough for a weak one
+
+
 def test_what_is_undefined_says_why(database):
     team = Team(database)
     team.publish(item("q0"), item("q1"))

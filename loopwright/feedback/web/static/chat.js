@@ -14,9 +14,10 @@ const NAMES = { user: "You", assistant: "Model", system: "Instructions" };
 let conversation = null;
 let writing = null; // the AbortController of the answer that is being written
 
-async function call(path, { method = "GET", body } = {}) {
+async function call(path, { method = "GET", body, keepalive = false } = {}) {
   const reply = await fetch(`/api/v1${path}`, {
     method,
+    keepalive,
     headers: body === undefined ? {} : { "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
@@ -61,22 +62,26 @@ function addJudge(turn, ticket, given) {
   fields.append(saved);
   const key = isAttack ? "broke" : "good";
   let chosen = given ? given[key] : null;
+  let stored = Promise.resolve(); // one after another, or an older verdict could arrive last
+  let last = null; // what was said last
 
   function showChoice() {
     for (const choice of choices) choice.setAttribute("aria-pressed", String(choice.dataset[key] === String(chosen)));
   }
 
-  async function store() {
+  function store() {
     if (chosen === null) return;
     const answer = { [key]: chosen };
     if (reason.value.trim()) answer.reason = reason.value.trim();
     if (harm && harm.value !== "") answer.harm = Number(harm.value);
-    try {
-      await call(`/tasks/${ticket}/label`, { method: "POST", body: { uid: newUid(), answer } });
-      saved.textContent = "saved";
-    } catch (error) {
-      saved.textContent = `not saved: ${error.message}`;
-    }
+    const body = { uid: newUid(), answer };
+    const tell = (sentence) => body === last && (saved.textContent = sentence);
+    last = body;
+    tell("saving…");
+    stored = stored
+      .then(() => call(`/tasks/${ticket}/label`, { method: "POST", body, keepalive: true })) // whoever leaves the page
+      .then(() => tell("saved"))
+      .catch((error) => tell(`not saved: ${error.message}`));
   }
 
   for (const choice of choices) {
@@ -159,6 +164,7 @@ async function ask(text) {
         showRendered(turn, line.html);
         addJudge(turn, line.ticket, null);
         finished = true;
+        status.scrollIntoView({ block: "nearest" }); // the buttons that judge it are in sight
         status.textContent = line.finished ? "The model has answered." : "The model was cut off: its answer is too long.";
       }
     }

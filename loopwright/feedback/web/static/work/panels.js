@@ -135,6 +135,7 @@ export class Panels {
     this.work.keys = new Keys(custom);
     this.work.preferences.keys = custom;
     this.work.savePreferences();
+    this.work.screen.printKeys();
     this.#listKeys();
   }
 

@@ -105,9 +105,10 @@ export class Screen {
   /** The keys, on the buttons. */
   printKeys() {
     for (const button of document.querySelectorAll("[data-do]")) {
-      button.querySelector("kbd")?.remove();
       const key = this.work.keys.of(button.dataset.do);
-      button.append(" ", kbd(key));
+      const printed = button.querySelector("kbd");
+      if (printed) printed.replaceWith(kbd(key));
+      else button.append(" ", kbd(key));
       button.setAttribute("aria-keyshortcuts", key);
     }
   }
