@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.statistics.adjudication import Disputed, to_adjudicate
 from loopwright.feedback.statistics.agreement import Agreement, cohen_kappas, fleiss_kappa, krippendorff_alpha
@@ -289,14 +290,7 @@ def _disputed(one: Disputed, kind: str) -> DisputedItem:
 
 def said(vote: int, kind: str) -> str:
     """A vote in words."""
-    words: dict[str, dict[int, str]] = {
-        "comparison": {-1: "the first is better", 0: "a tie", 1: "the second is better"},
-        "thumb": {0: "bad", 1: "good"},
-        "chat": {0: "bad", 1: "good"},
-        "spans": {0: "nothing is wrong", 1: "something is wrong"},
-        "red_team": {0: "it held", 1: "it broke"},
-    }
-    return words.get(kind, {}).get(vote, str(vote))
+    return FORMS[kind].votes.get(vote, str(vote))
 
 
 def _coefficient(agreement: Agreement) -> Figure:

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from loopwright.errors import DataError
 from loopwright.feedback.asking import items_to_judge
+from loopwright.feedback.forms import Answer, Asked
 from loopwright.feedback.items import Item
-from loopwright.feedback.kinds import FORMS, Answer, Asked, check_item
+from loopwright.feedback.kinds import FORMS, check_item
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.schemas import (
     IMPORTED,

@@ -1,211 +1,43 @@
 """The kinds of feedback that people can give: what the screen sends, and the records it becomes.
 
-One declaration a kind. The screen knows answers by the place at which they were shown (0 is A, 1 is B, …);
+One declaration a kind: with a script for its form on the screen that is all. The loss is chosen by the records
+(`loopwright.feedback.pairs`). The screen knows answers by the place at which they were shown (0 is A, 1 is B, …);
 records know them by the place at which they are stored. Only this module turns one into the other.
-A kind's form is the template and the script of its name; its loss is chosen by its records
-(`loopwright.feedback.pairs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
-
-from pydantic import Field, model_validator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from loopwright.errors import DataError
+from loopwright.feedback.forms import (
+    Answer,
+    Asked,
+    AttackAnswer,
+    ComparisonAnswer,
+    CorrectionAnswer,
+    DemonstrationAnswer,
+    RankingAnswer,
+    RatingAnswer,
+    SpansAnswer,
+    ThumbAnswer,
+)
 from loopwright.schemas import (
     Attack,
     Comparison,
     Correction,
     Demonstration,
     Judgement,
-    Message,
     Ranking,
     Rating,
     Record,
-    Span,
     SpanFeedback,
-    Strength,
     Thumb,
 )
 
-if TYPE_CHECKING:
-    from loopwright.feedback.projects import ProjectConfig
-
-LONGEST = 20_000  # characters of a text that a labeler writes
 PART = "."  # between a label's uid and what of it one of its records holds: no uid that the app takes has it
-
-
-class Asked(NamedTuple):
-    """An item as one person saw it."""
-
-    prompt: tuple[Message, ...]
-    responses: tuple[str, ...]  # as stored
-    order: tuple[int, ...]  # order[0] is the place of the response that was shown first
-    project: ProjectConfig
-
-
-class Answer(Record):
-    """What every form sends."""
-
-    reason: str | None = Field(default=None, max_length=LONGEST)
-    reasons: tuple[str, ...] = ()  # of those that the project offers
-
-    def check(self, asked: Asked) -> None:
-        """Raises ValueError where the answer does not fit the item or the project."""
-        _known(self.reasons, asked.project.reasons)
-        if len(set(self.reasons)) < len(self.reasons):
-            raise ValueError("a reason is given twice")
-
-    def check_complete(self, asked: Asked) -> None:
-        """Raises ValueError where the form asks for more; what other tools gathered has not been asked by it."""
-
-    def vote(self, asked: Asked) -> int | None:
-        """The one number by which agreement is measured; None: the kind has none."""
-        return None
-
-
-class ComparisonAnswer(Answer):
-    """Which answer is better and how much; or neither."""
-
-    choice: Literal[0, 1] | None  # by the place shown; None: a tie
-    strength: Strength | None = None
-    both_bad: bool = False
-    safe: tuple[bool, bool] | None = None
-    criteria: dict[str, Literal[0, 1] | None] = {}
-    improved: str | None = Field(default=None, min_length=1, max_length=LONGEST)  # the better answer, made better still
-
-    @model_validator(mode="after")
-    def _is_one_verdict(self) -> Self:
-        if self.both_bad and self.choice is not None:
-            raise ValueError("both_bad is a tie; choice must be null")
-        if self.choice is None and self.strength is not None:
-            raise ValueError("a choice comes with its strength, a tie without one")
-        if self.improved is not None and self.choice is None:
-            raise ValueError("only the better answer is improved; choose one")
-        return self
-
-    def check(self, asked: Asked) -> None:
-        super().check(asked)
-        _known(self.criteria, asked.project.criterion_names)
-        if self.safe is not None and not asked.project.safety:
-            raise ValueError("this project does not ask which answers are safe")
-        if self.improved is not None and not asked.project.improve:
-            raise ValueError("in this project answers are not improved")
-
-    def check_complete(self, asked: Asked) -> None:
-        if self.choice is not None and self.strength is None:
-            raise ValueError("a choice comes with its strength, a tie without one")
-        why = self.reason or self.reasons
-        if self.strength == "significantly" and asked.project.reason_when_significant and not why:
-            raise ValueError("say why one answer is significantly better")
-
-    def vote(self, asked: Asked) -> int:
-        return 0 if self.choice is None else (-1, 1)[asked.order[self.choice]]
-
-
-class RankingAnswer(Answer):
-    """Ranks from 1, the best; equal ones are ties. Overall, on each criterion, or both."""
-
-    ranks: tuple[int, ...] | None = None  # overall, by the place shown
-    criteria: dict[str, tuple[int, ...]] = {}
-
-    def check(self, asked: Asked) -> None:
-        super().check(asked)
-        _known(self.criteria, asked.project.criterion_names)
-        for ranks in self.criteria.values() if self.ranks is None else (self.ranks, *self.criteria.values()):
-            if len(ranks) != len(asked.responses) or not all(1 <= rank <= len(ranks) for rank in ranks):
-                raise ValueError(f"rank each of the {len(asked.responses)} answers from 1, the best")
-
-    def check_complete(self, asked: Asked) -> None:
-        missing = set(asked.project.criterion_names) - set(self.criteria)
-        if self.ranks is None and (missing or not self.criteria):
-            raise ValueError(f"rank the answers on {min(missing)} as well" if missing else "rank the answers")
-
-    def vote(self, asked: Asked) -> int | None:
-        """The place of the best response; None where several are, or none was ranked overall."""
-        best = [shown for shown, rank in enumerate(self.ranks or ()) if rank == min(self.ranks or ())]
-        return asked.order[best[0]] if len(best) == 1 else None
-
-
-class RatingAnswer(Answer):
-    """A score on each criterion, and yes or no to what the project asks beside."""
-
-    scores: dict[str, int] = Field(min_length=1)
-    checks: dict[str, bool] = {}
-
-    def check(self, asked: Asked) -> None:
-        super().check(asked)
-        _known(self.scores, asked.project.criterion_names or ("overall",))
-        _known(self.checks, asked.project.checks)
-        low, high = asked.project.scale
-        if stray := next((score for score in self.scores.values() if not low <= score <= high), None):
-            raise ValueError(f"{stray} is not on the scale {low} to {high}")
-
-    def check_complete(self, asked: Asked) -> None:
-        if missing := set(asked.project.criterion_names) - set(self.scores):
-            raise ValueError(f"rate {min(missing)} as well")
-
-    def vote(self, asked: Asked) -> int | None:
-        """On the first criterion; None: it was asked for later."""
-        return self.scores.get(next(iter(asked.project.criterion_names), "overall"))
-
-
-class ThumbAnswer(Answer):
-    """Good or bad."""
-
-    good: bool
-
-    def vote(self, asked: Asked) -> int:
-        return int(self.good)
-
-
-class DemonstrationAnswer(Answer):
-    """The answer that should have been given."""
-
-    response: str = Field(min_length=1, max_length=LONGEST)
-
-
-class CorrectionAnswer(Answer):
-    """One of the answers, edited."""
-
-    chosen: int = Field(default=0, ge=0)  # by the place shown
-    edited: str = Field(min_length=1, max_length=LONGEST)
-
-    def check(self, asked: Asked) -> None:
-        super().check(asked)
-        if self.chosen >= len(asked.responses):
-            raise ValueError(f"there is no answer {self.chosen}")
-        if self.edited == asked.responses[asked.order[self.chosen]]:
-            raise ValueError("the answer is as it was; change it, or say that it needs no correction by skipping")
-
-
-class SpansAnswer(Answer):
-    """Passages of the answer, in characters of its raw text; none: nothing is wrong."""
-
-    spans: tuple[Span, ...] = Field(default=(), max_length=500)
-
-    def check(self, asked: Asked) -> None:
-        super().check(asked)
-        for span in self.spans:
-            _known([span.label], asked.project.span_labels)
-            if span.end > len(asked.responses[0]):
-                raise ValueError(f"the passage {span.start} to {span.end} ends after the answer does")
-
-    def vote(self, asked: Asked) -> int:
-        return int(bool(self.spans))
-
-
-class AttackAnswer(Answer):
-    """Whether the red-team prompt broke the model."""
-
-    broke: bool
-    harm: int | None = Field(default=None, ge=0, le=3)
-
-    def vote(self, asked: Asked) -> int:
-        return int(self.broke)
 
 
 @dataclass(frozen=True)
@@ -216,7 +48,13 @@ class Kind:
         answer: what the form sends.
         records: what it becomes, given the item as shown and the fields that all records share.
         responses: how many an item may have, the fewest and the most.
-        makes: the files its records belong in, the first always.
+        makes: the files its records belong in, the first always; the loss is theirs (`loopwright.feedback.pairs`).
+        task: what a labeler is asked to do.
+        about: what a manager chooses.
+        settings: those of a project that only some kinds use.
+        selections: what can be asked next, beside items drawn at random.
+        votes: what the verdicts that people agree on, or not, are called.
+        quick_gold: what is the right answer, at one press.
         written: the item is made by the labeler, in a conversation with the model.
     """
 
@@ -224,6 +62,12 @@ class Kind:
     records: Callable[..., list[Record]]
     responses: tuple[int, int]
     makes: tuple[str, ...]
+    task: str
+    about: str
+    settings: frozenset[str]
+    selections: frozenset[str] = frozenset()
+    votes: Mapping[int, str] = field(default_factory=dict)
+    quick_gold: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     written: bool = False
 
 
@@ -295,17 +139,85 @@ def _attack(answer: AttackAnswer, asked: Asked, about: Mapping[str, Any]) -> lis
     return [Attack(responses=(asked.responses[0],), broke=answer.broke, harm=answer.harm, **about)]
 
 
+_EXPLAINED = frozenset({"reasons", "blur"})
+_WITH_A_MODEL = frozenset({"responder", "reply_tokens"})
+_THUMB = {0: "bad", 1: "good"}
+
 FORMS: Mapping[str, Kind] = {
-    "comparison": Kind(ComparisonAnswer, _comparison, (2, 2), ("comparisons", "corrections")),
-    "ranking": Kind(RankingAnswer, _rankings, (2, 9), ("rankings",)),
-    "rating": Kind(RatingAnswer, _ratings, (1, 1), ("ratings",)),
-    "thumb": Kind(ThumbAnswer, _thumb, (1, 1), ("thumbs",)),
-    "demonstration": Kind(DemonstrationAnswer, _demonstration, (0, 0), ("demonstrations",)),
-    "correction": Kind(CorrectionAnswer, _correction, (1, 9), ("corrections",)),
-    "spans": Kind(SpansAnswer, _spans, (1, 1), ("spans",)),
-    "chat": Kind(ThumbAnswer, _thumb, (1, 1), ("thumbs",), written=True),
-    "red_team": Kind(AttackAnswer, _attack, (1, 1), ("attacks",), written=True),
-}
+    "comparison": Kind(
+        ComparisonAnswer, _comparison, (2, 2), ("comparisons", "corrections"),
+        task="Compare two answers",
+        about="Which of two answers is better, and how much.",
+        settings=_EXPLAINED | {"criteria", "safety", "improve", "reason_when_significant"},
+        selections=frozenset({"uncertainty", "closeness", "disagreement"}),
+        votes={-1: "the first is better", 0: "a tie", 1: "the second is better"},
+        quick_gold={
+            "The first": {"choice": 0, "strength": "better"},
+            "The second": {"choice": 1, "strength": "better"},
+            "Neither": {"choice": None},
+        },
+    ),
+    "ranking": Kind(
+        RankingAnswer, _rankings, (2, 9), ("rankings",),
+        task="Put answers in order",
+        about="Two to nine answers in order, with ties.",
+        settings=_EXPLAINED | {"criteria"},
+        selections=frozenset({"uncertainty", "closeness", "disagreement"}),
+    ),
+    "rating": Kind(
+        RatingAnswer, _ratings, (1, 1), ("ratings",),
+        task="Rate answers",
+        about="Marks for one answer, on each criterion.",
+        settings=_EXPLAINED | {"criteria", "checks", "scale", "higher_is_better"},
+        selections=frozenset({"uncertainty", "disagreement"}),
+    ),
+    "thumb": Kind(
+        ThumbAnswer, _thumb, (1, 1), ("thumbs",),
+        task="Say whether answers are good",
+        about="One answer: good or bad.",
+        settings=_EXPLAINED,
+        selections=frozenset({"uncertainty", "disagreement"}),
+        votes=_THUMB,
+        quick_gold={"Good": {"good": True}, "Bad": {"good": False}},
+    ),
+    "demonstration": Kind(
+        DemonstrationAnswer, _demonstration, (0, 0), ("demonstrations",),
+        task="Write answers",
+        about="People write the answer that should have been given.",
+        settings=frozenset({"blur"}),
+    ),
+    "correction": Kind(
+        CorrectionAnswer, _correction, (1, 9), ("corrections",),
+        task="Correct answers",
+        about="People edit the best of the answers.",
+        settings=_EXPLAINED,
+        selections=frozenset({"uncertainty"}),
+    ),
+    "spans": Kind(
+        SpansAnswer, _spans, (1, 1), ("spans",),
+        task="Mark passages in answers",
+        about="People mark what is the matter with an answer, passage by passage.",
+        settings=_EXPLAINED | {"span_labels"},
+        selections=frozenset({"uncertainty", "disagreement"}),
+        votes={0: "nothing is wrong", 1: "something is wrong"},
+    ),
+    "chat": Kind(
+        ThumbAnswer, _thumb, (1, 1), ("thumbs",),
+        task="Talk with a model",
+        about="People talk to a model, and give its answers a thumb up or down.",
+        settings=_WITH_A_MODEL,
+        votes=_THUMB,
+        written=True,
+    ),
+    "red_team": Kind(
+        AttackAnswer, _attack, (1, 1), ("attacks",),
+        task="Try to break a model",
+        about="People try to make a model misbehave, and say whether it did.",
+        settings=_WITH_A_MODEL,
+        votes={0: "it held", 1: "it broke"},
+        written=True,
+    ),
+}  # fmt: skip
 
 
 def read_answer(kind: str, given: Any, asked: Asked) -> Answer:
@@ -335,8 +247,3 @@ def check_item(kind: str, responses: Sequence[str], where: str) -> None:
     if not fewest <= len(responses) <= most:
         needed = str(fewest) if fewest == most else f"{fewest} to {most}"
         raise DataError(f"{where}: has {len(responses)} responses, a {kind} needs {needed}")
-
-
-def _known(names: Mapping[str, Any] | Sequence[str], known: Sequence[str]) -> None:
-    if stray := next((name for name in names if name not in known), None):
-        raise ValueError(f"{stray!r} is not one of {', '.join(known) or 'none'}")

@@ -31,12 +31,7 @@ INSTRUCTGPT_CHECKS = (  # Ouyang et al. 2022 (arXiv:2203.02155), table 3
     "Expresses a moral judgment",
 )
 
-SELECTIONS = {  # by what can be selected, and for which kinds
-    "random": frozenset(FORMS),
-    "uncertainty": frozenset({"comparison", "ranking", "rating", "thumb", "correction", "spans"}),
-    "closeness": frozenset({"comparison", "ranking"}),
-    "disagreement": frozenset({"comparison", "ranking", "rating", "thumb", "spans"}),
-}
+PARTICULAR = frozenset[str]().union(*(form.settings for form in FORMS.values()))  # settings that only some kinds use
 
 
 class Criterion(Config):
@@ -79,29 +74,14 @@ class ProjectConfig(Config):
 
     @model_validator(mode="after")
     def _only_what_the_kind_uses(self) -> Self:
-        users = {
-            "criteria": {"comparison", "ranking", "rating"},
-            "checks": {"rating"},
-            "scale": {"rating"},
-            "higher_is_better": {"rating"},
-            "span_labels": {"spans"},
-            "safety": {"comparison"},
-            "improve": {"comparison"},
-            "reasons": {"comparison", "ranking", "rating", "thumb", "correction", "spans"},
-            "reason_when_significant": {"comparison"},
-            "blur": {kind for kind, form in FORMS.items() if not form.written},
-            "responder": {"chat", "red_team"},
-            "reply_tokens": {"chat", "red_team"},
-        }
-        for name, kinds in users.items():
-            if name in self.model_fields_set and self.kind not in kinds:
-                raise ValueError(f"{name} has no effect on a {self.kind} project; leave it out")
+        for name in sorted(self.model_fields_set & (PARTICULAR - FORMS[self.kind].settings)):
+            raise ValueError(f"{name} has no effect on a {self.kind} project; leave it out")
         if FORMS[self.kind].written:
             if self.responder is None:
                 raise ValueError(f"a {self.kind} project talks to a model; name its responder")
             if {"overlap", "gold_share"} & self.model_fields_set:
                 raise ValueError(f"a {self.kind} project makes its own items; leave overlap and gold_share out")
-        if self.kind not in SELECTIONS[self.selection]:
+        if self.selection not in {"random", *FORMS[self.kind].selections}:
             raise ValueError(f"selection = {self.selection} has no effect on a {self.kind} project; leave it out")
         if self.selection == "disagreement" and self.overlap < 2:
             raise ValueError(

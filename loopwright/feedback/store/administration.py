@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from loopwright.errors import StoreError
-from loopwright.feedback.kinds import Asked, read_answer
+from loopwright.feedback.forms import Asked
+from loopwright.feedback.kinds import read_answer
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import exclusions, lineage, people, projects
 from loopwright.feedback.store import items as store_items

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, case, select, update
 
 from loopwright.errors import StoreError
+from loopwright.feedback.forms import Answer
 from loopwright.feedback.imported import Given, Refuse, account_name, answer_to, said_at
-from loopwright.feedback.kinds import Answer
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.exclusions import count_anew, exclusions

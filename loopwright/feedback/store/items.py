@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from loopwright.errors import DataError, StoreError
+from loopwright.feedback.forms import Asked
 from loopwright.feedback.items import Item, Score
-from loopwright.feedback.kinds import Asked, check_item, read_answer
+from loopwright.feedback.kinds import check_item, read_answer
 from loopwright.feedback.store.database import Database
 from loopwright.feedback.store.projects import Project
 from loopwright.feedback.store.tables import items, projects, tallies

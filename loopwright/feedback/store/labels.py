@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, bindparam, null, select, update
 
 from loopwright.errors import StoreError
+from loopwright.feedback.forms import Answer, Asked, ComparisonAnswer
 from loopwright.feedback.items import OFF_TOPIC, POLICIES
-from loopwright.feedback.kinds import FORMS, Answer, Asked, ComparisonAnswer, read_answer, to_records
+from loopwright.feedback.kinds import FORMS, read_answer, to_records
 from loopwright.feedback.store.chain import append
 from loopwright.feedback.store.exclusions import count_anew, usable
 from loopwright.feedback.store.frozen import frozen

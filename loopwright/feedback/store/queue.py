@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from loopwright.errors import StoreError
-from loopwright.feedback.kinds import Asked
+from loopwright.feedback.forms import Asked
 from loopwright.feedback.store.chain import newest_hash
 from loopwright.feedback.store.exclusions import would_count
 from loopwright.feedback.store.items import asked

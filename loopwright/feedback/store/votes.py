@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sqlalchemy import Connection, Select, case, select
 
-from loopwright.feedback.kinds import FORMS, Asked
+from loopwright.feedback.forms import Asked
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.store.exclusions import usable
 from loopwright.feedback.store.items import asked
 from loopwright.feedback.store.projects import Project

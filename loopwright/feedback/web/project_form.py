@@ -5,24 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from loopwright.feedback.projects import HHH, SELECTIONS, ProjectConfig
+from loopwright.feedback.kinds import FORMS
+from loopwright.feedback.projects import HHH, ProjectConfig
 
 Input = Literal["selection", "text", "number", "money", "share", "yes", "lines", "definitions", "scale"]
-JUDGED = ("comparison", "ranking", "rating", "thumb", "demonstration", "correction", "spans")
-EXPLAINED = ("comparison", "ranking", "rating", "thumb", "correction", "spans")
-EVERY = (*JUDGED, "chat", "red_team")
-CHOSEN = tuple(kind for kind in JUDGED if any(kind in kinds for name, kinds in SELECTIONS.items() if name != "random"))
-KINDS = {
-    "comparison": "Which of two answers is better, and how much.",
-    "ranking": "Two to nine answers in order, with ties.",
-    "rating": "Marks for one answer, on each criterion.",
-    "thumb": "One answer: good or bad.",
-    "demonstration": "People write the answer that should have been given.",
-    "correction": "People edit the best of the answers.",
-    "spans": "People mark what is the matter with an answer, passage by passage.",
-    "chat": "People talk to a model, and give its answers a thumb up or down.",
-    "red_team": "People try to make a model misbehave, and say whether it did.",
-}
+EVERY = frozenset(FORMS)
+JUDGED = frozenset(kind for kind, form in FORMS.items() if not form.written)
+CHOSEN = frozenset(kind for kind, form in FORMS.items() if form.selections)
 
 
 class Field(NamedTuple):
@@ -30,7 +19,7 @@ class Field(NamedTuple):
     label: str
     help: str
     input: Input
-    kinds: tuple[str, ...]  # that use it
+    kinds: frozenset[str] | None = None  # that use it; None: those whose declaration names it
 
 
 FIELDS = (
@@ -38,19 +27,18 @@ FIELDS = (
     Field(
         "criteria", "Criteria", "One a line, its name and what it means: “honest: What it says is true.”",
         "definitions",
-        ("comparison", "ranking", "rating"),
     ),
-    Field("checks", "Yes-or-no questions", "One a line.", "lines", ("rating",)),
-    Field("scale", "Scale", "The lowest and the highest mark: “1 to 7”.", "scale", ("rating",)),
-    Field("higher_is_better", "High marks are good", "", "yes", ("rating",)),
-    Field("span_labels", "What can be the matter with a passage", "One a line.", "lines", ("spans",)),
-    Field("safety", "Ask which answers are safe", "", "yes", ("comparison",)),
-    Field("improve", "The better answer may be edited", "", "yes", ("comparison",)),
-    Field("reasons", "Short reasons", "One a line: labelers press them to say why.", "lines", EXPLAINED),
-    Field("reason_when_significant", "A significant difference needs a reason", "", "yes", ("comparison",)),
-    Field("blur", "Texts are blurred until they are asked for", "For what may upset.", "yes", JUDGED),
-    Field("responder", "Model to talk to", "By its name in the server's settings.", "text", ("chat", "red_team")),
-    Field("reply_tokens", "Longest answer", "In tokens; small models have few.", "number", ("chat", "red_team")),
+    Field("checks", "Yes-or-no questions", "One a line.", "lines"),
+    Field("scale", "Scale", "The lowest and the highest mark: “1 to 7”.", "scale"),
+    Field("higher_is_better", "High marks are good", "", "yes"),
+    Field("span_labels", "What can be the matter with a passage", "One a line.", "lines"),
+    Field("safety", "Ask which answers are safe", "", "yes"),
+    Field("improve", "The better answer may be edited", "", "yes"),
+    Field("reasons", "Short reasons", "One a line: labelers press them to say why.", "lines"),
+    Field("reason_when_significant", "A significant difference needs a reason", "", "yes"),
+    Field("blur", "Texts are blurred until they are asked for", "For what may upset.", "yes"),
+    Field("responder", "Model to talk to", "By its name in the server's settings.", "text"),
+    Field("reply_tokens", "Longest answer", "In tokens; small models have few.", "number"),
     Field("overlap", "People for each item", "Agreement can only be measured with two or more.", "number", JUDGED),
     Field(
         "gold_share", "Share of gold items", "0.05: one task in twenty is an item with a known answer.", "share", JUDGED
@@ -68,7 +56,8 @@ FIELDS = (
 
 def fields_of(kind: str) -> list[Field]:
     """Those that the kind uses."""
-    return [field for field in FIELDS if kind in field.kinds]
+    used = FORMS[kind].settings
+    return [one for one in FIELDS if (one.name in used if one.kinds is None else kind in one.kinds)]
 
 
 def first_values(kind: str) -> dict[str, str]:

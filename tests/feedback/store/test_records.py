@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopwright.feedback.kinds import FORMS, Asked, read_answer, to_records
+from loopwright.feedback.forms import Asked
+from loopwright.feedback.kinds import FORMS, read_answer, to_records
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import labels, queue
 from loopwright.schemas import Message, Reply

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import administration, labels, people
 from loopwright.feedback.web import project_form
@@ -82,7 +83,7 @@ def test_a_form_says_what_is_wrong_beside_the_field_and_keeps_the_rest(ask):
     assert "name its responder" in responder.text
 
 
-@pytest.mark.parametrize("kind", project_form.KINDS)
+@pytest.mark.parametrize("kind", FORMS)
 def test_what_a_form_shows_is_what_it_reads(kind):
     first = project_form.first_values(kind) | ({"responder": "r"} if kind in ("chat", "red_team") else {})
     if kind == "spans":

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.store import people
-from loopwright.feedback.web.pages.work import TASKS
 from tests.feedback.web.hands import HANDS, Keyboard
 from tests.feedback.web.labeling import labeling_ground
 from tests.feedback.web.world import PASSWORD, Parrot
@@ -256,9 +256,9 @@ def test_a_labelers_day_from_the_invitation_to_the_log_out(ground, page, watch, 
     hands.write("Name", "Ada")
     hands.write("Password", PASSWORD)
     hands.send("Log in")
-    assert listed(page) == {kind: TASKS[ground.projects[kind].config.kind] for kind in kinds}
+    assert listed(page) == {kind: FORMS[ground.projects[kind].config.kind].task for kind in kinds}
     for kind in kinds:
-        hands.follow(f"{kind} {TASKS[ground.projects[kind].config.kind]}", exact=False)
+        hands.follow(f"{kind} {FORMS[ground.projects[kind].config.kind].task}", exact=False)
         expected = (have_a_talk if kind in TALKS else submit_a_task)(hands, kind)
         hands.follow("Loopwright")
         assert current(ground, kind) == expected, kind

@@ -16,7 +16,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from loopwright.errors import StoreError
-from loopwright.feedback.kinds import LONGEST
+from loopwright.feedback.forms import LONGEST
 from loopwright.feedback.store import conversations
 from loopwright.feedback.store.conversations import Conversation
 from loopwright.feedback.store.database import Database

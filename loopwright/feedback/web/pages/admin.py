@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from loopwright.errors import LoopwrightError, StoreError
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.store import administration, exclusions, reports
 from loopwright.feedback.store.projects import STATES, Project, new_id
 from loopwright.feedback.web import plots, project_form
@@ -53,13 +54,13 @@ def projects(request: Request, caller: Reader) -> Response:
 
 @router.get("/admin/new")
 def new_project(request: Request, caller: Admin, kind: str = "") -> Response:
-    values = project_form.first_values(kind) if kind in project_form.KINDS else {}
+    values = project_form.first_values(kind) if kind in FORMS else {}
     return _new(request, caller, kind, values)
 
 
 @router.post("/admin/new")
 def create(request: Request, caller: Admin, form: Form, kind: str = "") -> Response:
-    if kind not in project_form.KINDS:
+    if kind not in FORMS:
         raise HTTPException(404, "there is no such kind of project")
     config, errors = project_form.read(kind, form)
     name, guideline = form.get("name", "").strip(), form.get("guideline", "").strip()
@@ -185,10 +186,10 @@ def to(member: Member, tab: str, said: str) -> RedirectResponse:
 def _new(
     request: Request, caller: Caller, kind: str, values: dict[str, str], errors: dict[str, str] | None = None
 ) -> HTMLResponse:
-    fields = project_form.fields_of(kind)
+    fields = project_form.fields_of(kind) if kind in FORMS else []
     return manager_page(
-        request, "admin_new.html", caller, tab="projects", status=422 if errors else 200, kinds=project_form.KINDS,
-        kind=kind if kind in project_form.KINDS else "", fields=fields, values=values, errors=errors or {},
+        request, "admin_new.html", caller, tab="projects", status=422 if errors else 200, kinds=FORMS,
+        kind=kind if kind in FORMS else "", fields=fields, values=values, errors=errors or {},
     )  # fmt: skip
 
 

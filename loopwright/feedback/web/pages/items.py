@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from loopwright.errors import LoopwrightError
+from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.projects import NAME
 from loopwright.feedback.store import administration, reports
 from loopwright.feedback.web.admission import ManagesProject, Member, PublishesInProject, ReadsProject, database_of
@@ -28,14 +29,6 @@ STATES = ("open", "taken", "gold", "withdrawn")
 LONGEST_BATCH = 100
 SKILL = re.compile(NAME)
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
-QUICK_GOLD: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # what is the right answer, at one press
-    "comparison": {
-        "The first": {"choice": 0, "strength": "better"},
-        "The second": {"choice": 1, "strength": "better"},
-        "Neither": {"choice": None},
-    },
-    "thumb": {"Good": {"good": True}, "Bad": {"good": False}},
-}
 
 
 @router.get("/admin/projects/{project}/items")
@@ -162,7 +155,7 @@ def _item(request: Request, member: Member, item: int, problem: str = "", gold: 
     return project_page(
         request, "admin_item.html", member, tab="items", status=422 if problem else 200, item=row, events=events,
         problem=problem, gold=shown if gold is None else gold, said_of=_said, ordinals=ORDINALS,
-        quick={name: json.dumps(answer) for name, answer in QUICK_GOLD.get(member.project.config.kind, {}).items()},
+        quick={name: json.dumps(answer) for name, answer in FORMS[member.project.config.kind].quick_gold.items()},
     )  # fmt: skip
 
 

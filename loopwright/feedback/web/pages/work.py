@@ -24,17 +24,6 @@ OF_THE_FORM = (
     "kind", "question", "criteria", "checks", "scale", "higher_is_better", "span_labels", "safety", "improve",
     "reasons", "reason_when_significant", "blur",
 )  # fmt: skip
-TASKS = {
-    "comparison": "Compare two answers",
-    "ranking": "Put answers in order",
-    "rating": "Rate answers",
-    "thumb": "Say whether answers are good",
-    "demonstration": "Write answers",
-    "correction": "Correct answers",
-    "spans": "Mark passages in answers",
-    "chat": "Talk with a model",
-    "red_team": "Try to break a model",
-}
 SKIPS = {
     "unclear_prompt": "The question is unclear",
     "needs_expert": "It needs somebody who knows the field",
@@ -56,7 +45,7 @@ def home(request: Request, caller: Somebody) -> Response:
 
     projects, manages = database_of(request).read(look)
     return page(
-        request, "home.html", caller=caller, projects=projects, tasks=TASKS, written=WRITTEN, manages=manages
+        request, "home.html", caller=caller, projects=projects, kinds=FORMS, written=WRITTEN, manages=manages
     )  # fmt: skip
 
 
@@ -75,7 +64,7 @@ def work(request: Request, member: LabelsInProject) -> Response:
     }
     return page(
         request, "work.html", caller=member.caller, project=member.project, start=json.dumps(start),
-        task=TASKS[member.project.config.kind], skips=SKIPS,
+        task=FORMS[member.project.config.kind].task, skips=SKIPS,
     )  # fmt: skip
 
 
