@@ -646,7 +646,7 @@ def test_all_accounts_can_be_changed_on_the_page_however_many_there_are(client, 
 def test_a_wrong_cursor_is_told_on_the_page(client, world):
     path = f"/admin/projects/{world.project}/items"
     page = client.get(path, params={"show": "open", "cursor": "x"}, headers=world.headers("manager"))
-    assert page.status_code == 422 and "the cursor is of another list" in page.text and "int()" not in page.text
+    assert page.status_code == 422 and "The cursor is of another list" in page.text and "int()" not in page.text
 
 
 def test_records_of_a_project_with_any_name_can_be_downloaded(client, world, admin):
