@@ -3,7 +3,8 @@
     python benchmarks/methods.py [--seeds 0 1 2] [--methods dpo ppo] [--judge FOLDER] [--out runs/methods]
         [--svg docs/methods.svg]
 
-The judge of RLAIF is the start itself, or a model in FOLDER: that of recipes/judge.yaml, say.
+The judge of RLAIF is the start itself, whose text then teaches judging, too, or a model in FOLDER: that of
+recipes/judge.yaml, say.
 
 Each seed has one run directory, OUT/seed-N, and every method is a run in it: world, pre-training, fine-tuning, labels
 and reward model are made by the first and found again by the others, whose keys are equal. A cell that is done is found
@@ -42,13 +43,15 @@ BEST_OF = 64
 
 # What all share, on top of recipes/quickstart.yaml.
 START: dict[str, Any] = {
-    "world": {"skills": ["critique", "judge"], "skill_share": 0.3},  # for constitutional AI and RLAIF; all start alike
+    "world": {"skills": ["critique"], "skill_share": 0.15},  # for constitutional AI; all start alike
     "pretrain": {"max_steps": 400},  # more text to learn
     "feedback": {"prompts": LABELED_PROMPTS},
     "sft_clean": False,
     "ppo": False,
     "evaluate": {"paraphrased_prompts": 0, "greedy": False, "best_of": 0, "perplexity_texts": 50},
 }
+
+ITS_OWN_JUDGE: dict[str, Any] = {"skills": ["critique", "judge"], "skill_share": 0.3}
 
 LEARN: dict[str, Any] = {  # cross-entropy on answers
     "optimizer": "muon", "muon_learning_rate": 0.005, "learning_rate": 5e-4, "batch_size_per_device": 16,
@@ -132,6 +135,8 @@ def recipe_of(recipe: Path, method: str, judge: Path | None = None) -> dict[str,
         for name, section in copy.deepcopy(changes).items():
             own = values.get(name)
             values[name] = {**own, **section} if isinstance(own, dict) and isinstance(section, dict) else section
+    if judge is None:
+        values["world"] |= ITS_OWN_JUDGE
     if judge is not None and method == "rlaif":
         values["ai_feedback"]["judge"]["path"] = str(judge)
     if judge is not None and method == "d_rlaif":

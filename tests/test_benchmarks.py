@@ -66,6 +66,7 @@ def test_a_method_without_its_stage_is_listed_as_missing(methods, monkeypatch, t
 def test_the_judge_that_is_named_judges_where_one_does_and_nowhere_else(methods, tmp_path):
     for name in methods.METHODS:
         named, own = methods.recipe_of(QUICKSTART, name, tmp_path), methods.recipe_of(QUICKSTART, name)
+        assert [("judge" in recipe["world"]["skills"]) for recipe in (named, own)] == [False, True]
         assert (str(tmp_path) in str(named), str(tmp_path) in str(own)) == (name in ("rlaif", "d_rlaif"), False)
         config_from(named, name)
 
