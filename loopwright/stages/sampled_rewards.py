@@ -83,6 +83,8 @@ def check_trained_rewards(config: SampledConfig, parents: Mapping[str, Any]) -> 
     """
     trained = to_train_on(config, parents)
     if not config.rewards and set(trained) <= {"reward"}:
+        if trained and "merge" in config.model_fields_set and "spans" not in parents["reward"].kinds:
+            raise _nothing_to_merge(config.section, "one reward model")
         return
     _check_stages(config, trained)
     if not config.rewards:
@@ -109,6 +111,12 @@ def _check_stages(config: SampledConfig, trained: Collection[str]) -> None:
         )
 
 
+def _nothing_to_merge(section: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{section}.merge has no effect on {what}; leave it out, or list the rewards in {section}.rewards"
+    )
+
+
 def _kind(trained: Artifact) -> str:
     """What of KINDS a reward stage has made."""
     return "spans" if finds_spans(trained) else "model"
@@ -125,9 +133,8 @@ def load_reward(inputs: SampledInputs, runtime: Runtime, merge: MergeConfig | No
     """
     if isinstance(inputs.reward, Path | Merged):
         if merge is not None:
-            at = runtime.stage
             what = "one reward model" if isinstance(inputs.reward, Path) else "rewards that are merged already"
-            raise ConfigError(f"{at}.merge has no effect on {what}; leave it out, or list the rewards in {at}.rewards")
+            raise _nothing_to_merge(runtime.stage, what)
         if isinstance(inputs.reward, Merged):  # a new one: what it learned belongs to another run
             return Merged(inputs.reward.rewards, inputs.reward.merge, inputs.reward.name)
         return WeightedSum([(RewardModel(inputs.reward, device=runtime.device), 1.0)])

@@ -422,6 +422,18 @@ def test_a_reward_that_no_stage_makes_is_found_before_anything_is_trained(tmp_pa
         make_plan(load_config(recipe))
 
 
+@pytest.mark.parametrize("section", ["ppo", "rejection"])
+def test_merging_one_reward_model_is_found_before_it_is_trained(tmp_path, section):
+    recipe = tmp_path / "recipe.yaml"
+    stages = "world:\nsft:\nfeedback:\nreward: {kinds: [KIND]}\n"
+    lone = f"name: lone\n{stages}{section}: {{merge: {{rule: weighted_sum}}}}\n"
+    recipe.write_text(lone.replace("KIND", "comparisons"))
+    with pytest.raises(ConfigError, match=f"{section}.merge has no effect on one reward model"):
+        make_plan(load_config(recipe))
+    recipe.write_text(lone.replace("KIND", "spans"))  # sums the scores of tokens
+    make_plan(load_config(recipe))
+
+
 WATCHED = """
 name: watched
 reward:
