@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from loopwright.cli.feedback import STORE, Json, feedback_app
 from loopwright.cli.feedback_store import URL, Store, Url
@@ -132,7 +131,7 @@ def invite(
 @feedback_app.command()
 def stats(project: Name, store: Store = STORE, as_json: Json = False) -> None:
     """How far a project is, who does how much and how well, how long it will take."""
-    from loopwright.cli.tables import figures_table
+    from loopwright.cli.tables import figures_table, print_table
 
     with _figures_of(store, project) as (found, figures, progress):
         if as_json:
@@ -143,7 +142,7 @@ def stats(project: Name, store: Store = STORE, as_json: Json = False) -> None:
             f"{progress['items']:,} items, {progress['flagged']:,} flagged"
             + (f", {figures.imported:,} imported" if figures.imported else "")
         )
-        Console().print(figures_table(figures))
+        print_table(figures_table(figures))
         for which, meter in (("answer shown first", figures.position), ("longer answer", figures.length)):
             if meter is not None:
                 typer.echo(f"the {which} was preferred: {_shown(meter.share)} (needs {meter.needed} comparisons)")

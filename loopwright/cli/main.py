@@ -124,9 +124,9 @@ def show(
     if as_json:
         _print_json([stage.model_dump() for stage in found])
         return
-    from loopwright.cli.tables import lineage_table
+    from loopwright.cli.tables import lineage_table, print_table
 
-    Console().print(lineage_table(run, found))
+    print_table(lineage_table(run, found))
 
 
 @app.command()
@@ -230,24 +230,23 @@ def _run_recipe(config: Path, overrides: list[str], out: Path | None, *, as_json
 
 
 def _print_summary(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
-    from loopwright.cli.tables import versions_table
+    from loopwright.cli.tables import print_table, versions_table
 
     if as_json:
         _print_json(summary)
         return
-    stdout = Console()
     if summary["versions"]:
-        stdout.print(versions_table(summary["versions"]))
+        print_table(versions_table(summary["versions"]))
     if summary.get("stopped"):
         _say(summary["stopped"])
-    stdout.print(f"{summary['seconds']:.0f} s of work, at most {summary['peak_rss_mb']:.0f} MB")
+    _say(f"{summary['seconds']:.0f} s of work, at most {summary['peak_rss_mb']:.0f} MB")
     _say(f"report: {out / 'report.html'}")
 
 
 @_interruptible()
 def _run_seeds(config: Path, overrides: list[str], seeds: list[int], out: Path | None, *, as_json: bool) -> None:
     from loopwright.cli.display import on_stderr
-    from loopwright.cli.tables import versions_table
+    from loopwright.cli.tables import print_table, versions_table
     from loopwright.loop import run_seeds
 
     if len(seeds) == 1:
@@ -262,7 +261,7 @@ def _run_seeds(config: Path, overrides: list[str], seeds: list[int], out: Path |
     if as_json:
         _print_json(summary)
     elif summary["versions"]:
-        Console().print(versions_table(summary["versions"]))
+        print_table(versions_table(summary["versions"]))
     if failed := summary["failed"]:
         reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in failed.items())
         raise LoopwrightError(f"{len(failed)} of {len(seeds)} seeds failed: {reasons}")
@@ -291,7 +290,7 @@ def _show_answer(run: Path, number: int, *, as_json: bool) -> None:
 
 
 def _show_seeds(run: Path, folders: dict[int, Path], *, as_json: bool) -> None:
-    from loopwright.cli.tables import seeds_table
+    from loopwright.cli.tables import print_table, seeds_table
     from loopwright.loop import read_summary, status
 
     found = {seed: status(folder) for seed, folder in folders.items()}
@@ -300,7 +299,7 @@ def _show_seeds(run: Path, folders: dict[int, Path], *, as_json: bool) -> None:
     else:
         begun = {seed: folder for seed, folder in folders.items() if (folder / "summary.json").exists()}
         versions = {seed: read_summary(folder)["versions"] for seed, folder in begun.items()}
-        Console().print(seeds_table(run, found, versions))
+        print_table(seeds_table(run, found, versions))
 
 
 def _tell_failure(seed: int, outcome: dict[str, Any] | str) -> None:

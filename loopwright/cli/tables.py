@@ -1,9 +1,12 @@
 """Tables for the terminal."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 from loopwright.loop import StageStatus
@@ -12,6 +15,14 @@ if TYPE_CHECKING:
     from loopwright.feedback.figures import Figures
 
 _COLORS = {"done": "green", "stale": "yellow", "damaged": "red", "started": "cyan", "not run": "dim"}
+
+PIPED = 200  # columns of a table that goes to no terminal: a file or a pager has no edge to fold at
+
+
+def print_table(table: Table) -> None:
+    """On standard output, as wide as the terminal or as $COLUMNS says."""
+    as_wide_as_it_is = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if as_wide_as_it_is else PIPED).print(table)
 
 
 def lineage_table(run: Path, stages: Sequence[StageStatus]) -> Table:

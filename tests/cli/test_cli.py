@@ -18,7 +18,7 @@ import loopwright.loop.lineage
 import loopwright.loop.plan
 from loopwright.cli import main as cli
 from loopwright.cli.display import display_for
-from loopwright.cli.tables import versions_table
+from loopwright.cli.tables import print_table, versions_table
 from tests.loop.toys import RECIPE, TOYS, no_report
 
 
@@ -274,3 +274,13 @@ def test_the_quickstart_recipe_is_valid_and_comes_with_the_package():
     config = loopwright.loop.load_config(cli.QUICKSTART)
     assert list(config.sections) == ["world", "pretrain", "sft", "sft_clean", "feedback", "reward", "ppo", "evaluate"]
     assert config.sections["sft_clean"].model_dump() == config.sections["sft"].model_dump()  # only the data differ
+
+
+def test_a_table_that_is_piped_is_not_folded(monkeypatch, capsys):
+    table = versions_table({f"version-{i}": {"reward": 0.123} for i in range(9)})
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(table)
+    assert "version-8" in capsys.readouterr().out.splitlines()[2]
+    monkeypatch.setenv("COLUMNS", "60")
+    print_table(table)
+    assert all(len(line) <= 60 for line in capsys.readouterr().out.splitlines())
