@@ -65,6 +65,7 @@ def check_same(ours: Reading, theirs: Reading) -> dict[str, float]:
 @torch.no_grad()
 def check_sampler(model: Any, tokenizer: Any, rollouts: Rollouts, precision: str = "float32") -> float:
     """Nats a token, mean, between the sampler's log-probabilities and transformers' own; stops where they part."""
+    rollouts = Rollouts(*(part.to(model.device) for part in rollouts))
     ids, mask = rollouts.sequences(), rollouts.attention_mask()
     logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)).logits.float()
     logits[..., forbidden_token_ids(tokenizer, logits.shape[-1]).to(logits.device)] = -torch.inf
