@@ -1,5 +1,6 @@
 """What the benchmarks reach into is there: they are too slow to be run with the tests."""
 
+import argparse
 import copy
 import importlib
 import json
@@ -8,10 +9,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import torch
 
 from loopwright.config import read_yaml
+from loopwright.generation.base import SamplingConfig
+from loopwright.generation.fast_engine import FastEngine
 from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
+from loopwright.models.loading import load_causal_lm, load_reward_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -35,6 +40,93 @@ def methods(benchmark):
 def test_overhead_wraps_what_exists(overhead):
     wrapped = [target for targets in overhead.WORK.values() for target in targets] + list(overhead.PHASES.values())
     assert not [(owner, name) for owner, name in wrapped if not hasattr(owner, name)]
+
+
+# ---- gates: nothing is timed before both sides compute the same
+
+
+@pytest.fixture
+def models(benchmark, tmp_path):
+    """The folder of a benchmark's policy, reward model and prompts, with the rows of the gate."""
+    benchmark("shapes").save(tmp_path, "tiny", 0.0, 8)
+    benchmark("gates").save_rows(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def by_transformers(gates, folder):
+    """What TRL's functions compute, of `gate.pt`."""
+    rows, after = torch.load(folder / "gate.pt"), slice(gates.PROMPT - 1, -1)
+    logits = load_causal_lm(folder / "policy")(rows).logits[:, after]
+    logits[..., gates.PAD] = -torch.inf
+    logprobs = logits.log_softmax(-1).gather(-1, rows[:, gates.PROMPT :, None])
+    reward = load_reward_model(folder / "reward")
+    said = reward.score(reward.model(rows).last_hidden_state).squeeze(-1)
+    found = {"logprobs": logprobs, "values": said[:, after], "scores": said[:, -1]}
+    return {name: numbers.flatten().tolist() for name, numbers in found.items()}
+
+
+def test_both_sides_read_the_same_rows_alike_or_nothing_is_timed(benchmark, models):
+    gates = benchmark("gates")
+    ours, theirs = gates.read(models), by_transformers(gates, models)
+    assert [len(ours[name]) for name in ("logprobs", "values", "scores")] == [8 * 16, 8 * 16, 8]
+    assert max(gates.check_same(ours, theirs).values()) < 1e-4
+    for name in ours:
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens .* differ by 0.1.*nothing was timed"):
+            gates.check_same(ours, theirs | {name: [*theirs[name][:-1], theirs[name][-1] + 0.1]})
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens"):
+            gates.check_same(ours, theirs | {name: theirs[name][:-1]})
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens"):
+            gates.check_same(ours, theirs | {name: [float("nan")] * len(theirs[name])})
+
+
+def test_a_sampler_of_another_model_is_not_timed(benchmark, models):
+    gates, shapes = benchmark("gates"), benchmark("shapes")
+    model, tokenizer = load_causal_lm(models / "policy"), shapes.tokenizer_of(shapes.SHAPES["tiny"])
+    prompts = torch.load(models / "prompts.pt").tolist()
+    prompts[0] = prompts[0][:5]  # rows of different lengths
+    rollouts = FastEngine(model, tokenizer).generate(prompts, SamplingConfig(max_new_tokens=6), range(len(prompts)))
+    assert gates.check_sampler(model, tokenizer, rollouts) < 1e-5
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[1:] *= 1.5
+    with pytest.raises(SystemExit, match="what would be timed is not this model"):
+        gates.check_sampler(model, tokenizer, rollouts)
+
+
+def test_responses_that_are_shorter_than_said_are_not_timed(benchmark, monkeypatch, tmp_path):
+    steps, shapes = benchmark("ppo_steps"), benchmark("shapes")
+    monkeypatch.setattr(steps, "choose", lambda _folder: None)  # it would hold for the other tests, too
+    shape = shapes.SHAPES["tiny"]._replace(batch=4, response=8, minibatches=1, epochs=1)
+    shapes.save(tmp_path, "tiny", 0.5, 4)
+    lengths = []
+    steps.run_ppo(tmp_path, shape, 1, lambda figures: lengths.append(figures["length_tokens"]), ending=True)
+    assert len(lengths) == 1 and lengths[0] < 8
+    with pytest.raises(SystemExit, match="tokens on average, not 8: nothing was timed"):
+        steps.run_ppo(tmp_path, shape, 1, lengths.append)
+    assert len(lengths) == 1
+
+
+def test_the_lengths_of_both_sides_are_compared(benchmark, capsys):
+    trl, turns = benchmark("ppo_against_trl"), benchmark("turns")
+    trl.lengths_are(64, False)({"ours": {"tokens": 64.0}, "trl": {"tokens": 64.0}})
+    trl.lengths_are(64, True)({"ours": {"tokens": 24.0}, "trl": {"tokens": 27.0}})
+    with pytest.raises(SystemExit, match="trl: its responses have 63.5 tokens on average, not 64"):
+        trl.lengths_are(64, False)({"ours": {"tokens": 64.0}, "trl": {"tokens": 63.5}})
+    with pytest.raises(SystemExit, match="ours: its responses have 64 tokens on average, not fewer than 64"):
+        trl.lengths_are(64, True)({"ours": {"tokens": 64.0}})
+
+    def reported(theirs):
+        rows = {name: [{"seconds": 1.0, "busy": 0.0, "tokens": n}] for name, n in (("ours", 20.0), ("trl", theirs))}
+        arguments = argparse.Namespace(size="tiny", ending=True)
+        trl.report(arguments, turns.Turns(rows, {"ours": 1.0, "trl": 1.0}), {"logprobs": 1e-6})
+
+    reported(20.5)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (figures["ours_response_tokens"], figures["trl_response_tokens"]) == (20.0, 20.5)
+    assert figures["gate"] == {"logprobs": 1e-6}
+    with pytest.raises(SystemExit, match=r"differ by more than 5% \(ours / TRL's: 0.909\).*take more --rounds"):
+        reported(22.0)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["length_ratio"] == pytest.approx(20 / 22)
 
 
 CRASH = BENCHMARKS / "crash.yaml"

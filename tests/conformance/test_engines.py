@@ -19,7 +19,7 @@ from loopwright.models.loading import without_dropout
 from loopwright.models.padding import position_ids
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
-from tests.tiny import CONTEXT, KNOWN, tiny_model, tiny_tokenizer
+from tests.tiny import CONTEXT, KNOWN, STRETCHED, tiny_model, tiny_tokenizer
 
 ENGINES = {
     "transformers": TransformersEngine,
@@ -36,7 +36,10 @@ def prepare(name, request):
         request.getfixturevalue(fixture)
 
 
-@pytest.fixture(params=[(engine, family) for engine in ENGINES for family in KNOWN], ids="-".join)
+CASES = [(engine, family) for engine in ENGINES for family in KNOWN] + [("fast", family) for family in STRETCHED]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
 def engine(request):
     name, family = request.param
     prepare(name, request)
