@@ -194,6 +194,17 @@ def test_modules_and_functions_are_short(path):
             assert length <= MAX_FUNCTION_LINES, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_who_asks_for_an_engine_hears_of_a_slower_one(path):
+    """`make_engine(model, tokenizer, say)`: no call of the package leaves `say` out."""
+    if not any(name == "loopwright.generation.engines.make_engine" for _, name in _imports(path)):
+        return
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "make_engine":
+            count = sum(2 if isinstance(one, ast.Starred) else 1 for one in node.args)
+            assert count == 3, f"{_name(path)}:{node.lineno}: give make_engine somebody to tell"
+
+
 def test_no_module_is_called_utils():
     assert not [_name(path) for path in MODULES if re.search(r"(^|_)(utils?|helpers?|common|misc)$", path.stem)]
 

@@ -659,6 +659,17 @@ def test_gradient_checkpointing_of_an_unknown_family_is_an_error(folders, tmp_pa
         run((granite, folders[1]), tmp_path / "run", gradient_checkpointing=True)
 
 
+def test_an_unknown_family_learns_and_samples_more_slowly_and_says_so(tmp_path):
+    tokenizer, policy = tiny_tokenizer(), tiny_model("gemma2")
+    start = saved(policy, tokenizer, tmp_path / "policy")
+    runtime = Runtime.temporary(tmp_path / "run", stage="ppo")
+    runtime.log = (said := []).append
+    ppo.run(PPOConfig(**SMALL), PPOInputs(start, callable_reward(length_of), PROMPTS), runtime)
+    learning, sampling = [line for line in said if "slower" in line]
+    assert learning.startswith("learning reads policy, reference, critic through transformers, which is slower: gemma2")
+    assert sampling.startswith("sampling through transformers, which is slower: gemma2 models are not among")
+
+
 def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatch):
     """The critic is made from the policy's body: what its lower block gives serves policy, reference and critic."""
     reward, whole = callable_reward(length_of), Decoder._block
