@@ -46,7 +46,7 @@ from loopwright.training.ppo_batch import (
 )
 from loopwright.training.ppo_learner import PPOLearner, schedule
 from loopwright.training.ppo_reader import Reader
-from tests.tiny import FAMILIES, Elsewhere, saved, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, KNOWN, Elsewhere, saved, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tiny_ppo.json"
@@ -846,9 +846,43 @@ def test_bfloat16_learns_and_saves_its_masters(folders, tmp_path):
 
 def test_a_word_where_sampler_and_learner_part():
     said = []
-    for drift, precision in ((0.009, "bfloat16"), (0.02, "bfloat16"), (1e-6, "float32")):
+    drifts = ((0.009, "bfloat16"), (0.02, "bfloat16"), (1e-6, "float32"), (5e-5, "float32"))
+    for drift, precision in drifts:
         ppo_checks.watch_sampler(drift, 7, precision, said.append)
-    assert len(said) == 1 and said[0].startswith("step 7: sampler and learner differ by 0.02 nats a token")
+    assert [line.partition(" nats a token")[0] for line in said] == [
+        f"step 7: sampler and learner differ by {drift}" for drift in ("0.02", "5e-05")
+    ]
+    assert "tokens are weighed for it" in said[0] and "the run stops at 1e-04" in said[1]
+    ppo_checks.check_ratio_is_one(torch.tensor([5e-5]), 7)  # the word comes before the end
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_sampler_and_learner_are_watched_in_every_step(folders, tmp_path, monkeypatch, precision):
+    usual = ppo_checks.TOLERANCES[precision]
+    monkeypatch.setitem(ppo_checks.TOLERANCES, precision, usual._replace(worth_a_word=1e-9))
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    runtime.log = (said := []).append
+    ppo.run(PPOConfig(**SMALL, precision=precision), PPOInputs(*folders, PROMPTS), runtime)
+    drifts = [line["sampler_drift"] for line in recorded(tmp_path)]
+    assert len(drifts) == 3 and all(1e-9 < drift < usual.worth_a_word for drift in drifts)
+    assert [line.partition(" nats a token")[0] for line in said if "sampler" in line] == [
+        f"step {step}: sampler and learner differ by {drift:.2g}" for step, drift in enumerate(drifts)
+    ]
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_the_samplers_logprobs_are_the_learners_in_bfloat16(tmp_path, family):
+    tokenizer, model = tiny_tokenizer(), tiny_model(family)
+    start = (
+        saved(model, tokenizer, tmp_path / "policy"),
+        saved(reward_model_from(model, seed=1), tokenizer, tmp_path / "reward"),
+    )
+    learner, _, prompts = make_learner(start, tmp_path / "run", precision="bfloat16")
+    engine = make_engine(learner.policy, tokenizer)
+    assert isinstance(engine, FastEngine)
+    episodes = sample(engine, prompts * 8, seed=0)
+    apart = (learner.response_logprobs(episodes) - episodes.logprobs[episodes.mask]).abs()
+    assert len(apart) > 100 and 0 < apart.mean() < 0.003  # 0.0014 at the most; 0.01 is what is promised
 
 
 def test_tokens_are_weighed_where_sampler_and_learner_part():
