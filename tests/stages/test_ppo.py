@@ -27,6 +27,7 @@ from loopwright.models.loading import load_causal_lm, load_reward_model, load_to
 from loopwright.models.sharing import resident_bytes
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable, trainable_parameters
+from loopwright.objectives import logprobs
 from loopwright.rewards import CallableReward, RewardModel
 from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
@@ -689,6 +690,41 @@ def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatc
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     for name, value in weights(tmp_path / "once").items():
         assert_close(value, weights(tmp_path / "again")[name], rtol=0, atol=1e-6)
+
+
+def test_each_token_is_read_once_a_pass_and_only_responses_reach_the_last_block_and_the_head(
+    folders, tmp_path, monkeypatch
+):
+    learner, engine, prompts = make_learner(folders, tmp_path, rollouts_per_step=20, minibatch_size=10)
+    episodes = sample(engine, prompts * 4, seed=0)
+    real, responses = int(episodes.lengths().sum()), int(episodes.mask.sum())
+    assert responses < 0.7 * real
+    into, out, heads, whole, head = [0, 0], [0, 0], [], Decoder._block, logprobs.head_logits
+
+    def counted(self, number, x, *inputs):
+        found = whole(self, number, x, *inputs)
+        into[number], out[number] = into[number] + len(x), out[number] + len(found)
+        return found
+
+    def of_head(hidden, *inputs):
+        heads.append(len(hidden))
+        return head(hidden, *inputs)
+
+    monkeypatch.setattr(Decoder, "_block", counted)
+    monkeypatch.setattr(logprobs, "head_logits", of_head)
+    models = (learner.policy, learner.reference, learner.critic.model.model)
+    beside = []  # whoever is not read by our own forward pass
+    for model in models:
+        model.register_forward_pre_hook(lambda module, _: beside.append(module))
+
+    observed = learner.observe(episodes)
+    assert into == [2 * real, 2 * real] and out == [2 * real, 2 * responses]  # reference and critic
+    assert sum(heads) == responses
+    experience, _ = with_advantages(episodes, observed, (torch.arange(20.0), None), 0.1, learner.config)
+    into[:], out[:], heads[:] = [0, 0], [0, 0], []
+    learner.update(experience, 0, int)
+    assert into == [4 * real, 4 * real] and out == [4 * real, 4 * responses]  # policy and critic, two epochs
+    assert sum(heads) == 2 * responses and not beside
 
 
 @pytest.fixture(scope="module")
