@@ -255,7 +255,7 @@ def test_a_reward_that_is_known_is_reached_as_far_as_the_kl_allows(folders, tmp_
     beta, prompts = 0.4, PROMPTS[:1]
     settings = dict(
         steps=24, rollouts_per_step=256, minibatch_size=128, max_new_tokens=1, missing_eos_penalty=0.0, kl_coef=beta,
-        learning_rate=4e-3, schedule="cosine", lam=1.0, save_steps=100,
+        learning_rate=4e-3, schedule="cosine", save_steps=100,
     )  # fmt: skip
 
     def capital(prompts, responses):
@@ -1186,6 +1186,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(kl_estimator="exact"), "set kl_penalty = loss"),
         (dict(kl_penalty="loss"), "k1 has an expected gradient of zero"),
         (dict(kl_controller="adaptive", kl_target=3.0, max_kl=2.0), "max_kl = 2 is not above kl_target = 3"),
+        (
+            dict(kl_controller="adaptive", kl_target=3.0, steps=2, rollouts_per_step=64, kl_horizon=2_000),
+            "moves kl_coef by 0.6% at the most with kl_horizon = 2000, steps = 2 and rollouts_per_step = 64",
+        ),
+        (dict(kl_controller="adaptive", kl_target=3.0, steps=1), "moves kl_coef by 0.0% at the most"),
+        (dict(max_new_tokens=1, gamma=0.9), "gamma has no effect with max_new_tokens = 1"),
+        (dict(max_new_tokens=1, lam=1.0), "lam has no effect with max_new_tokens = 1"),
         (dict(epochs_per_batch=1, minibatch_size=512, clip_range=0.1), "clip_range has no effect with one epoch"),
         (dict(epochs_per_batch=1, minibatch_size=512, value_clip_range=0.1), "value_clip_range has no effect"),
         (dict(steps=10, warmup_steps=10), "warmup_steps = 10 leaves nothing"),
@@ -1210,6 +1217,8 @@ def test_settings_that_contradict_or_do_nothing_are_errors(settings, message):
 
 def test_defaults_and_a_resolved_dump_are_accepted():
     assert PPOConfig.model_validate(PPOConfig().model_dump(), context={"resolved": True}) == PPOConfig()
+    assert PPOConfig(max_new_tokens=1).lam == 0.95  # a default, which nobody wrote
+    assert PPOConfig(kl_controller="adaptive", kl_target=3.0, steps=3, rollouts_per_step=64, kl_horizon=2_000)
     assert PPOConfig().clip_range == 0.2 and PPOConfig().missing_eos_penalty == 1.0
 
 
