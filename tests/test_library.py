@@ -100,6 +100,13 @@ def test_the_best_of_n_answers_is_given():
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, temperatur=0.5)
 
 
+def test_best_of_warns_of_a_model_that_it_samples_from_slowly():
+    with pytest.warns(
+        UserWarning, match="sampling through transformers, which is slower: granite models are not among"
+    ):
+        loopwright.best_of(tiny_model("granite"), tiny_tokenizer(), QUESTIONS[:1], brief, n=1, max_new_tokens=2)
+
+
 def test_a_misspelt_setting_is_named():
     with pytest.raises(ConfigError, match="did you mean"):
         loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)
