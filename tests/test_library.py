@@ -187,7 +187,7 @@ def test_the_example_of_the_readme_runs_and_is_short(tmp_path, monkeypatch):
     example = text.split("```python\n")[1].split("```")[0]
     assert sum(1 for line in example.splitlines() if line.strip()) < 15
     for written, small in (
-        ("steps=200", "steps=1, rollouts_per_step=8, minibatch_size=4, max_new_tokens=6"),
+        ("steps=200", "steps=2, kl_horizon=20, rollouts_per_step=8, minibatch_size=4, max_new_tokens=6"),
         ('("When do you open?", "At nine."), ...]', "(q, 'yes') for q in QUESTIONS]"),
         ('("When do you open?", "At nine.", "No idea."), ...]', "(q, 'yes', 'no, sorry') for q in QUESTIONS]"),
         ('"Where is the pool?", ...]', "*QUESTIONS]"),
