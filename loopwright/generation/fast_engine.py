@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.errors import ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts, evaluating
+from loopwright.generation.replay import CudaGraphs, Record, Recordings
 from loopwright.generation.sampling import draw, uniforms
 from loopwright.generation.slots import Slots, groups_of, places_for
 from loopwright.generation.step import Step
@@ -48,6 +49,7 @@ class FastEngine:
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.rows_at_once = rows_at_once
+        self.record: Record | None = CudaGraphs() if model.device.type == "cuda" else None
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> Rollouts:
         """One response for each prompt (token ids), in the order given.
@@ -158,6 +160,12 @@ class _Batch:
         self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)  # last of each slot
         self.spot, self.length, self.first = (torch.zeros_like(self.tokens) for _ in range(3))  # see `Seats`
         self.seats: Seats | None = None  # of the live slots; None when they have changed
+        self.recordings = None if engine.record is None else Recordings(self._recorded, capacity, engine.record)
+        self.end = torch.zeros(1, dtype=torch.int64, device=self.device)  # and further down: what recordings read
+        self.uniform = numbers.new_zeros(capacity)
+        self.members = self.tokens.new_zeros(places, self.most_samples)
+        self.numbered = torch.arange(capacity, device=self.device)
+        self.live = self.numbered < 0
         self.history: list[tuple[list[int], list[int], Tensor, Tensor]] = []  # rows, places, tokens, log-probs
 
     def steps(self) -> Iterator[None]:
@@ -167,15 +175,17 @@ class _Batch:
             while (joining := slots.joining()).rows:
                 if joining.unread:
                     self._read(joining.unread)
-                self._take(self._join(joining.rows), len(slots) - len(joining.rows))
+                start = len(slots) - len(joining.rows)
+                logits = self._join(joining.rows)
+                self._take(*draw(logits, self._uniform(start), self.forbidden, self.sampling), start)
                 yield
             if not len(slots):
                 return
             if slots.full():
                 self._shift()
-            logits = self._go_on()
+            end = slots.cursor
             slots.advance()
-            self._take(logits, 0)
+            self._take(*self._go_on(end), 0)
             yield
 
     def found(self, rows: Sequence[int]) -> list[Tensor]:
@@ -224,20 +234,41 @@ class _Batch:
         logits = self.step.head(self.behind[torch.tensor(list(distinct), device=self.device)])
         return logits[torch.tensor([distinct[place] for place in places], device=self.device)]
 
-    def _go_on(self) -> Tensor:
-        """[n, V] logits behind the last token of every live slot, whose keys and values join the cache."""
-        count, shape = len(self.slots), (self.slots.most_places, self.most_samples)
+    def _go_on(self, end: int) -> tuple[Tensor, Tensor]:
+        """[n] the next token of every live slot, and its log-probability; keys and values go to column `end`."""
+        count = len(self.slots)
         if self.seats is None:
+            shape = self.slots.most_places, self.most_samples
             self.seats = Seats.of(self.spot[:count], self.length[:count], self.first[:count], shape)
-        return self.step(self.tokens[:count], self.cache, self.seats, self.slots.cursor)
+            self.members.copy_(self.seats.members)
+            self.live.copy_(self.numbered < count)
+        if self.recordings is not None:
+            self.end.fill_(end)
+            self.uniform[:count] = self._uniform(0)
+            return self.recordings(count)
+        logits = self.step(self.tokens[:count], self.cache, self.seats, end)
+        return draw(logits, self._uniform(0), self.forbidden, self.sampling)
 
-    def _take(self, logits: Tensor, start: int) -> None:
-        """Sample a token for the slots from `start` on, and let go of rows that end with it."""
+    def _recorded(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The same of the first slots, live or not, from tensors that stay where they are."""
+        spot, first = self.spot[:rows], self.first[:rows].where(self.live[:rows], self.end)
+        seats = Seats(spot // self.most_samples, self.length[:rows], first, spot, spot, self.members)
+        logits = self.step(self.tokens[:rows], self.cache, seats, self.end)
+        return draw(logits, self.uniform[:rows], self.forbidden, self.sampling)
+
+    def _uniform(self, start: int) -> Tensor:
+        """[n] the numbers that draw the tokens of the slots from `start` on."""
+        return self.numbers[self.slots.rows[start:], self._places(start)]
+
+    def _places(self, start: int) -> list[int]:
+        """Where in its response each of their tokens stands."""
         slots = self.slots
-        rows = slots.rows[start:]
-        places = [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
-        uniform = self.numbers[rows, places]
-        tokens, logprobs = draw(logits, uniform, self.forbidden, self.sampling)
+        return [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
+
+    def _take(self, tokens: Tensor, logprobs: Tensor, start: int) -> None:
+        """Keep what was sampled for the slots from `start` on, and let go of rows that end with it."""
+        slots = self.slots
+        rows, places = slots.rows[start:], self._places(start)
         self.history.append((rows, places, tokens, logprobs))
         self.tokens[start : len(slots)] = tokens
         ids = tokens.tolist()

@@ -37,7 +37,7 @@ class Step:
         self.layers = [_layer(decoder, block, rows) for block in decoder.blocks]
         self.head = Matrix.of([linear_weights(head)], rows)
 
-    def __call__(self, tokens: Tensor, cache: Cache, seats: Seats, end: int) -> Tensor:
+    def __call__(self, tokens: Tensor, cache: Cache, seats: Seats, end: int | Tensor) -> Tensor:
         """[n, V] logits behind [n] tokens, whose keys and values join the cache at column `end`."""
         decoder, reading = self.decoder, Reading.of(seats, end, cache)
         x = functional.embedding(tokens, decoder.embeddings.weight)

@@ -50,16 +50,17 @@ class Reading(NamedTuple):
     """What the n sequences read in one step: their prompts, and the columns from their first to `end`."""
 
     seats: Seats
-    end: int
+    end: int | Tensor  # in C an int, else [1] int64
     positions: Tensor  # [n] of the new tokens
     hidden: Tensor | None  # [n, 1, 1, longest prompt + columns]: what is not read; None where C needs none
 
     @classmethod
-    def of(cls, seats: Seats, end: int, cache: Cache) -> Self:
-        """The new tokens go to column `end`."""
+    def of(cls, seats: Seats, end: int | Tensor, cache: Cache) -> Self:
+        """The new tokens go to column `end`; as a tensor, [1] int64, it may change when a recorded step is replayed."""
         positions = seats.length + (end - seats.first)
-        if in_c(*cache):
+        if in_c(*cache) and isinstance(end, int):
             return cls(seats, end, positions, None)
+        end = torch.as_tensor(end, device=positions.device).view(1)
         prompt, own = (torch.arange(x.shape[-1], device=x.device) for x in (cache.prompt_keys, cache.keys))
         columns = (prompt >= seats.length[:, None], (own < seats.first[:, None]) | (own > end))
         return cls(seats, end, positions, torch.cat(columns, dim=1)[:, None, None])
@@ -90,7 +91,9 @@ def attend_cached(
     q, k, v = qkv.view(count, -1, size).split((heads, kv_heads, kv_heads), 1)
     if rotary is not None:
         q, k = (rotate_(part, *rotary, reading.positions) for part in (q, k))
-    cache.keys[:count, :, :, end], cache.values[:count, :, end] = k, v
+    assert isinstance(end, Tensor)
+    cache.keys[:count].index_copy_(3, end, k[..., None])
+    cache.values[:count].index_copy_(2, end, v[:, :, None])
     queries = q.reshape(count, kv_heads, heads // kv_heads, size) * scale
     parts = (_by_prompt(queries, cache.prompt_keys, seats), queries @ cache.keys[:count])
     scores = torch.cat(parts, dim=-1).masked_fill_(reading.hidden, -torch.inf)

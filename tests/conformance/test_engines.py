@@ -12,6 +12,7 @@ from loopwright.generation import fast_engine, transformers_engine
 from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.generation.fast_engine import FastEngine
+from loopwright.generation.replay import step_by_step
 from loopwright.generation.sampling import uniforms
 from loopwright.generation.transformers_engine import TransformersEngine
 from loopwright.models.decoder import Decoder
@@ -26,6 +27,7 @@ ENGINES = {
     "fast": FastEngine,
     "fast_in_torch": FastEngine,
     "fast_packed": FastEngine,
+    "fast_recorded": FastEngine,  # as on a GPU, but for the graph
 }
 PROMPTS = [[72, 101, 108], [70], [10, 20, 30, 40, 50, 60, 70, 80], [72, 101, 108, 108, 111]]
 
@@ -34,6 +36,15 @@ def prepare(name, request):
     """Switch to what the engine of this name computes with, for one test."""
     if fixture := {"fast_in_torch": "kernels_in_torch", "fast_packed": "products_packed"}.get(name):
         request.getfixturevalue(fixture)
+    if name == "fast_recorded":
+        request.getfixturevalue("kernels_in_torch")
+        made = FastEngine.__init__
+
+        def recording(self, *arguments, **settings):
+            made(self, *arguments, **settings)
+            self.record = step_by_step
+
+        request.getfixturevalue("monkeypatch").setattr(FastEngine, "__init__", recording)
 
 
 CASES = [(engine, family) for engine in ENGINES for family in KNOWN] + [("fast", family) for family in STRETCHED]
