@@ -1,7 +1,6 @@
 """Generation over our own decoder: real tokens only, one cache, finished rows leave at once and waiting ones join.
 
-The weights are those of the model; nothing is copied between learning and sampling, except that a CPU where it pays
-keeps one copy of the matrices in the order its library reads fastest, for the time of a call.
+The weights are those that learning moves; `step` says where it reads a copy of them for the time of a call.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One step of sampling: a new token for each of n sequences, with as few operations as there are.
 
-The matrices that read the same input are one matrix here. On a CPU that is a copy, made once a call, which large
-matrices take in the order that oneDNN reads fastest, where that pays (`kernels.linear.Products.sampling`); adapters
-are merged into it.
+It reads the weights of the model. In float32 on a CPU it reads a copy, made once a call: the matrices with the same
+input are one there, and large ones stand in the order that oneDNN reads fastest, where that pays
+(`kernels.linear.Products.sampling`). Where adapters are on, each layer that has one is a copy with it merged in.
 """
 
 from __future__ import annotations
