@@ -15,9 +15,12 @@ from loopwright.data.importers import import_feedback
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.schemas import (
+    KINDS,
+    Attack,
     Comparison,
     Correction,
     Demonstration,
+    Judgement,
     Message,
     Prompt,
     Ranking,
@@ -31,18 +34,23 @@ ASKED = (Message(role="user", content="Q"),)
 FULL = Comparison(
     id="c1", prompt=ASKED, responses=("A", "B"), choice=1, strength="better", margin=0.5, probability=0.25, weight=2.0,
     safe=(True, False), criteria={"kind": None}, annotator="ann", order_shown=(1, 0), seconds=3.5, guideline="g2",
-    policy="p", off_topic=(1,), reward_model="r", selection_probability=0.1, created="2026-01-01",
+    policy="p", policies=("p", "q"), off_topic=(1,), reward_model="r", selection_probability=0.1, created="2026-01-01",
+    rationale="B says why, A doesn't", reasons=("clearer",),
 )  # fmt: skip
+BOTH_BAD = Comparison(id="c9", prompt=ASKED, responses=("A", "B"), choice=None, both_bad=True)
 ONE_OF_EACH = (
     FULL,
     Ranking(id="r", prompt=ASKED, responses=("A", "B", "C"), ranks=(2, 1, 2), criterion="kind"),
     Rating(id="s", prompt=ASKED, responses=("A",), scores={"kind": 2}, higher_is_better=False),
     Thumb(id="t", prompt=ASKED, responses=("A",), good=True, annotator="ann"),
+    Attack(id="a", prompt=ASKED, responses=("A",), broke=True, harm=2),
     Correction(id="e", prompt=ASKED, responses=("A", "B"), chosen=1, edited="C"),
     SpanFeedback(id="m", prompt=ASKED, responses=("AB",), spans=(Span(start=0, end=1, label="x"),)),
     Prompt(id="p", messages=ASKED, tags={"task": "x"}),
     Demonstration(id="d", prompt=ASKED, response="A", annotator="ann"),
 )
+
+OF_KIND = {type(record): record for record in ONE_OF_EACH}
 
 
 def exported(tmp_path: Path, format: str, *records, ending: str = "jsonl"):
@@ -60,8 +68,8 @@ def rows_of(path: Path) -> list[dict]:
 def imported(tmp_path: Path, format: str, path: Path, kind, **options):
     folder = tmp_path / f"again-{len(list(tmp_path.glob('again-*')))}"
     import_feedback(format, [path], folder, max_bad_share=0.0, **options)
-    names = {Comparison: "comparisons", Thumb: "thumbs", Prompt: "prompts", Demonstration: "demonstrations"}
-    return read_records(folder / f"{names[kind]}.jsonl", kind).records
+    (name,) = (name for name, its_kind in KINDS.items() if its_kind is kind)
+    return read_records(folder / f"{name}.jsonl", kind).records
 
 
 # What is lost
@@ -76,9 +84,9 @@ def test_a_preference_export_names_what_it_loses(tmp_path):
     ]  # fmt: skip
     assert (account.records, account.rows, account.left_out) == (2, 1, {"a tie": 1})
     assert account.lost == {
-        "id": 2, "annotator": 2, "order_shown": 1, "seconds": 1, "guideline": 1, "policy": 1, "off_topic": 1,
-        "reward_model": 1, "selection_probability": 1, "created": 1, "strength": 1, "probability": 1, "weight": 1,
-        "safe": 1, "criteria": 1,
+        "id": 2, "annotator": 2, "order_shown": 1, "seconds": 1, "guideline": 1, "policy": 1, "policies": 1,
+        "off_topic": 1, "reward_model": 1, "selection_probability": 1, "created": 1, "rationale": 1, "reasons": 1,
+        "strength": 1, "probability": 1, "weight": 1, "safe": 1, "criteria": 1,
     }  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def test_a_margin_that_some_rows_lack_is_lost_and_counted(tmp_path):
 
 
 def test_rankings_and_corrections_become_pairs(tmp_path):
-    ranking, correction = ONE_OF_EACH[1], ONE_OF_EACH[4]
+    ranking, correction = OF_KIND[Ranking], OF_KIND[Correction]
     path, account = exported(tmp_path, "trl-preference", ranking, correction)
     found = {(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows_of(path)}
     assert found == {("B", "A"), ("B", "C"), ("C", "B"), ("B", "A")}  # of the correction: C > B > A
@@ -127,6 +135,10 @@ def test_formulas_in_a_csv_file_are_defused_and_counted(tmp_path):
 # Refusals
 
 
+def test_there_is_one_of_each_kind():
+    assert OF_KIND.keys() == set(KINDS.values())
+
+
 @pytest.mark.parametrize("format", sorted(EXPORTERS))
 def test_each_kind_is_exported_or_refused_by_name(tmp_path, format):
     exporter = EXPORTERS[format]
@@ -147,7 +159,7 @@ def test_mistakes_of_an_export(tmp_path):
     with pytest.raises(ConfigError, match=r"--out .*exported.csv: parquet is written to .parquet"):
         exported(tmp_path, "parquet", FULL, ending="csv")
     with pytest.raises(DataError, match=r"records.jsonl:2: a Thumb among Comparison records"):
-        exported(tmp_path, "csv", FULL, ONE_OF_EACH[3], ending="csv")
+        exported(tmp_path, "csv", FULL, OF_KIND[Thumb], ending="csv")
     tie = Comparison(id="1", responses=("A", "B"), choice=None)
     with pytest.raises(DataError, match=r"nothing to export \(2 × a tie\)"):
         exported(tmp_path, "trl-preference", tie, tie)
@@ -238,9 +250,37 @@ def test_hh_rlhf_dialogues_come_back(tmp_path, turns, responses):
     assert imported(tmp_path, "hh-rlhf", path, Comparison) == [record]
 
 
-def cells(record: Comparison) -> Comparison:
-    """What `columns` reads back of a comparison."""
-    return record.model_copy(update={"order_shown": None, "off_topic": (), "safe": None, "criteria": {}})
+def cells(record):
+    """What `columns` reads back of a record: all but lists and objects, the prompt and the answers aside."""
+    kind = type(record)
+    lists = [name for name, value in record.model_dump(mode="json").items() if isinstance(value, (list, dict))]
+    dropped = set(lists) - {"prompt", "messages", "responses"}
+    return record.model_copy(update={name: kind.model_fields[name].get_default() for name in dropped})
+
+
+ABOUT_ALL = {name: getattr(FULL, name) for name in Judgement.model_fields if name not in ("policies", "order_shown")}
+ABOUT_ALL |= {"responses": ("A",), "off_topic": ()}
+FILLED = {  # all fields that a cell can hold
+    Comparison: (FULL, BOTH_BAD),
+    Thumb: (Thumb(**ABOUT_ALL, good=True),),
+    Attack: (Attack(**ABOUT_ALL, broke=True, harm=2),),
+    Prompt: (OF_KIND[Prompt],),
+    Demonstration: (OF_KIND[Demonstration].model_copy(update={"created": "2026-01-01"}),),
+}
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", FILLED)
+def test_every_field_that_a_cell_holds_comes_back(tmp_path, kind, ending):
+    """A field that is added to a record is filled here, and read back, or is a list and named as lost."""
+    records = FILLED[kind]
+    for name, about in kind.model_fields.items():
+        assert about.is_required() or any(getattr(record, name) != about.get_default() for record in records) or (
+            isinstance(about.get_default(), (tuple, dict)) or name == "order_shown"
+        ), f"{kind.__name__}.{name} is nowhere filled"  # fmt: skip
+    path, account = exported(tmp_path, ending, *records, ending=ending)
+    assert not (account.lost or account.left_out)
+    assert imported(tmp_path, "columns", path, kind) == [cells(record) for record in records]
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
@@ -254,9 +294,6 @@ def test_tables_come_back_but_for_lists(tmp_path, ending):
     path, account = exported(tmp_path, ending.split(".")[0], *records, ending=ending)
     assert not account.lost
     assert imported(tmp_path, "columns", path, Comparison) == [cells(record) for record in records]
-    for record in (ONE_OF_EACH[3], ONE_OF_EACH[7], ONE_OF_EACH[6].model_copy(update={"tags": {}})):
-        path, _ = exported(tmp_path, ending.split(".")[0], record, ending=ending)
-        assert imported(tmp_path, "columns", path, type(record)) == [record]
 
 
 def test_a_formula_comes_back_from_csv_with_its_apostrophe_and_from_parquet_without(tmp_path):
@@ -290,6 +327,6 @@ def test_a_parquet_file_has_typed_columns(tmp_path, monkeypatch):
     kinds = {field.name: str(field.type) for field in table.schema}
     assert (kinds["margin"], kinds["response_a"], kinds["criteria"]) == ("double", "string", "string")
     assert table.column("criteria").to_pylist()[0] == '{"kind": null}'
-    rating, _ = exported(tmp_path, "parquet", ONE_OF_EACH[2], ending="parquet")
+    rating, _ = exported(tmp_path, "parquet", OF_KIND[Rating], ending="parquet")
     kinds = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(rating)}
     assert (kinds["scale_low"], kinds["higher_is_better"]) == ("int64", "bool")

@@ -9,11 +9,21 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loopwright.data.importers import IMPORTERS, alpaca_eval, import_feedback
+from loopwright.data.importers import IMPORTERS, alpaca_eval, import_feedback, own
 from loopwright.data.importers.base import Notes, Row, Settings, Unreadable
 from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError, DataError
-from loopwright.schemas import Comparison, Correction, Demonstration, Prompt, Ranking, Rating, SpanFeedback, Thumb
+from loopwright.schemas import (
+    KINDS,
+    Comparison,
+    Correction,
+    Demonstration,
+    Prompt,
+    Ranking,
+    Rating,
+    SpanFeedback,
+    Thumb,
+)
 
 
 def read(format: str, *rows: dict, columns: dict | None = None, references: dict | None = None):
@@ -143,7 +153,7 @@ def test_summarize_comparisons_and_axis_evals():
     comparison, rating = records
     assert (comparison.responses, comparison.choice, comparison.annotator) == (("s0", "s1"), 1, "w1")
     assert turns(comparison.prompt) == [("user", "SUBREDDIT: r/x\n\nTITLE: T\n\nPOST: P\n\nTL;DR:")]
-    assert comparison.policy is None  # two policies wrote them
+    assert (comparison.policy, comparison.policies) == (None, ("sup4", "ref"))
     assert (rating.scores, rating.scale_low, rating.scale_high) == ({"overall": 3, "accuracy": 5}, 1, 7)
     assert rating.policy == "ref" and rating.higher_is_better
     assert turns(rating.prompt) == [("user", "TITLE: T\n\nARTICLE: A\n\nTL;DR:")]
@@ -153,8 +163,10 @@ def test_summarize_comparisons_and_axis_evals():
 def test_summarize_two_summaries_of_one_policy_name_it_and_a_third_is_an_error():
     summaries = [{"text": " a", "policy": "ppo"}, {"text": " b", "policy": "ppo"}]
     row = {"info": {"post": "P"}, "summaries": summaries, "choice": 0}
-    (record,), _ = read("summarize-from-feedback", row)
-    assert record.policy == "ppo"
+    (record,), notes = read("summarize-from-feedback", row)
+    assert (record.policy, record.policies) == ("ppo", ()) and not notes.warnings
+    (record,), notes = read("summarize-from-feedback", row | {"summaries": [summaries[0], {"text": " b"}]})
+    assert (record.policy, record.policies) == (None, ()) and "who wrote some" in next(iter(notes.warnings))
     assert "has 3 items" in refusal("summarize-from-feedback", row | {"summaries": [*summaries, summaries[0]]})
     assert '"choice" is 2, not a whole number from 0 to 1' in refusal("summarize-from-feedback", row | {"choice": 2})
     assert '"choice" is True' in refusal("summarize-from-feedback", row | {"choice": True})
@@ -185,17 +197,20 @@ def test_ultrafeedback_ratings_are_texts_and_scores_a_ranking():
     assert first.scores == dict.fromkeys(("helpfulness", "honesty", "instruction_following", "truthfulness"), 4)
     assert (first.scale_low, first.scale_high, first.policy, first.id) == (1, 5, "m1", "file:1/0")
     assert second.scores["honesty"] == 5
-    assert (ranking.responses, ranking.ranks) == (("A", "B", "C"), (2, 1, 2))
+    assert (ranking.responses, ranking.ranks, ranking.policy) == (("A", "B", "C"), (2, 1, 2), "m1")
     assert [reason.split()[0] for reason in notes.warnings] == ["an", "equal"]
     assert counts(notes.skipped) == {"no completions": 1}
 
 
 def test_ultrafeedback_a_ten_that_was_a_one_is_not_ranked():
     bad = completion(10, 1.5, "1", "bad")
-    row = {"instruction": "Q", "completions": [completion(7, 4.25), bad, completion(8, 4.5, "5", "B")]}
+    row = {
+        "instruction": "Q",
+        "completions": [completion(7, 4.25), bad, completion(8, 4.5, "5", "B") | {"model": "m2"}],
+    }
     records, notes = read("ultrafeedback", row)
     ranking = records[-1]
-    assert (ranking.responses, ranking.ranks) == (("A", "B"), (2, 1))
+    assert (ranking.responses, ranking.ranks, ranking.policies) == (("A", "B"), (2, 1), ("m1", "m2"))
     assert any(reason.startswith("overall_score 10 with a low") for reason in notes.warnings)
     # A ten that the aspects agree with is a ten.
     records, notes = read(
@@ -529,8 +544,10 @@ def test_arena_battles():
     assert (first.id, first.annotator, first.created) == ("q1", "j", "2023-03-28T10:40:00.500000+00:00")
     assert (first.policy, records[3].policy, first.order_shown) == (None, "x", (0, 1))
     assert [reason[:13] for reason in notes.skipped] == ["several turns"]
-    assert len(notes.warnings) == 2
-    assert notes.fields_left == {"model_a": 3, "model_b": 3, "language": 4}  # the row that was skipped left nothing
+    assert [record.both_bad for record in records] == [False, False, True, False]
+    assert [record.policies for record in records] == [("x", "y")] * 3 + [()]
+    assert counts(notes.warnings) == {"the models' names were visible (anony is false)": 1}
+    assert notes.fields_left == {"language": 4}  # the row that was skipped left nothing
 
 
 def test_arena_rows_that_are_none():
@@ -738,13 +755,15 @@ def test_columns_make_every_kind():
         {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "1.5", "annotator": 7, "extra": "x"},
         {"prompt": "Q", "response_a": "A", "response_b": "B", "probability": "0.25", "weight": "2"},
         {"prompt": "Q", "response": "A", "good": "no", "seconds": "3"},
+        {"prompt": "Q", "response": "A", "broke": "yes", "harm": "2", "rationale": "it told"},
         {"prompt": "Q", "response": "A", "annotator": "p"},
         {"id": "p1", "messages": '[{"role": "user", "content": "Q"}]', "prompt": ""},
     )
-    chosen, soft, thumb, demonstration, prompt = records
+    chosen, soft, thumb, attack, demonstration, prompt = records
     assert (chosen.choice, chosen.margin, chosen.annotator) == (0, 1.5, "7")
     assert (soft.choice, soft.probability, soft.weight) == (1, 0.25, 2.0)
     assert (thumb.good, thumb.seconds) == (False, 3.0)
+    assert (attack.broke, attack.harm, attack.rationale) == (True, 2, "it told")
     assert (demonstration.response, demonstration.annotator) == ("A", "p")
     assert (prompt.id, turns(prompt.messages)) == ("p1", [("user", "Q")])
     assert notes.fields_left == {"extra": 1}
@@ -841,6 +860,7 @@ def test_columns_of_csv_tsv_and_parquet_are_one(tmp_path):
 
 
 def test_our_own_records_are_checked():
+    assert set(own.KINDS.values()) == set(KINDS.values())  # no kind is forgotten
     record = Ranking(id="1", responses=("a", "b"), ranks=(1, 2))
     assert read("loopwright", record.model_dump(mode="json"))[0] == [record]
     assert refusal("loopwright", {"id": "1", "responses": ["a", "b"], "ranks": [1]}).startswith("ranks [1] must give")

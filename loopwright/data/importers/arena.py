@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
-from loopwright.data.importers.base import Importer, Notes, Row, Settings, Unreadable, messages, note_same, shared_turns
+from loopwright.data.importers.base import (
+    Importer,
+    Notes,
+    Row,
+    Settings,
+    Unreadable,
+    messages,
+    note_same,
+    shared_turns,
+    written_by,
+)
 from loopwright.schemas import Comparison
 
 BOTH_BAD = "tie (bothbad)"
@@ -26,8 +36,6 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     if shared < max(len(first), len(second)) - 1:
         notes.skip("several turns in which the models answered differently: the vote is about no one answer")
         return
-    if winner == BOTH_BAD:
-        notes.warn('"tie (bothbad)" is kept as a tie')
     if row.get("anony") is False:
         notes.warn("the models' names were visible (anony is false)")
     row.get("turn")
@@ -38,18 +46,12 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
         prompt=first[:-1],
         responses=responses,
         choice=_CHOICES[winner],
+        both_bad=winner == BOTH_BAD,
         order_shown=(0, 1),  # model A stands left
         annotator=row.name_of("judge"),
-        policy=_policy(row),
+        **written_by((row.name_of("model_a"), row.name_of("model_b")), notes),
         created=_time(row),
     )
-
-
-def _policy(row: Row) -> str | None:
-    if row.values.get("model_a") != row.values.get("model_b"):
-        return None  # a record names one policy; the two are counted as left
-    row.get("model_b")
-    return row.name_of("model_a")
 
 
 def _time(row: Row) -> str | None:

@@ -264,6 +264,16 @@ def shared_turns(first: Sequence[Message], second: Sequence[Message]) -> int:
     return count
 
 
+def written_by(policies: Sequence[str | None], notes: Notes) -> dict[str, Any]:
+    """`policy` where one policy wrote all answers, `policies` where each answer's is known."""
+    if len(set(policies)) == 1:
+        return {"policy": policies[0]}
+    if None in policies:
+        notes.warn("who wrote some of the answers is known, but not who wrote the others; left out")
+        return {}
+    return {"policies": tuple(policies)}
+
+
 def note_same(responses: Sequence[str], notes: Notes) -> None:
     if len(set(responses)) < len(responses):
         notes.warn("answers of the same text")
