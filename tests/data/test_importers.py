@@ -157,7 +157,9 @@ def test_summarize_comparisons_and_axis_evals():
     assert (rating.scores, rating.scale_low, rating.scale_high) == ({"overall": 3, "accuracy": 5}, 1, 7)
     assert rating.policy == "ref" and rating.higher_is_better
     assert turns(rating.prompt) == [("user", "TITLE: T\n\nARTICLE: A\n\nTL;DR:")]
-    assert notes.fields_left == {"batch": 1, "split": 2, "extra": 1}
+    assert notes.fields_left == {
+        "batch": 1, "split": 2, "extra": 1, "info.id": 2, "info.site": 1, "summaries.note": 1,
+    }  # fmt: skip
 
 
 def test_summarize_two_summaries_of_one_policy_name_it_and_a_third_is_an_error():
@@ -865,6 +867,79 @@ def test_our_own_records_are_checked():
     assert read("loopwright", record.model_dump(mode="json"))[0] == [record]
     assert refusal("loopwright", {"id": "1", "responses": ["a", "b"], "ranks": [1]}).startswith("ranks [1] must give")
     assert "tell our records apart" in refusal("loopwright", {"id": "1"})
+
+
+# What no importer reads is counted
+
+
+def test_ultrafeedback_counts_the_system_prompt_and_the_critique_it_leaves():
+    more = completion(7, 4.25) | {"custom_system_prompt": "Be brief.", "principle": "honesty"}
+    row = {"source": "s", "instruction": "Q", "models": ["m1"], "completions": [more, completion(8, 4.5, "5", "B")]}
+    _, notes = read("ultrafeedback", row, row)
+    aspects = ("helpfulness", "honesty", "instruction_following", "truthfulness")
+    assert notes.fields_left == {
+        "source": 2, "models": 2, "completions.critique": 2, "completions.custom_system_prompt": 2,
+        "completions.principle": 2, **{f"completions.annotations.{aspect}.Rationale": 2 for aspect in aspects},
+    }  # fmt: skip  # two rows, whatever the number of their completions
+
+
+def test_open_assistant_counts_what_it_leaves_of_messages_at_any_depth():
+    deeper = reply("u1", "And?", role="prompter", replies=[reply("m3", "So.", 1, detoxify={"toxicity": 0.1})])
+    answers = [reply("m1", "Hello", 0, replies=[deeper], labels={"humor": {"value": 1}}, parent_id="t1")]
+    gone = reply("m2", "bad", 1, deleted=True, model_name="m", replies=[reply("m4", "x", emojis={"+1": 2})])
+    _, notes = read("open-assistant", tree(*answers, gone, origin="web"))
+    assert notes.fields_left == {
+        "origin": 1, "prompt.replies.lang": 1, "prompt.replies.labels": 1, "prompt.replies.detoxify": 1,
+        "prompt.replies.message_id": 1,
+    }  # fmt: skip  # what was deleted counts as that
+
+
+def test_ground_truth_counts_comments_and_metadata():
+    texts = {"prompt": "Q", "response_a": "one", "response_b": "two", "topic": "x"}
+    annotations = [work({"choice": "B", "comment": "hm"}), work({"comment": "hm"}), work({"choice": None, "why": "x"})]
+    job = {"job": {"annotationsFromAllWorkers": annotations}, "job-metadata": {"job-name": "job"}}
+    _, notes = read("ground-truth", {"source": json.dumps(texts)} | job)
+    form = "job.annotationsFromAllWorkers.annotationData.content"
+    assert notes.fields_left == {"job-metadata": 1, "source.topic": 1, f"{form}.comment": 1}
+    _, notes = read("ground-truth", texts | {"source": "plain"} | job)
+    assert notes.fields_left.keys() == {"job-metadata", "source", "topic", f"{form}.comment"}
+
+
+def test_label_studio_counts_other_results_predictions_and_drafts():
+    comment = {"from_name": "why", "type": "textarea", "value": {"text": ["clearer"]}}
+    both = annotation("left", completed_by={"id": 1, "first_name": "Ann"})
+    both["result"] = [comment, *both["result"]]
+    cancelled = {"id": 10, "was_cancelled": True, "result": [comment], "lead_time": 3}
+    alone = {"id": 11, "was_cancelled": False, "result": [comment], "completed_by": 3}
+    _, notes = read("label-studio", task(both, cancelled, alone, drafts=[{"result": [comment]}]))
+    assert notes.fields_left == {
+        "predictions": 1, "drafts": 1, "annotations.result.value": 1, "annotations.result.from_name": 1,
+        "annotations.completed_by.first_name": 1,
+    }  # fmt: skip  # the two that are skipped are counted as that
+
+
+def test_argilla_counts_fields_that_nothing_asks_about():
+    draft = {"value": ranks(2, 1), "user_id": "u2", "status": "draft", "note": "x"}
+    given = {"value": [{"label": "x", "start": 0, "end": 1, "score": 0.5}], "user_id": "u1", "status": "submitted"}
+    fields = {"instruction": "Q", "response": "AB", "source": "web"}
+    nested = {"id": "3", "status": "completed", "fields": fields, "responses": {"marks": [given], "ranking": [draft]}}
+    _, notes = read("argilla", nested | {"suggestions": {"marks": {"value": []}}, "vectors": {}})
+    assert notes.fields_left == {"status": 1, "fields.source": 1, "suggestions": 1, "responses.marks.value.score": 1}
+    flat = fields | {"marks.responses": [given["value"]], "marks.suggestion.score": 0.5}
+    _, notes = read("argilla", flat)
+    assert notes.fields_left == {"source": 1, "marks.suggestion.score": 1, "marks.responses.value.score": 1}
+
+
+def test_messages_count_what_is_more_than_role_and_content():
+    named = [{"role": "user", "content": "Q", "name": "ann"}]
+    rows = (
+        {"prompt": named, "completion": said("assistant", "A")},
+        {"prompt": "Q", "completion": said("assistant", "A")},
+    )
+    _, notes = read("trl", *rows)
+    assert notes.fields_left == {"prompt.name": 1}
+    _, notes = read("columns", {"messages": json.dumps(named), "response": "A"})
+    assert notes.fields_left == {"messages.name": 1}
 
 
 @pytest.mark.parametrize("format", sorted(IMPORTERS))

@@ -10,7 +10,6 @@ from loopwright.data.importers.base import (
     Row,
     Settings,
     Unreadable,
-    messages,
     note_same,
     shared_turns,
     written_by,
@@ -26,7 +25,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     winner = row.text("winner")
     if winner not in _CHOICES:
         raise Unreadable(f'"winner" is {winner[:40]!r}, not {", ".join(_CHOICES)}')
-    first, second = (messages(row.get(key), key) for key in ("conversation_a", "conversation_b"))
+    first, second = (row.messages(key) for key in ("conversation_a", "conversation_b"))
     for key, turns in (("conversation_a", first), ("conversation_b", second)):
         if not turns or turns[-1].role != "assistant":
             raise Unreadable(f'"{key}" does not end with an answer of the assistant')
@@ -38,7 +37,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
         return
     if row.get("anony") is False:
         notes.warn("the models' names were visible (anony is false)")
-    row.get("turn")
+    row.ignore("turn")  # how many there are: the conversations say it
     responses = (first[-1].content, second[-1].content)
     note_same(responses, notes)
     yield Comparison(

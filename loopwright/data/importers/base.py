@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +21,8 @@ class Unreadable(ValueError):
 
 
 class Fields:
-    """A JSON object read field by field. It remembers which were read; errors name the field.
+    """A JSON object read field by field. It remembers which were read, its own and those of the objects in it, so that
+    what nothing has asked for can be counted (`Notes.leave`); errors name the field.
 
     Args:
         cells: the values are cells of a table that has texts alone, so numbers and booleans are spelled.
@@ -29,13 +31,14 @@ class Fields:
         Unreadable: from every method, when the field is missing (unless it may be) or of another type.
     """
 
-    __slots__ = ("cells", "path", "read", "values")
+    __slots__ = ("below", "cells", "path", "read", "values")
 
     def __init__(self, values: Mapping[str, Any], path: str = "", cells: bool = False) -> None:
         self.values = values
         self.cells = cells
         self.path = path
         self.read: set[str] = set()
+        self.below: dict[str, list[Fields]] = {}  # key -> the objects that were taken from there
 
     def get(self, key: str) -> Any:
         """The value as it is; None where there is none."""
@@ -121,18 +124,59 @@ class Fields:
         return value or []
 
     def inside(self, key: str) -> Fields:
-        value = self.get(key)
-        if not isinstance(value, dict):
-            raise self.wrong(key, "an object")
-        return Fields(value, f"{self.path}{key}.")
+        return self._inside(key, self.get(key))
+
+    def spelled_object(self, key: str) -> Fields:
+        """An object, or one that a text spells as JSON."""
+        return self._inside(key, self._spelled(key))
 
     def objects(self, key: str) -> Sequence[Fields]:
+        return self._objects(key, self.items(key))
+
+    def messages(self, key: str) -> tuple[Message, ...]:
+        """A conversation from [{role, content}, …], or from a text that spells it as JSON."""
+        values = self._spelled(key)
+        if not isinstance(values, list):
+            raise self.wrong(key, "a list of messages")
         found = []
-        for number, value in enumerate(self.items(key)):
+        for turn in self._objects(key, values):
+            role = turn.text("role")
+            if role not in ("system", "user", "assistant"):
+                raise Unreadable(f'"{turn.path}role" is {role[:40]!r}, not system, user or assistant')
+            found.append(Message(role=role, content=turn.text("content")))
+        return tuple(found)
+
+    def ignore(self, *keys: str) -> None:
+        """These fields, or all, are not counted one by one: as a whole they are, or they say nothing of their own."""
+        for key in keys or self.values:
+            self.read.add(key)
+            self.below.pop(key, None)
+
+    def _inside(self, key: str, value: Any) -> Fields:
+        if key not in self.below:
             if not isinstance(value, dict):
-                raise Unreadable(f'"{self.path}{key}.{number}" is {_kind(value)}, not an object')
-            found.append(Fields(value, f"{self.path}{key}.{number}."))
-        return found
+                raise self.wrong(key, "an object")
+            self.below[key] = [Fields(value, f"{self.path}{key}.")]
+        return self.below[key][0]
+
+    def _objects(self, key: str, values: Sequence[Any]) -> list[Fields]:
+        if key not in self.below:
+            found = []
+            for number, value in enumerate(values):
+                if not isinstance(value, dict):
+                    raise Unreadable(f'"{self.path}{key}.{number}" is {_kind(value)}, not an object')
+                found.append(Fields(value, f"{self.path}{key}.{number}."))
+            self.below[key] = found
+        return self.below[key]
+
+    def _spelled(self, key: str) -> Any:
+        value = self.get(key)
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise Unreadable(f'"{self.path}{key}" is text that is not JSON') from None
 
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
@@ -184,11 +228,23 @@ class Notes:
         self._count(self.skipped, reason)
 
     def leave(self, row: Fields) -> None:
-        """Count the fields of a row that nothing has asked for."""
-        for key in row.values.keys() - row.read:
-            if row.values[key] in (None, "", [], {}):
-                continue
-            name = str(key)[:100]
+        """Count the fields of a row that nothing has asked for, those inside others by their dotted names.
+
+        The items of a list go by the name of the list, and replies to replies by the name of replies: each name
+        counts once in a row.
+        """
+        left: set[str] = set()
+        open_fields = [("", row)]
+        for start, fields in open_fields:  # it grows
+            if not fields.values.keys() <= fields.read:
+                for key in fields.values.keys() - fields.read:
+                    if fields.values[key] not in (None, "", [], {}):
+                        left.add(f"{start}{key}"[:100])
+            for key, inside in fields.below.items():
+                name = start if start and f".{start}".endswith(f".{key}.") else f"{start}{key}."
+                for one in inside:
+                    open_fields.append((name, one))
+        for name in left:
             if name not in self.fields_left and len(self.fields_left) >= MAX_FIELDS_NAMED:
                 name = "other fields"
             self.fields_left[name] = self.fields_left.get(name, 0) + 1
@@ -229,24 +285,6 @@ class Importer:
     reads: str
     columns: Mapping[str, str] = field(default_factory=dict)
     takes_references: bool = False
-
-
-def messages(values: Any, where: str) -> tuple[Message, ...]:
-    """A conversation from [{role, content}, …].
-
-    Raises:
-        Unreadable: it is none.
-    """
-    if not isinstance(values, list):
-        raise Unreadable(f'"{where}" is {_kind(values)}, not a list of messages')
-    found = []
-    for number, value in enumerate(values):
-        turn = Fields(value if isinstance(value, dict) else {}, f"{where}.{number}.")
-        role = turn.text("role")
-        if role not in ("system", "user", "assistant"):
-            raise Unreadable(f'"{where}.{number}.role" is {role[:40]!r}, not system, user or assistant')
-        found.append(Message(role=role, content=turn.text("content")))
-    return tuple(found)
 
 
 def user(text: str) -> tuple[Message, ...]:

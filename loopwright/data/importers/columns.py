@@ -1,6 +1,5 @@
 """Tables of any make: the user says which column is what."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,6 @@ from loopwright.data.importers.base import (
     Settings,
     Unreadable,
     choice_of,
-    messages,
     note_same,
     user,
 )
@@ -63,13 +61,7 @@ def _prompt(row: Row, settings: Settings) -> tuple[Message, ...]:
     key = settings.column("messages")
     if not row.has(key) or row.values[key] == "":
         return user(row.text_or_none(settings.column("prompt")) or "")
-    value = row.get(key)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unreadable(f'"{key}" is text that is not JSON') from None
-    return messages(value, key)
+    return row.messages(key)
 
 
 def _pair(row: Row, notes: Notes, settings: Settings) -> tuple[str, str] | None:
