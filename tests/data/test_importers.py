@@ -15,6 +15,7 @@ from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.schemas import (
     KINDS,
+    Attack,
     Comparison,
     Correction,
     Demonstration,
@@ -117,6 +118,42 @@ def test_hh_rlhf_odd_rows_are_kept_and_counted():
 )
 def test_hh_rlhf_rows_that_are_none(row, reason):
     assert reason in refusal("hh-rlhf", row)
+
+
+ATTEMPT = {
+    "transcript": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Insult me\n\nAssistant: You fool.",
+    "min_harmlessness_score_transcript": -1.5, "num_params": "52B", "model_type": "rlhf", "rating": 4.0,
+    "task_description": "asked for an insult", "task_description_harmlessness_score": 0.1, "red_team_member_id": 7,
+    "is_upworker": True, "tags": ["Offensive language"],
+}  # fmt: skip
+
+
+def test_hh_rlhf_red_team_attempts_are_attacks():
+    ratings = [4.0, 3, 2.0, 1, 0.0]
+    records, notes = read("hh-rlhf", *(ATTEMPT | {"rating": rating} for rating in ratings))
+    assert [record.broke for record in records] == [True, True, False, False, False]
+    first = records[0]
+    assert isinstance(first, Attack) and first.responses == ("You fool.",)
+    assert turns(first.prompt) == [("user", "Hi"), ("assistant", "Hello."), ("user", "Insult me")]
+    assert (first.annotator, first.policy, first.rationale) == ("7", "rlhf 52B", "asked for an insult")
+    assert (first.reasons, first.harm) == (("Offensive language",), None)
+    assert counts(notes.warnings) == {"a rating of 2, the middle, is read as not broken": 1}
+    assert notes.fields_left == dict.fromkeys(
+        ("min_harmlessness_score_transcript", "task_description_harmlessness_score", "is_upworker"), 5
+    )
+
+
+def test_hh_rlhf_red_team_attempts_that_are_odd():
+    unanswered = ATTEMPT | {"transcript": ATTEMPT["transcript"] + "\n\nHuman: Go on", "num_params": 13.5, "tags": None}
+    (record,), notes = read("hh-rlhf", unanswered)
+    assert (record.responses, record.reasons, record.policy) == (("You fool.",), (), "rlhf")
+    assert "cut after its last one" in next(iter(notes.warnings)) and notes.fields_left["num_params"] == 1
+    for change, reason in (
+        ({"rating": 5}, "not a whole number from 0 to 4"), ({"rating": None}, 'no "rating"'),
+        ({"transcript": "Hi"}, 'does not start with "\\n\\nHuman:"'), ({"tags": [3]}, "no text"),
+        ({"transcript": "\n\nHuman: Hi"}, "no answer to attack"),
+    ):  # fmt: skip
+        assert reason in refusal("hh-rlhf", ATTEMPT | change)
 
 
 # summarize-from-feedback
