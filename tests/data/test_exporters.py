@@ -139,10 +139,29 @@ def test_there_is_one_of_each_kind():
     assert OF_KIND.keys() == set(KINDS.values())
 
 
+MERITS = {"helpfulness": 4, "correctness": 0, "coherence": 3}
+POST = (Message(role="user", content="SUBREDDIT: r/x\n\nTITLE: T\n\nPOST: P\n\nTL;DR:"),)
+
+
+def rating(scores, low, high, **about):
+    given = {"id": "s", "prompt": ASKED, "responses": ("A",)} | about
+    return Rating(scores=scores, scale_low=low, scale_high=high, higher_is_better=True, **given)
+
+
+FITTING = {  # what some formats hold of a kind
+    "helpsteer": (rating(MERITS, 0, 4),),
+    "summarize-from-feedback": (
+        rating({"overall": 7}, 1, 7, prompt=POST),
+        FULL.model_copy(update={"prompt": POST}),
+    ),
+    "ultrafeedback": (rating({"honesty": 5}, 1, 5),),
+}
+
+
 @pytest.mark.parametrize("format", sorted(EXPORTERS))
 def test_each_kind_is_exported_or_refused_by_name(tmp_path, format):
     exporter = EXPORTERS[format]
-    for record in ONE_OF_EACH:
+    for record in (OF_KIND | {type(record): record for record in FITTING.get(format, ())}).values():
         ending = exporter.container
         if type(record) in exporter.keeps:
             path, account = exported(tmp_path, format, record, ending=ending)
@@ -154,7 +173,7 @@ def test_each_kind_is_exported_or_refused_by_name(tmp_path, format):
 
 
 def test_mistakes_of_an_export(tmp_path):
-    with pytest.raises(ConfigError, match="format docx: unknown; choose from csv, hh-rlhf"):
+    with pytest.raises(ConfigError, match="format docx: unknown; choose from arena, csv, helpsteer"):
         exported(tmp_path, "docx", FULL)
     with pytest.raises(ConfigError, match=r"--out .*exported.csv: parquet is written to .parquet"):
         exported(tmp_path, "parquet", FULL, ending="csv")
@@ -250,6 +269,130 @@ def test_hh_rlhf_dialogues_come_back(tmp_path, turns, responses):
     assert imported(tmp_path, "hh-rlhf", path, Comparison) == [record]
 
 
+SHOWN = "nobody knows which answer was shown first; it is read back as the one that is stored first"
+TEXTS = st.tuples(TEXT, TEXT)
+WHO = st.none() | st.sampled_from(["ann", "7", "007", "²", "a@b"])
+ORDER = st.sampled_from([None, (0, 1), (1, 0)])
+
+
+def as_shown(record):
+    """What a format that stores answers as they were shown reads back of a comparison."""
+    if record.order_shown != (1, 0):
+        return record.model_copy(update={"order_shown": (0, 1)})
+    return record.swap().model_copy(update={"policies": record.policies[::-1]})
+
+
+@many
+@given(responses=TEXTS, choice=st.sampled_from([0, 1]), who=WHO, order=ORDER, seconds=st.none() | st.floats(0, 1e6))
+def test_label_studio_tasks_come_back(tmp_path, responses, choice, who, order, seconds):
+    about = {"annotator": who, "order_shown": order, "seconds": seconds, "created": "2026-01-01T00:00:00Z"}
+    record = Comparison(id="exported:1/0", prompt=ASKED, responses=responses, choice=choice, **about)
+    path, account = exported(tmp_path, "label-studio", record, ending="json")
+    assert (account.lost, account.changed) == ({"id": 1}, {SHOWN: 1} if order is None else {})
+    assert imported(tmp_path, "label-studio", path, Comparison) == [as_shown(record)]
+
+
+def test_label_studio_reads_one_array_and_leaves_out_ties_and_conversations(tmp_path):
+    long = FULL.model_copy(update={"prompt": (Message(role="system", content="S"), *ASKED)})
+    path, account = exported(tmp_path, "label-studio", FULL, BOTH_BAD, long, FULL, ending="json")
+    tasks = json.loads(path.read_text(encoding="utf-8"))
+    assert [task["data"] for task in tasks] == [{"prompt": "Q", "answer1": "B", "answer2": "A"}] * 2  # B stood left
+    assert [task["annotations"][0]["result"][0]["value"] for task in tasks] == [{"selected": "left"}] * 2
+    assert account.left_out == {"a tie": 1, "a prompt that is not one text of a user": 1}
+    assert {"margin", "strength", "rationale", "policies"} < account.lost.keys()
+
+
+@many
+@given(
+    prompt=PROMPT.filter(bool), responses=TEXTS, choice=st.sampled_from([0, 1, None]), who=WHO, order=ORDER,
+    wrote=st.sampled_from([{}, {"policy": "p"}, {"policies": ("p", "q")}]), bad=st.booleans(),
+)  # fmt: skip
+def test_arena_battles_come_back(tmp_path, prompt, responses, choice, who, order, wrote, bad):
+    about = {"annotator": who, "order_shown": order, "both_bad": bad and choice is None}
+    about |= {"created": "2026-01-01T00:00:00.500000+00:00"} | wrote
+    record = Comparison(id="b", prompt=prompt, responses=responses, choice=choice, **about)
+    path, account = exported(tmp_path, "arena", record)
+    assert (account.lost, account.changed) == ({}, {SHOWN: 1} if order is None else {})
+    assert imported(tmp_path, "arena", path, Comparison) == [as_shown(record)]
+
+
+def test_arena_says_what_it_cannot_tell(tmp_path):
+    odd = FULL.model_copy(update={"created": "last week"})
+    path, account = exported(tmp_path, "arena", odd, FULL.model_copy(update={"prompt": ()}), FULL)
+    assert [row["tstamp"] for row in rows_of(path)] == [None, 1767225600.0]  # a date is its first second, UTC
+    assert account.left_out == {"a record without a prompt": 1}
+    assert account.changed == {
+        "a time that is none is left out": 1, "which of several policies is the newest is not told": 2,
+    }  # fmt: skip
+
+
+@many
+@given(responses=TEXTS, strength=st.sampled_from([-3, -2, -1, 0, 1, 2, 3]))
+def test_helpsteer_preferences_and_ratings_come_back(tmp_path, responses, strength):
+    name = {0: None, 1: "slightly", 2: "better", 3: "significantly"}[abs(strength)]
+    about = {"strength": name, "margin": float(abs(strength)), "choice": None if not strength else int(strength > 0)}
+    record = Comparison(id="exported:1", prompt=ASKED, responses=responses, **about)
+    path, account = exported(tmp_path, "helpsteer", record)
+    assert (account.lost, account.changed) == ({"id": 1}, {})
+    assert imported(tmp_path, "helpsteer", path, Comparison) == [record]
+    rated = rating(MERITS, 0, 4, id="exported:1", responses=responses[:1])
+    path, account = exported(tmp_path, "helpsteer", rated)
+    assert imported(tmp_path, "helpsteer", path, Rating) == [rated] and account.lost == {"id": 1}
+
+
+def test_helpsteer_leaves_out_what_has_no_number(tmp_path):
+    def preferred(**about):
+        return Comparison(id="1", prompt=ASKED, responses=("A", "B"), **about)
+
+    path, account = exported(
+        tmp_path, "helpsteer", preferred(choice=0), preferred(choice=0, strength="negligibly"), BOTH_BAD,
+        preferred(choice=1, strength="better", margin=0.5), preferred(choice=None, strength="negligibly"),
+        rating(MERITS | {"correctness": 1}, 1, 5), rating(MERITS | {"verbosity": 1}, 0, 4), rating({"helpfulness": 1}, 0, 4),
+        rating(MERITS, 0, 4).model_copy(update={"higher_is_better": False}),
+    )  # fmt: skip
+    assert [row["preference_strength"] for row in rows_of(path)] == [0, 2, 0]
+    assert list(account.left_out.values()) == [2, 4] and account.lost == {"id": 9, "both_bad": 1}
+    assert list(account.changed.values()) == [1, 1]
+
+
+@many
+@given(
+    title=st.none() | TEXT, where=st.none() | TEXT, text=TEXT, article=st.booleans(), responses=TEXTS, who=WHO,
+    wrote=st.sampled_from([{}, {"policy": "p"}, {"policies": ("p", "q")}]),
+)  # fmt: skip
+def test_summaries_come_back(tmp_path, title, where, text, article, responses, who, wrote):
+    parts = [f"SUBREDDIT: r/{where}"] * (where is not None) + [f"TITLE: {title}"] * (title is not None)
+    parts += [f"{'ARTICLE' if article else 'POST'}: {text}", "TL;DR:"]
+    prompt = (Message(role="user", content="\n\n".join(parts)),)
+    record = Comparison(id="exported:1", prompt=prompt, responses=responses, choice=1, annotator=who, **wrote)
+    rated = rating({"overall": 7, "accuracy": 1}, 1, 7, id="exported:1", prompt=prompt, responses=responses[:1])
+    for one in (record, rated):
+        path, account = exported(tmp_path, "summarize-from-feedback", one)
+        assert (account.lost, account.changed) == ({"id": 1}, {})
+        assert imported(tmp_path, "summarize-from-feedback", path, type(one)) == [one]
+
+
+def test_summaries_leave_out_what_is_none(tmp_path):
+    posted = FULL.model_copy(update={"prompt": POST})
+    tie = BOTH_BAD.model_copy(update={"prompt": POST})
+    path, account = exported(
+        tmp_path, "summarize-from-feedback", posted, FULL, tie, rating(MERITS, 0, 4, prompt=POST)
+    )  # fmt: skip
+    assert rows_of(path)[0]["info"] == {"subreddit": "x", "title": "T", "post": "P"}
+    assert list(account.left_out.values()) == [1, 1, 1]
+
+
+def test_ultrafeedback_ratings_come_back_in_rows_of_their_own(tmp_path):
+    records = [
+        rating({"honesty": 5, "truthfulness": 1}, 1, 5, id="exported:1/0", policy="m"),
+        rating({"helpfulness": 3}, 1, 5, id="exported:2/0", responses=("",)),
+    ]
+    others = rating({"honesty": 3, "wit": 3}, 1, 5), rating({"honesty": 3}, 0, 5)
+    path, account = exported(tmp_path, "ultrafeedback", *records, *others)
+    assert (account.lost, list(account.left_out.values())) == ({"id": 4}, [2])
+    assert imported(tmp_path, "ultrafeedback", path, Rating) == records
+
+
 def cells(record):
     """What `columns` reads back of a record: all but lists and objects, the prompt and the answers aside."""
     kind = type(record)
@@ -327,6 +470,6 @@ def test_a_parquet_file_has_typed_columns(tmp_path, monkeypatch):
     kinds = {field.name: str(field.type) for field in table.schema}
     assert (kinds["margin"], kinds["response_a"], kinds["criteria"]) == ("double", "string", "string")
     assert table.column("criteria").to_pylist()[0] == '{"kind": null}'
-    rating, _ = exported(tmp_path, "parquet", OF_KIND[Rating], ending="parquet")
-    kinds = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(rating)}
+    rated, _ = exported(tmp_path, "parquet", OF_KIND[Rating], ending="parquet")
+    kinds = {field.name: str(field.type) for field in pyarrow.parquet.read_schema(rated)}
     assert (kinds["scale_low"], kinds["higher_is_better"]) == ("int64", "bool")
