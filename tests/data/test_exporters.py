@@ -347,7 +347,8 @@ def test_helpsteer_leaves_out_what_has_no_number(tmp_path):
     path, account = exported(
         tmp_path, "helpsteer", preferred(choice=0), preferred(choice=0, strength="negligibly"), BOTH_BAD,
         preferred(choice=1, strength="better", margin=0.5), preferred(choice=None, strength="negligibly"),
-        rating(MERITS | {"correctness": 1}, 1, 5), rating(MERITS | {"verbosity": 1}, 0, 4), rating({"helpfulness": 1}, 0, 4),
+        rating(MERITS | {"correctness": 1}, 1, 5), rating(MERITS | {"verbosity": 1}, 0, 4),
+        rating({"helpfulness": 1}, 0, 4),
         rating(MERITS, 0, 4).model_copy(update={"higher_is_better": False}),
     )  # fmt: skip
     assert [row["preference_strength"] for row in rows_of(path)] == [0, 2, 0]
