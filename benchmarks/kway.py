@@ -3,9 +3,9 @@
     python benchmarks/kway.py [--answers 2 4 7] [--prompts 64]
 
 Trains on rankings of K answers by the reward stage itself, one epoch from a tiny random Llama, and counts what goes
-into the model's body while it is trained: rows and tokens without padding, for each prompt. Once with answers in rows of
-their own, as encoders read them; once as a decoder reads them, a prompt in one row with all its answers. Beside it
-stands what K(K - 1) / 2 pairs of two rows each would take.
+into the model's body meanwhile: rows, and tokens without padding, for each prompt. Once with answers in rows of their
+own, as encoders read them; once as a decoder reads them, a prompt in one row with all its answers. Beside it stands
+what K(K - 1) / 2 pairs of two rows each would take.
 
 Prints a table and, last, one JSON line. Bar: K rows at most, and no token of a prompt twice where it is read once.
 """
