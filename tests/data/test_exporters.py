@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loopwright.data.exporters import EXPORTERS, export_feedback
-from loopwright.data.importers import import_feedback
+from loopwright.data.importers import IMPORTERS, import_feedback
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.schemas import (
@@ -135,6 +135,18 @@ def test_formulas_in_a_csv_file_are_defused_and_counted(tmp_path):
 # Refusals
 
 
+def test_the_docs_say_of_each_format_whether_it_can_be_written():
+    page = (Path(__file__).parents[2] / "docs" / "import.md").read_text(encoding="utf-8")
+    table = page[page.index("| FORMAT | a row becomes") :].partition("\n\n")[0].splitlines()[2:]
+    cells = {row.split("|")[1].strip(" `"): row.split("|")[-2].strip() for row in table}
+    assert cells.keys() == IMPORTERS.keys()
+    written_as = {"columns": "csv", "trl": "trl-preference"}
+    for format, cell in cells.items():
+        assert cell and cell.startswith("import only: ") != (written_as.get(format, format) in EXPORTERS), format
+    page = page[page.index("## Export") :]
+    assert not [format for format in EXPORTERS if f"`{format}`" not in page]
+
+
 def test_there_is_one_of_each_kind():
     assert OF_KIND.keys() == set(KINDS.values())
 
@@ -149,6 +161,7 @@ def rating(scores, low, high, **about):
 
 
 FITTING = {  # what some formats hold of a kind
+    "alpaca-eval": (FULL.model_copy(update={"annotator": "ai:judge"}),),
     "helpsteer": (rating(MERITS, 0, 4),),
     "summarize-from-feedback": (
         rating({"overall": 7}, 1, 7, prompt=POST),
@@ -173,7 +186,7 @@ def test_each_kind_is_exported_or_refused_by_name(tmp_path, format):
 
 
 def test_mistakes_of_an_export(tmp_path):
-    with pytest.raises(ConfigError, match="format docx: unknown; choose from arena, csv, helpsteer"):
+    with pytest.raises(ConfigError, match="format docx: unknown; choose from alpaca-eval, arena, csv, helpsteer"):
         exported(tmp_path, "docx", FULL)
     with pytest.raises(ConfigError, match=r"--out .*exported.csv: parquet is written to .parquet"):
         exported(tmp_path, "parquet", FULL, ending="csv")
@@ -317,13 +330,24 @@ def test_arena_battles_come_back(tmp_path, prompt, responses, choice, who, order
 
 
 def test_arena_says_what_it_cannot_tell(tmp_path):
-    odd = FULL.model_copy(update={"created": "last week"})
-    path, account = exported(tmp_path, "arena", odd, FULL.model_copy(update={"prompt": ()}), FULL)
-    assert [row["tstamp"] for row in rows_of(path)] == [None, 1767225600.0]  # a date is its first second, UTC
+    odd, old = (FULL.model_copy(update={"created": created}) for created in ("last week", "0001-01-01"))
+    path, account = exported(tmp_path, "arena", odd, old, FULL.model_copy(update={"prompt": ()}), FULL)
+    assert [row["tstamp"] for row in rows_of(path)] == [None, None, 1767225600.0]  # a date is its first second, UTC
     assert account.left_out == {"a record without a prompt": 1}
     assert account.changed == {
-        "a time that is none is left out": 1, "which of several policies is the newest is not told": 2,
+        "a time that is none, or not of these days, is left out": 2,
+        "which of several policies is the newest is not told": 3,
     }  # fmt: skip
+
+
+@many
+@given(responses=TEXTS, probability=st.integers(0, 1000).map(lambda n: n / 1000))
+def test_alpaca_eval_verdicts_come_back_and_peoples_stay(tmp_path, responses, probability):
+    about = {"probability": probability, "choice": None if probability == 0.5 else int(probability < 0.5)}
+    record = Comparison(id="exported:1", prompt=ASKED, responses=responses, annotator="ai:j", **about)
+    path, account = exported(tmp_path, "alpaca-eval", record, FULL, record.model_copy(update={"probability": None}))
+    assert (account.rows, list(account.left_out.values())) == (1, [2])
+    assert imported(tmp_path, "alpaca-eval", path, Comparison) == [record]
 
 
 @many

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from loopwright.data.exporters.base import Account, Exporter, Row, answer, as_shown, turns, writers
-from loopwright.data.importers.arena import BOTH_BAD
+from loopwright.data.importers.arena import BOTH_BAD, LATEST
 from loopwright.schemas import Comparison, Record
 
 
@@ -38,10 +38,13 @@ def _seconds(created: str | None, account: Account) -> float | None:
         return None
     try:
         when = datetime.fromisoformat(created)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        account.change("a time that is none is left out")
+        seconds = None
+    if seconds is None or not 0 <= seconds < LATEST:
+        account.change("a time that is none, or not of these days, is left out")
         return None
+    return seconds
 
 
 ARENA = Exporter(

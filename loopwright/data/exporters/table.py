@@ -1,5 +1,6 @@
 """The formats that can be written."""
 
+from loopwright.data.exporters.alpaca_eval import ALPACA_EVAL
 from loopwright.data.exporters.arena import ARENA
 from loopwright.data.exporters.base import Exporter
 from loopwright.data.exporters.flat import CSV, PARQUET
@@ -12,6 +13,7 @@ from loopwright.data.exporters.trl import PREFERENCE, PROMPT_COMPLETION, PROMPT_
 from loopwright.data.exporters.ultrafeedback import ULTRAFEEDBACK
 
 EXPORTERS: dict[str, Exporter] = {
+    "alpaca-eval": ALPACA_EVAL,
     "arena": ARENA,
     "csv": CSV,
     "helpsteer": HELPSTEER,

@@ -17,6 +17,7 @@ from loopwright.data.importers.base import (
 from loopwright.schemas import Comparison
 
 BOTH_BAD = "tie (bothbad)"
+LATEST = 4e9  # seconds since 1970
 _CHOICES: dict[str, Literal[0, 1] | None] = {"model_a": 0, "model_b": 1, "tie": None, BOTH_BAD: None}
 
 
@@ -57,7 +58,7 @@ def _time(row: Row) -> str | None:
     stamp = row.number("tstamp")
     if stamp is None:
         return None
-    if not 0 <= stamp < 4e9:
+    if not 0 <= stamp < LATEST:
         raise row.wrong("tstamp", "seconds since 1970")
     return datetime.fromtimestamp(stamp, UTC).isoformat()
 
