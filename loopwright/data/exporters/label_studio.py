@@ -19,22 +19,21 @@ def rows(record: Record, account: Account, kept: frozenset[str]) -> Iterator[Row
     left, right = as_shown(record, account)
     selected = {"selected": "left" if record.choice == left else "right"}
     annotation: dict[str, Any] = {
-        "completed_by": _account(record.annotator),
         "was_cancelled": False,
         "lead_time": record.seconds,
         "created_at": record.created,
         "result": [{"from_name": "comparison", "to_name": "comparison", "type": "pairwise", "value": selected}],
     }
+    if record.annotator is not None:  # else it is whoever imports the file there
+        annotation["completed_by"] = _account(record.annotator)
     yield {
         "data": {"prompt": prompt, "answer1": record.responses[left], "answer2": record.responses[right]},
         "annotations": [annotation],
     }
 
 
-def _account(annotator: str | None) -> int | dict[str, str] | None:
-    """Label Studio knows people by a number or by their e-mail address."""
-    if annotator is None:
-        return None
+def _account(annotator: str) -> int | dict[str, str]:
+    """Label Studio knows people by a number or by their e-mail address, and refuses others than its members."""
     number = annotator.isascii() and annotator.isdecimal() and annotator == str(int(annotator[:18]))
     return int(annotator) if number else {"email": annotator}
 
