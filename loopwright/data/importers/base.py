@@ -12,6 +12,9 @@ from loopwright.schemas import Comparison, Message, Record
 MAX_REASONS = 50  # distinct ones; a hostile file must not fill the memory with them
 MAX_FIELDS_NAMED = 200
 LARGEST = 1e300  # of numbers; Python's whole numbers have no end, and NaN is not smaller either
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_SPEAKERS = ("system", "user", "assistant")
+_TURN = {"role", "content"}
 _TRUTH = {"true": True, "1": True, "good": True, "up": True, "yes": True}
 _TRUTH |= {"false": False, "0": False, "bad": False, "down": False, "no": False}
 
@@ -138,12 +141,14 @@ class Fields:
         values = self._spelled(key)
         if not isinstance(values, list):
             raise self.wrong(key, "a list of messages")
+        if all(_is_plain(value) for value in values):  # nearly always, and faster
+            return tuple(Message(role=value["role"], content=value["content"]) for value in values)
         found = []
         for turn in self._objects(key, values):
             role = turn.text("role")
-            if role not in ("system", "user", "assistant"):
+            if role not in _SPEAKERS:
                 raise Unreadable(f'"{turn.path}role" is {role[:40]!r}, not system, user or assistant')
-            found.append(Message(role=role, content=turn.text("content")))
+            found.append(Message.model_validate({"role": role, "content": turn.text("content")}))
         return tuple(found)
 
     def ignore(self, *keys: str) -> None:
@@ -234,16 +239,7 @@ class Notes:
         counts once in a row.
         """
         left: set[str] = set()
-        open_fields = [("", row)]
-        for start, fields in open_fields:  # it grows
-            if not fields.values.keys() <= fields.read:
-                for key in fields.values.keys() - fields.read:
-                    if fields.values[key] not in (None, "", [], {}):
-                        left.add(f"{start}{key}"[:100])
-            for key, inside in fields.below.items():
-                name = start if start and f".{start}".endswith(f".{key}.") else f"{start}{key}."
-                for one in inside:
-                    open_fields.append((name, one))
+        _unread(row, "", left)
         for name in left:
             if name not in self.fields_left and len(self.fields_left) >= MAX_FIELDS_NAMED:
                 name = "other fields"
@@ -255,6 +251,20 @@ class Notes:
             reason = "other reasons"
         found = noted.setdefault(reason, Noted(first=self.where))
         found.count += 1
+
+
+def _unread(fields: Fields, start: str, found: set[str]) -> None:
+    """Add the names of what nothing has asked for. It runs for every object that was read: it has to be fast."""
+    values, read = fields.values, fields.read
+    if not read.issuperset(values):
+        for key in values:
+            if key not in read and values[key] not in _NOTHING:
+                found.add(f"{start}{key}"[:100])
+    if fields.below:
+        for key, inside in fields.below.items():
+            repeated = start and f".{start}".endswith(f".{key}.")
+            for one in inside:
+                _unread(one, start if repeated else f"{start}{key}.", found)
 
 
 @dataclass(frozen=True)
@@ -328,6 +338,16 @@ def comparison_of_two(better: str, worse: str, notes: Notes, **about: Any) -> Co
     """Formats of the columns chosen and rejected: the better answer is stored first."""
     note_same((better, worse), notes)
     return Comparison(responses=(better, worse), choice=0, **about)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a message, and nothing more."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == _TURN
+        and value["role"] in _SPEAKERS
+        and isinstance(value["content"], str)
+    )
 
 
 def _kind(value: Any) -> str:
