@@ -237,6 +237,25 @@ def test_real_rounds_sets_what_its_recipes_have(benchmark, tmp_path):
     assert parts[0].files == parts[1].files and parts[0].longest_prompt == parts[1].longest_prompt
 
 
+def test_k_answers_are_k_rows_and_their_prompt_is_read_once(benchmark):
+    kway = benchmark("kway")
+    row = kway.row_of(4, prompts=3)
+    answer = kway.ANSWER + 1
+    assert row["each_answer_a_row"] == {"rows": 4, "tokens": 4 * (kway.PROMPT + answer)}
+    assert row["prompt_read_once"] == {"rows": 1, "tokens": kway.PROMPT + 4 * answer}
+    assert (row["pairs"], row["each_pair_two_rows"]["rows"], row["met"]) == (6, 12, True)
+
+
+def test_sst2_runs_its_recipe_and_has_its_bar(benchmark, tmp_path):
+    sst2 = benchmark("sst2")
+    reward = sst2.config_of(tmp_path, tmp_path / "encoder").sections["reward"]
+    assert (reward.model, reward.labelled) == (tmp_path / "encoder", tmp_path / "sst2_train.tsv")
+    assert reward.require["label_accuracy"].min == sst2.BAR
+    for accuracy, met in ((0.888, True), (0.859, False)):
+        figures = sst2.figures({"stages": {"reward": {"label_accuracy": accuracy, "seconds": 9.0}}})
+        assert (figures["label_accuracy"], figures["met"]) == (accuracy, met)
+
+
 def test_the_big_round_has_the_labels_and_steps_of_all_rounds(benchmark):
     values = read_yaml(ROUNDS)
     rounds = config_from(copy.deepcopy(values), "rounds").rounds
