@@ -292,7 +292,7 @@ def as_shown(record):
     """What a format that stores answers as they were shown reads back of a comparison."""
     if record.order_shown != (1, 0):
         return record.model_copy(update={"order_shown": (0, 1)})
-    return record.swap().model_copy(update={"policies": record.policies[::-1]})
+    return record.swap()
 
 
 @many
