@@ -36,7 +36,9 @@ class JudgementConfig(Config):
     ties: Literal["drop", "davidson"] = "drop"
     rankings_as: Literal["pairs", "plackett_luce"] = "pairs"
     ratings_as: Literal["pairs", "thumbs", "regression"] = "pairs"
-    weigh_by: Literal["prompt", "pair"] = "prompt"  # a prompt's pairs count as one (Ouyang et al. 2022), or each as one
+    weigh_by: Literal["prompt", "pair"] = (
+        "prompt"  # a prompt's pairs share what one counts (Ouyang et al. 2022), or each counts
+    )
     safety_weight: NonNegativeFloat = 0.0  # of the auxiliary loss on `safe` (Touvron et al. 2023, sec. 3.2.2)
 
     @model_validator(mode="after")

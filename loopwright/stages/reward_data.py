@@ -154,17 +154,16 @@ def load_data(
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
     settings = config.judgements
+    as_pairs = settings.model_copy(update={"ties": "drop", "rankings_as": "pairs", "margins": "none"})
     converted = convert(train, settings)
-    bad, sample = only_bad(converted), sampler(config, model, tokenizer, runtime) if config.fresh_samples else None
-    if bad:
+    to_assess = convert(held_out, as_pairs, converted.rating_scale)
+    sample = sampler(config, model, tokenizer, runtime) if config.fresh_samples else None
+    if only_bad(converted, to_assess):
         compare_bad_answers(converted, train, sample)
+        compare_bad_answers(to_assess, held_out, sample, required=False)
     check_fresh_samples(config, converted)
     check_conversion(settings, converted)
-    as_pairs = settings.model_copy(update={"ties": "drop", "rankings_as": "pairs", "margins": "none"})
     groups, too_long, cut = _tokenized(group(converted), config, model, tokenizer)
-    to_assess = convert(held_out, as_pairs, converted.rating_scale)
-    if bad:
-        compare_bad_answers(to_assess, held_out, sample, required=False)
     held_groups, too_long_held_out, cut_held_out = _tokenized(group(to_assess), config, model, tokenizer)
     for one in held_groups:
         one.order_by_text()
