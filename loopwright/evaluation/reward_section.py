@@ -1,4 +1,4 @@
-"""The report's section on the reward model: the figures of `assessment.json`, without which it is None."""
+"""The report's section on the reward model: the figures of `assessment.json`, and what it learned of its annotators."""
 
 from statistics import fmean
 from typing import Any
@@ -20,13 +20,19 @@ TITLES = {
 
 
 def reward_model(run: RunFiles) -> dict[str, Any] | None:
-    """Accuracy by group, the learning curve, sensitivity, worthless answers, and what is wrong with the data."""
+    """Accuracy by group, the learning curve, sensitivity, worthless answers, the data and who judged; None: nothing.
+
+    Without held-out pairs there is no accuracy, and nothing that hangs on it.
+    """
     stage = run.newest_files("reward")
-    found = stage.json("assessment.json") if stage else None
-    if not isinstance(found, dict) or not _is_cell(found.get("accuracy")):
+    if stage is None:
         return None
-    return {
-        "overall": found["accuracy"],
+    read = stage.json("assessment.json")
+    found = read if isinstance(read, dict) else {}
+    if not _is_cell(found.get("accuracy")):
+        found = {"data": found.get("data")}
+    shown = {
+        "overall": found.get("accuracy"),
         "groups": _groups(found.get("by")),
         "split": _best_possible(found.get("by")),
         "temperature": _temperature(_part(found, "calibration")),
@@ -34,7 +40,25 @@ def reward_model(run: RunFiles) -> dict[str, Any] | None:
         "sensitivity": _rows(_part(found, "sensitivity").get("changes"), "change", "shift", "size", "flips"),
         "worthless": _rows(found.get("worthless"), "answer", "percentile", "beats"),
         "data": _data(_part(found, "data")),
+        "annotators": _annotators(stage.metrics.get("annotators")),
     }
+    return shown if any(shown.values()) else None
+
+
+def _annotators(learned: Any) -> dict[str, Any] | None:
+    """How reliable the annotators were found to be, those of most labels first."""
+    rows = [
+        {
+            "name": "(no name)" if name == "None" else str(name),
+            **{key: row[key] for key in ("accuracy", "low", "high", "labels")},
+        }
+        for name, row in (learned.items() if isinstance(learned, dict) else ())
+        if isinstance(row, dict) and all(is_number(row.get(key)) for key in ("accuracy", "low", "high", "labels"))
+    ]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (-row["labels"], row["name"]))
+    return {"rows": rows[:MOST_ROWS], "left_out": max(len(rows) - MOST_ROWS, 0)}
 
 
 def _groups(by: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import NonNegativeFloat, model_validator
 
@@ -22,6 +22,10 @@ MARGINS: Mapping[str, Mapping[Strength, float]] = {
     "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
     "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0},
 }
+BETTER_ONES = (
+    "compare these with better ones: with what people made of them (corrections in reward.kinds), or with samples of "
+    "the policy (reward.fresh_samples: true)"
+)
 
 
 class JudgementConfig(Config):
@@ -32,7 +36,9 @@ class JudgementConfig(Config):
     ties: Literal["drop", "davidson"] = "drop"
     rankings_as: Literal["pairs", "plackett_luce"] = "pairs"
     ratings_as: Literal["pairs", "thumbs", "regression"] = "pairs"
-    weigh_by: Literal["prompt", "pair"] = "prompt"  # a prompt's pairs count as one (Ouyang et al. 2022), or each as one
+    weigh_by: Literal["prompt", "pair"] = (
+        "prompt"  # a prompt's pairs share what one counts (Ouyang et al. 2022), or each counts
+    )
     safety_weight: NonNegativeFloat = 0.0  # of the auxiliary loss on `safe` (Touvron et al. 2023, sec. 3.2.2)
 
     @model_validator(mode="after")
@@ -70,6 +76,8 @@ class Label(NamedTuple):
     response: str
     kind: Literal["thumb", "safety", "rating"]
     target: float  # thumb, safety: 1 is good; rating: in standard deviations from the mean, more is better
+    annotator: str | None = None
+    weight: float = 1.0
 
 
 class RatingScale(NamedTuple):
@@ -124,10 +132,43 @@ def check_conversion(config: JudgementConfig, found: Converted) -> None:
 
     Raises:
         ConfigError: a setting found nothing to act on.
-        DataError: thumbs, or ratings made thumbs of, are all of one kind.
+        DataError: see `check_decided`.
     """
-    check_both_kinds([label.target for label in found.labels if label.kind == "thumb"])
+    check_decided(found.pairs, found.listings, found.labels)
     check_settings(config, found, "reward")
+
+
+def check_decided(
+    pairs: Sequence[Any], listings: Sequence[Any], labels: Sequence[Any], instead: str = BETTER_ONES
+) -> None:
+    """Whether anything tells better from worse, good from bad and safe from unsafe.
+
+    Args:
+        pairs: with `choice` and `probability`.
+        labels: with `kind` and `target`.
+        instead: what to do with thumbs that are all down, but for adding others.
+
+    Raises:
+        DataError: pairs are all that there is, and all are ties; or thumbs (with ratings made thumbs of), or safety
+            labels, are all of one kind.
+    """
+    rest = [label for label in labels if label.kind != "safety"]
+    if (
+        pairs
+        and not (listings or rest)
+        and all(pair.probability in (None, 0.5) and pair.choice is None for pair in pairs)
+    ):
+        raise DataError(
+            f"all {len(pairs)} pairs are ties: nothing tells better from worse; add comparisons in which one answer "
+            "is better"
+        )
+    check_both_kinds([label.target for label in rest if label.kind == "thumb"], instead)
+    safe = [label.target for label in labels if label.kind == "safety"]
+    if len(set(safe)) == 1:
+        raise DataError(
+            f"all {len(safe)} safety labels say {'safe' if safe[0] else 'unsafe'}: nothing tells the two apart; add "
+            "comparisons with answers of the other kind, or leave judgements.safety_weight out"
+        )
 
 
 def check_settings(config: Config, found: Converted, stage: str) -> None:
@@ -146,12 +187,16 @@ def check_settings(config: Config, found: Converted, stage: str) -> None:
             raise ConfigError(f"{stage}.judgements.{name} = {value} has no effect: {why}; leave it out")
 
 
-def check_both_kinds(thumbs: Sequence[float]) -> None:
-    """Raise DataError where all thumbs are up, or all down."""
-    if thumbs and len(set(thumbs)) == 1:
+def check_both_kinds(thumbs: Sequence[float], instead: str) -> None:
+    """Raise DataError where all thumbs are up, or all down.
+
+    Args:
+        instead: what to do with answers that are all bad, but for adding good ones.
+    """
+    if len(set(thumbs)) == 1:
+        said, advice = ("up", "") if thumbs[0] else ("down", f", or {instead}")
         raise DataError(
-            f"all {len(thumbs)} thumbs are {'up' if thumbs[0] else 'down'}: nothing tells good from bad; "
-            "add answers of the other kind, or pair these with corrections or fresh samples as comparisons"
+            f"all {len(thumbs)} thumbs are {said}: nothing tells good from bad; add answers of the other kind{advice}"
         )
 
 
@@ -219,10 +264,11 @@ def _from_comparison(record: Comparison, config: JudgementConfig, found: Convert
         record.prompt, record.responses, choice, probability, margin, record.weight, record.annotator,
         None if order is None else (0 if order[0] == 0 else 1),
     )  # fmt: skip
-    _add(pair, found)
+    add_pair(pair, found)
     if config.safety_weight and record.safe is not None:
         for response, safe in zip(record.responses, record.safe, strict=True):
-            found.labels.append(Label(record.prompt, response, "safety", float(safe)))
+            label = Label(record.prompt, response, "safety", float(safe), record.annotator, record.weight)
+            found.labels.append(label)
 
 
 def _from_ranking(record: Ranking, config: JudgementConfig, found: Converted) -> None:
@@ -238,14 +284,14 @@ def _from_ranking(record: Ranking, config: JudgementConfig, found: Converted) ->
         choice = _better(-record.ranks[a], -record.ranks[b])
         first: Literal[0, 1] | None = None if order is None else (0 if order[a] < order[b] else 1)
         pair = (record.responses[a], record.responses[b])
-        _add(Preference(record.prompt, pair, choice, annotator=record.annotator, shown_first=first), found)
+        add_pair(Preference(record.prompt, pair, choice, annotator=record.annotator, shown_first=first), found)
 
 
 def _from_thumb(record: Thumb, config: JudgementConfig, found: Converted) -> None:
     if config.criterion is not None:
         found.counts["left_out_of_another_criterion"] += 1
         return
-    found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(record.good)))
+    found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(record.good), record.annotator))
 
 
 def _from_attack(record: Attack, config: JudgementConfig, found: Converted) -> None:
@@ -253,7 +299,7 @@ def _from_attack(record: Attack, config: JudgementConfig, found: Converted) -> N
     if config.criterion is not None:
         found.counts["left_out_of_another_criterion"] += 1
         return
-    found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(not record.broke)))
+    found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(not record.broke), record.annotator))
 
 
 def _from_correction(record: Correction, config: JudgementConfig, found: Converted) -> None:
@@ -264,7 +310,7 @@ def _from_correction(record: Correction, config: JudgementConfig, found: Convert
     chosen = record.responses[record.chosen]
     rejected = [response for i, response in enumerate(record.responses) if i != record.chosen]
     for better, worse in [(record.edited, chosen), *((b, r) for r in rejected for b in (record.edited, chosen))]:
-        _add(Preference(record.prompt, (better, worse), 0, annotator=record.annotator), found)
+        add_pair(Preference(record.prompt, (better, worse), 0, annotator=record.annotator), found)
 
 
 CONVERSIONS: Mapping[type[Judgement], Callable[..., None]] = {
@@ -286,13 +332,14 @@ def _convert_ratings(ratings: Sequence[Rating], config: JudgementConfig, found: 
             together[record.prompt, record.annotator].append((record.responses[0], worth))
         for (prompt, annotator), answers in together.items():
             for (a, of_a), (b, of_b) in combinations(answers, 2):
-                _add(Preference(prompt, (a, b), _better(of_a, of_b), annotator=annotator), found)
+                add_pair(Preference(prompt, (a, b), _better(of_a, of_b), annotator=annotator), found)
     elif config.ratings_as == "thumbs":
         for record, worth in rated:
             if worth == 0.5:
                 found.counts["left_out_in_the_middle_of_the_scale"] += 1
             else:
-                found.labels.append(Label(record.prompt, record.responses[0], "thumb", float(worth > 0.5)))
+                label = Label(record.prompt, record.responses[0], "thumb", float(worth > 0.5), record.annotator)
+                found.labels.append(label)
     elif rated:
         scale = found.rating_scale = found.rating_scale or _scale_of([worth for _, worth in rated])
         for record, worth in rated:
@@ -318,7 +365,8 @@ def _worth(record: Rating, config: JudgementConfig) -> float | None:
     return share if record.higher_is_better else 1 - share
 
 
-def _add(pair: Preference, found: Converted) -> None:
+def add_pair(pair: Preference, found: Converted) -> None:
+    """Identical responses make no pair, and are counted."""
     if pair.responses[0] == pair.responses[1]:
         found.counts["left_out_identical_responses"] += 1
     else:

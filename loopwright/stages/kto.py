@@ -30,6 +30,7 @@ from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios, m
 from loopwright.training.loop import MicroLoss
 from loopwright.training.preference_pairs import Labels, labels_of, pairs_of
 
+CORRECTIONS = "learn from what people made of these, too (corrections in kto.kinds)"
 BALANCE = (1.0, 4 / 3)  # the authors advise lambda_D n_D / (lambda_U n_U) between these; TRL warns beyond them
 
 
@@ -100,7 +101,7 @@ def balance_of(thumbs: Sequence[Group], config: KTOConfig, runtime: Runtime) -> 
             "kto has answers to one prompt alone, and judges gains against answers to other prompts; give more"
         )
     labels = labels_of(thumbs)
-    check_both_kinds(labels.target.tolist())
+    check_both_kinds(labels.target.tolist(), CORRECTIONS)
     good = float((labels.weight * labels.target).sum())
     balance = config.desirable_weight * good / (config.undesirable_weight * (float(labels.weight.sum()) - good))
     if not BALANCE[0] <= round(balance, 3) <= round(BALANCE[1], 3):

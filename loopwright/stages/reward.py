@@ -42,7 +42,6 @@ from loopwright.models.loading import (
 )
 from loopwright.models.normalisation import Normalisation, fold_into_bias, fold_normalisation
 from loopwright.models.trainable import LoRAConfig, make_trainable
-from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import centering_penalty, plackett_luce_loss
 from loopwright.rewards.reward_model import features_of_rows, scores_by_head
 from loopwright.runtime.runtime import Runtime
@@ -74,7 +73,7 @@ from loopwright.training.judged_groups import Group, Pair
 from loopwright.training.judgement_files import RECORDS
 from loopwright.training.label_model import LabelModel, priors_of, reliabilities, spread_of
 from loopwright.training.loop import FitResult, MicroLoss, fit
-from loopwright.training.preference_pairs import KINDS, JudgedBatch, Labels, bootstrap, collate, may_branch, scores_of
+from loopwright.training.preference_pairs import JudgedBatch, bootstrap, collate, may_branch, scores_of
 from loopwright.worlds import WORLDS
 
 
@@ -118,10 +117,9 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     save_model(final, tokenizer, runtime.output / "model")
     if config.trainable.mode == "lora":
         save_adapters(model, config.trainable.lora or LoRAConfig(), runtime.output / "model")
-    if any(one.pairs for one in data.held_out):
-        points = curve_points(config, inputs, data, assessment["accuracy"], tokenizer.pad_token_id, runtime)
-        whole = whole_assessment(final, tokenizer, data, inputs, config, points=points, scale=folded.scale)
-        (runtime.output / "assessment.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    points = curve_points(config, inputs, data, assessment.get("accuracy"), tokenizer.pad_token_id, runtime)
+    whole = whole_assessment(final, tokenizer, data, inputs, config, points=points, scale=folded.scale)
+    (runtime.output / "assessment.json").write_text(json.dumps(whole, indent=1), encoding="utf-8")
     (runtime.output / "calibration.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     normalisation = {
         "reference_samples": len(reference),
@@ -161,11 +159,23 @@ def make_label_model(config: RewardConfig, data: Data) -> LabelModel:
     ]
     if "position" in config.covariates and all(pair.shown_first is None for pair in pairs):
         raise ConfigError("reward.covariates: no comparison says which response was shown first; leave position out")
-    if config.annotators is not None and all(pair.annotator is None for pair in pairs):
-        raise ConfigError("reward.annotators: no comparison names its annotator; leave it out")
+    if config.annotators is not None:
+        check_annotators(data)
     priors = [] if config.annotators is None else priors_of(annotators_of(data), config.annotators, data.gold)
     ties = config.judgements.ties == "davidson"
     return LabelModel(priors, config.covariates, spread_of(words), ties=ties)
+
+
+def check_annotators(data: Data) -> None:
+    """Raise ConfigError where nothing names its annotator, or something whose annotators have no reliability."""
+    if not any(annotators_of(data)):
+        raise ConfigError("reward.annotators: no comparison and no thumb names its annotator; leave it out")
+    if any(one.listings for one in data.train):
+        raise ConfigError("reward.annotators knows of no errors in whole lists; set judgements.rankings_as to pairs")
+    if any(label.kind == "rating" for one in data.train for label in one.labels):
+        raise ConfigError(
+            "reward.annotators knows of no errors in numbers; set judgements.ratings_as to pairs or thumbs"
+        )
 
 
 def train(
@@ -212,7 +222,7 @@ def train(
         kept = {}
         if label_model.log_odds is not None and micro.unseen:
             total = total + label_model.prior_loss() * (weight / everything)
-            kept = label_model.evidence(scores, pairs) if micro.witnessed else {}
+            kept = label_model.evidence(scores, pairs, micro.labels, data.log_odds) if micro.witnessed else {}
         margin = (scores[pairs.chosen] - scores[pairs.rejected]).detach()
         right = torch.where(pairs.tie, 0.5, (margin > 0).float())
         stats = {"accuracy": float((pairs.weight * right).sum()), "margin": float((pairs.weight * margin).sum())}
@@ -263,7 +273,7 @@ def loss_of_head(  # noqa: PLR0913 -- what a head says, and what was said
     for listing in micro.listings:
         own = scores[list(listing.places)]
         total = total + listing.weight * often[listing.places[0]] * plackett_luce_loss(own, listing.ranks)
-    of_labels = losses_of_labels(scores, labels, data.log_odds)
+    of_labels = label_model.of_labels(scores, labels, data.log_odds, unseen=micro.unseen)
     total = total + (labels.weight * often[labels.place] * of_labels).sum()
     if config.centering:
         penalty = centering_penalty(scores[pairs.chosen], scores[pairs.rejected])
@@ -271,18 +281,11 @@ def loss_of_head(  # noqa: PLR0913 -- what a head says, and what was said
     return total
 
 
-def losses_of_labels(scores: Tensor, labels: Labels, log_odds: float) -> Tensor:
-    """[M] losses of thumbs, safety labels and ratings, before their weights."""
-    own = scores[labels.place]
-    thumb, safety, rating = (labels.kind == number for number in range(len(KINDS)))
-    losses = torch.where(thumb, thumb_loss(own, labels.target * thumb, log_odds=log_odds), 0.0)
-    losses = losses + torch.where(safety, thumb_loss(own, labels.target * safety), 0.0)
-    return losses + torch.where(rating, rating_loss(own, labels.target), 0.0)
-
-
 def annotators_of(data: Data) -> list[str | None]:
-    """All who compared or ranked, by name; None are those without one."""
-    return sorted({pair.annotator for one in data.train for pair in one.pairs}, key=lambda name: (name is None, name))
+    """All who compared, ranked or gave thumbs, by name; None are those without one."""
+    names = {pair.annotator for one in data.train for pair in one.pairs}
+    names |= {label.annotator for one in data.train for label in one.labels if label.kind == "thumb"}
+    return sorted(names, key=lambda name: (name is None, name))
 
 
 def of_annotators(label_model: LabelModel, data: Data, kept: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -295,10 +298,10 @@ def of_annotators(label_model: LabelModel, data: Data, kept: Mapping[str, Tensor
 
 
 def curve_points(
-    config: RewardConfig, inputs: RewardInputs, data: Data, accuracy: float, pad_id: int, runtime: Runtime
+    config: RewardConfig, inputs: RewardInputs, data: Data, accuracy: float | None, pad_id: int, runtime: Runtime
 ) -> list[CurvePoint]:
     """Held-out accuracy after all prompts, half of them, a quarter, ...: trainings of their own, not resumed."""
-    if config.learning_curve is None:
+    if config.learning_curve is None or accuracy is None:
         return []
 
     def train_and_score(labelled: Sequence[Sequence[tuple[Group, Pair]]]) -> float:

@@ -27,7 +27,7 @@ from loopwright.models.normalisation import Normalisation
 from loopwright.rewards import Reward
 from loopwright.rewards.calibration import calibration, preference_probability
 from loopwright.rewards.reward_model import score_rows
-from loopwright.schemas import Prompt
+from loopwright.schemas import Judgement, Prompt, Thumb
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.stages.reward_data import Data, RewardInputs, teacher_scores
 from loopwright.training.judged_groups import Group
@@ -64,8 +64,11 @@ def whole_assessment(
     points: Sequence[CurvePoint],
     scale: float,
 ) -> dict[str, Any]:
-    """What assessment.json holds: docs/reward_assessment.md."""
+    """What assessment.json holds: docs/reward_assessment.md; of the data alone where no pairs are held out."""
     train, held_out = (of_criterion(side, config.judgements.criterion) for side in data.judgements)
+    on_data = {"data": data_report([*train, *_thumbs(data.judgements[0], config)], held_out)}
+    if not any(group.pairs for group in data.held_out):
+        return on_data
     texts = [(group.messages, response) for group in data.held_out for response in group.responses]
     scores = score_rows(model, [row for group in data.held_out for row in group.rows], tokenizer.pad_token_id)
     known = dict(zip(texts, scores.tolist(), strict=True))
@@ -73,7 +76,12 @@ def whole_assessment(
     pairs = judged_pairs(held_out, known, {prompt.messages: prompt.tags for prompt in prompts})
     score = text_scores(model, tokenizer, append_eos=config.append_eos, max_length=config.max_length)
     report = assess_pairs(pairs, scale=scale, score=score, rewordings=rewordings_of(prompts), points=points)
-    return report | {"data": data_report(train, held_out)}
+    return report | on_data
+
+
+def _thumbs(judgements: Sequence[Judgement], config: RewardConfig) -> list[Thumb]:
+    """Those that are of the criterion: thumbs are of the whole answer."""
+    return [one for one in judgements if isinstance(one, Thumb) and config.judgements.criterion is None]
 
 
 def assess_single(model: PreTrainedModel, data: Data, folded: Normalisation, pad_id: int) -> dict[str, Any]:
@@ -102,8 +110,8 @@ def assess_single(model: PreTrainedModel, data: Data, folded: Normalisation, pad
 def agreement(
     model: PreTrainedModel, teacher: Reward, groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """How often the model orders two held-out responses as its teacher does."""
-    right, pairs = 0, 0
+    """How often the model orders two held-out responses as its teacher does; equal scores count half."""
+    right, pairs = 0.0, 0
     own = score_rows(model, [row for one in groups for row in one.rows], tokenizer.pad_token_id)
     start = 0
     for theirs in teacher_scores(groups, teacher, tokenizer):
@@ -112,7 +120,7 @@ def agreement(
         for a, b in combinations(range(len(theirs)), 2):
             if theirs[a] != theirs[b]:
                 pairs += 1
-                right += bool((theirs[a] > theirs[b]) == (ours[a] > ours[b]))
+                right += 0.5 if ours[a] == ours[b] else float((theirs[a] > theirs[b]) == (ours[a] > ours[b]))
     return {"teacher_agreement": right / pairs, "teacher_pairs": pairs} if pairs else {}
 
 

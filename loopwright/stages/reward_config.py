@@ -18,8 +18,8 @@ Kind = Literal["comparisons", "rankings", "ratings", "thumbs", "corrections", "a
 
 ANSWERS_ONLY = {
     "judgements", "annotators", "covariates", "teacher", "centering", "normalise_on", "reference_samples", "sampling",
-    "held_out", "average_of", "eval_steps", "learning_curve", "cut", "heads",
-    "part_of_prompts", "dropout",
+    "held_out", "average_of", "eval_steps", "learning_curve", "cut", "heads", "part_of_prompts", "dropout",
+    "fresh_samples",
 }  # fmt: skip
 
 
@@ -41,6 +41,7 @@ class RewardConfig(TrainConfig, StageConfig):
     covariates: tuple[Covariate, ...] = ()  # what shifts labels without being worth anything
     label_learning_rate: PositiveFloat = 0.05  # of annotators, covariates and ties, which are no weights
     span_labels: tuple[str, ...] | None = None  # of the passages that count as marked; None: all
+    fresh_samples: bool = False  # where answers were only called bad, compare them with the policy's own
     teacher: Path | None = None  # a reward model's folder: its scores in place of what people said
     labelled: Path | None = None  # sentence<TAB>0/1, in place of comparisons: those with 1 are preferred
     labelled_as: Literal["pairs", "thumbs"] = "pairs"  # compared with each other, or each by itself
@@ -62,7 +63,7 @@ class RewardConfig(TrainConfig, StageConfig):
     def _written_settings_have_an_effect(self) -> Self:
         if self.held_out is not None and "held_out_share" in self.model_fields_set:
             raise ValueError("held_out_share has no effect with held_out; leave one out")
-        if self.normalise_on == "responses" and "sampling" in self.model_fields_set:
+        if self.normalise_on == "responses" and "sampling" in self.model_fields_set and not self.fresh_samples:
             raise ValueError("sampling has no effect with normalise_on = responses; leave one out")
         return self
 
@@ -78,6 +79,8 @@ class RewardConfig(TrainConfig, StageConfig):
         for name in ("comparisons", "feedback", "held_out", "part_of_prompts"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} contradicts labelled, which makes its own comparisons; leave one out")
+        if self.fresh_samples:
+            raise ValueError("fresh_samples has no effect with labelled, which brings no prompts; leave one out")
         if "sampling" in self.model_fields_set:
             raise ValueError("sampling has no effect with labelled, which brings no prompts; leave one out")
         if self.normalise_on == "policy":
@@ -130,7 +133,7 @@ class RewardConfig(TrainConfig, StageConfig):
         if "label_learning_rate" in self.model_fields_set and not learned:
             raise ValueError("label_learning_rate has no effect without annotators, covariates or ties = davidson")
         if self.teacher is not None:
-            for name in ("annotators", "covariates", "judgements", "labelled"):
+            for name in ("annotators", "covariates", "judgements", "labelled", "fresh_samples"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} has no effect with teacher, whose scores are the labels; leave one out")
         return self

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loopwright.data.chat import render_prompts
 from loopwright.data.labelled import LabelledSplit, comparisons_of, thumbs_of
 from loopwright.data.splits import part_by_hash, split_by_hash
 from loopwright.errors import ConfigError, DataError
+from loopwright.feedback.bad_answers import Sampler, compare_bad_answers, only_bad
 from loopwright.feedback.leaks import require_no_leak
-from loopwright.feedback.pairs import check_both_kinds, check_conversion, convert, gold_answers
+from loopwright.feedback.pairs import Converted, Label, check_conversion, check_decided, convert, gold_answers
+from loopwright.generation.base import decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models.encoders import Cut, is_encoder
 from loopwright.models.layers import unwrapped
@@ -44,6 +47,7 @@ from loopwright.training.judged_groups import Group, Pair, as_continuations, as_
 from loopwright.training.judgement_files import RECORDS, ages_of, read_all, read_judgements
 
 Files = Path | Sequence[Path]  # one, or those of several rounds
+SAMPLES_AT_ONCE = 256
 HELD_OUT = "held_out/comparisons.jsonl"  # of a dataset: what every reward model is assessed on
 
 
@@ -150,11 +154,16 @@ def load_data(
         judgements = [judgements[i] for i in part_by_hash(keys_of(judgements), *config.part_of_prompts)]
     train, held_out = _split(judgements, config, inputs, runtime)
     settings = config.judgements
-    converted = convert(train, settings)
-    check_conversion(settings, converted)
     as_pairs = settings.model_copy(update={"ties": "drop", "rankings_as": "pairs", "margins": "none"})
-    groups, too_long, cut = _tokenized(group(converted), config, model, tokenizer)
+    converted = convert(train, settings)
     to_assess = convert(held_out, as_pairs, converted.rating_scale)
+    sample = sampler(config, model, tokenizer, runtime) if config.fresh_samples else None
+    if only_bad(converted, to_assess):
+        compare_bad_answers(converted, train, sample)
+        compare_bad_answers(to_assess, held_out, sample, required=False)
+    check_fresh_samples(config, converted)
+    check_conversion(settings, converted)
+    groups, too_long, cut = _tokenized(group(converted), config, model, tokenizer)
     held_groups, too_long_held_out, cut_held_out = _tokenized(group(to_assess), config, model, tokenizer)
     for one in held_groups:
         one.order_by_text()
@@ -168,6 +177,12 @@ def load_data(
             f"no judgement is left to train on ({converted.counts['ties']} ties, {too_long} of responses longer than "
             f"max_length = {config.max_length}); give judgements of more prompts"
         )
+    check_decided(
+        [pair for one in groups for pair in one.pairs],
+        [listing for one in groups for listing in one.listings],
+        [label for one in groups for label in one.labels],
+        instead=f"raise reward.max_length = {config.max_length}, which left some out",
+    )
     check_what_is_held_out(config, groups, held_groups)
     counts = {
         "prompts": len(groups),
@@ -186,6 +201,15 @@ def load_data(
         else gold_answers(train, read_judgements(gold, Comparison, "gold", runtime, config.max_bad_share)[0])
     )
     return Data(groups, held_groups, counts, _log_odds(groups), answers, (train, held_out), teacher)
+
+
+def check_fresh_samples(config: RewardConfig, found: Converted) -> None:
+    """Raise ConfigError where samples are asked for, and there is nothing to compare them with."""
+    if config.fresh_samples and not found.counts["bad_answers_below_samples"]:
+        raise ConfigError(
+            "reward.fresh_samples has no effect: no answers to prompts were only called bad, and left without a "
+            "correction; leave it out"
+        )
 
 
 def check_what_is_held_out(config: RewardConfig, train: Sequence[Group], held_out: Sequence[Group]) -> None:
@@ -238,8 +262,44 @@ def _log_odds(groups: Iterable[Group]) -> float:
     thumbs = [label.target for one in groups for label in one.labels if label.kind == "thumb"]
     if not thumbs:
         return 0.0
-    check_both_kinds(thumbs)
     return math.log(sum(thumbs) / (len(thumbs) - sum(thumbs)))
+
+
+def sampler(config: RewardConfig, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> Sampler:
+    """What samples an answer of the starting policy to the prompt of each label, whole ones alone.
+
+    Raises:
+        ConfigError: an encoder writes no answers; the sampler: no sample came to its end.
+    """
+    if is_encoder(lm.config):
+        raise ConfigError("reward.fresh_samples is set, but an encoder writes no samples; leave it out")
+
+    def sample(labels: Sequence[Label]) -> list[str | None]:
+        prompts = render_prompts(tokenizer, [label.prompt for label in labels])
+        room, engine = room_for_prompts(lm, config), make_engine(lm, tokenizer)
+        fitting = [i for i, label in enumerate(labels) if label.prompt and len(prompts[i]) <= room]
+        found: list[str | None] = [None] * len(labels)
+        for start in range(0, len(fitting), SAMPLES_AT_ONCE):
+            chosen = fitting[start : start + SAMPLES_AT_ONCE]
+            seeds = [runtime.seed_for("fresh", repr(labels[i].prompt), labels[i].response) for i in chosen]
+            rollouts = engine.generate([prompts[i] for i in chosen], config.sampling, seeds)
+            for i, text, whole in zip(
+                chosen, decode_responses(tokenizer, rollouts), rollouts.finished.tolist(), strict=True
+            ):
+                found[i] = text if whole else None
+        if fitting and not any(text is not None for text in found):
+            raise ConfigError(
+                f"reward.fresh_samples: none of {len(fitting)} samples ended within reward.sampling.max_new_tokens = "
+                f"{config.sampling.max_new_tokens}; raise it"
+            )
+        return found
+
+    return sample
+
+
+def room_for_prompts(lm: PreTrainedModel, config: RewardConfig) -> int:
+    """Tokens that a prompt may have, for a sample to fit behind it."""
+    return (context_length(lm) or 2**31) - config.sampling.max_new_tokens
 
 
 def reference_rows(
@@ -256,8 +316,7 @@ def reference_rows(
     if config.normalise_on == "responses" or not prompts or is_encoder(lm.config):
         rows = [row for one in groups for row in one.rows if 0 < len(row) <= config.max_length]
         return rng.sample(rows, min(config.reference_samples, len(rows)))
-    room = (context_length(lm) or 2**31) - config.sampling.max_new_tokens
-    prompts = [prompt for prompt in prompts if len(prompt) <= room]
+    prompts = [prompt for prompt in prompts if len(prompt) <= room_for_prompts(lm, config)]
     if not prompts:
         raise ConfigError(
             f"reward.sampling.max_new_tokens = {config.sampling.max_new_tokens} leaves no room for any prompt in the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ class Labelled(NamedTuple):
     kind: str  # thumb, safety or rating
     target: float
     weight: float = 1.0
+    annotator: str | None = None
 
 
 @dataclass
@@ -103,19 +105,23 @@ class Group:
         """Of the prompt and all responses, the prompt counted once."""
         return sum(map(len, self.rows)) - (len(self.rows) - 1) * len(self.prompt_ids)
 
-    def weight(self) -> float:
+    def weights(self) -> list[float]:
         """Of all that is said; safety labels stand beside it."""
         said: list[Any] = [*self.pairs, *self.listings, *(one for one in self.labels if one.kind != "safety")]
-        return sum(one.weight for one in said)
+        return [one.weight for one in said]
+
+    def weight(self) -> float:
+        """The sum of `weights`."""
+        return sum(self.weights())
 
     def weigh(self, *, by_prompt: bool, safety_weight: float) -> None:
         """Make the weights of all that is said add up to one (safety labels: to theirs), or let each keep its own."""
         total = self.weight() if by_prompt else 1.0
-        safe = sum(one.kind == "safety" for one in self.labels) if by_prompt else 1
+        safe = sum(one.weight for one in self.labels if one.kind == "safety") if by_prompt else 1.0
         self.pairs = [pair._replace(weight=pair.weight / total) for pair in self.pairs]
         self.listings = [listing._replace(weight=listing.weight / total) for listing in self.listings]
         self.labels = [
-            one._replace(weight=safety_weight / safe if one.kind == "safety" else one.weight / total)
+            one._replace(weight=one.weight * safety_weight / safe if one.kind == "safety" else one.weight / total)
             for one in self.labels
         ]
 
@@ -155,7 +161,7 @@ def group(converted: Converted) -> list[Group]:
         elif isinstance(one, Listing):
             own.listings.append(Listed(tuple(places), one.ranks))
         else:
-            own.labels.append(Labelled(places[0], one.kind, one.target))
+            own.labels.append(Labelled(places[0], one.kind, one.target, one.weight, one.annotator))
     return list(groups.values())
 
 
@@ -164,12 +170,14 @@ def that_fit(
 ) -> tuple[list[Group], int]:
     """What is said of rows that are neither empty nor longer than max_length, and how much was left out.
 
-    What stays has no other responses than those it speaks of, and is weighed (`Group.weigh`).
+    What stays has no other responses than those it speaks of, and is weighed (`Group.weigh`). By prompt, one counts as
+    the mean of what is said of it weighs beside the other prompts: where all weights are alike, as one.
 
     Args:
         groups: with their token rows.
     """
-    kept, skipped = [], 0
+    kept: list[Group] = []
+    skipped, means = 0, []
     for own in groups:
         fits = [0 < len(row) <= max_length for row in own.rows]
         before = len(own.pairs) + len(own.listings) + len(own.labels)
@@ -182,8 +190,13 @@ def that_fit(
         skipped += before - left
         if left:
             own.forget_the_rest()
+            means.append(fmean(own.weights()))
             own.weigh(by_prompt=by_prompt, safety_weight=safety_weight)
             kept.append(own)
+    if by_prompt and kept:
+        usual = fmean(means)
+        for own, mean in zip(kept, means, strict=True):
+            own.scale(mean / usual)
     return kept, skipped
 
 

@@ -16,8 +16,9 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from loopwright.config.base import Config
+from loopwright.objectives.pointwise import rating_loss, thumb_loss
 from loopwright.objectives.preference import preference_loss
-from loopwright.training.preference_pairs import Pairs
+from loopwright.training.preference_pairs import KINDS, Labels, Pairs
 
 Covariate = Literal["position", "length"]
 GRID = torch.arange(1, 400, dtype=torch.float64) / 400  # [G] reliabilities that are weighed against each other
@@ -85,18 +86,41 @@ class LabelModel(nn.Module):
         Reliabilities are learned from labels that are `unseen`: a model that has learned a label agrees with it, right
         or wrong, and everybody would become reliable.
         """
-        reliability = None
-        if self.log_odds is not None:
-            log_odds = self.log_odds if unseen else self.log_odds.detach()
-            reliability = log_odds.sigmoid()[pairs.annotator]
         return preference_loss(
             self.differences(scores, pairs),
             margin=pairs.margin,
             probability=pairs.probability,
             tie=None if self.log_nu is None else pairs.tie,
             log_nu=self.log_nu,
-            reliability=reliability,
+            reliability=self._reliability(pairs.annotator, unseen=unseen),
         )
+
+    def of_labels(self, scores: Tensor, labels: Labels, log_odds: float, *, unseen: bool = True) -> Tensor:
+        """[M] losses of thumbs, safety labels and ratings, before their weights.
+
+        Where annotators err, a thumb is what its annotator sees with their reliability, and else the opposite, as a
+        pair is. Safety labels and ratings are taken as they are.
+
+        Args:
+            scores: [N] of all responses.
+            log_odds: of a thumb up, over all answers.
+        """
+        own = scores[labels.place]
+        thumb, safety, rating = (labels.kind == number for number in range(len(KINDS)))
+        reliability = self._reliability(labels.annotator, unseen=unseen)
+        if reliability is None:
+            of_thumbs = thumb_loss(own, labels.target * thumb, log_odds=log_odds)
+        else:
+            of_thumbs = preference_loss(own + log_odds, probability=labels.target * thumb, reliability=reliability)
+        losses = torch.where(thumb, of_thumbs, 0.0)
+        losses = losses + torch.where(safety, thumb_loss(own, labels.target * safety), 0.0)
+        return losses + torch.where(rating, rating_loss(own, labels.target), 0.0)
+
+    def _reliability(self, annotators: Tensor, *, unseen: bool) -> Tensor | None:
+        """Of the annotator of each label; None: everybody says what they see."""
+        if self.log_odds is None:
+            return None
+        return (self.log_odds if unseen else self.log_odds.detach()).sigmoid()[annotators]
 
     def prior_loss(self) -> Tensor:
         """-log of the priors of all annotators, to be spread over the whole of the data."""
@@ -106,12 +130,18 @@ class LabelModel(nn.Module):
         return -(self.right * right + self.wrong * wrong).sum()
 
     @torch.no_grad()
-    def evidence(self, scores: Tensor, pairs: Pairs) -> dict[str, Tensor]:
-        """[A, G] the log-probability of labels for each reliability of GRID, and [A] how many; ties say nothing."""
-        clear = ~pairs.tie
-        chance = self.differences(scores, pairs)[clear, None].double().sigmoid().cpu()
-        who = pairs.annotator[clear].cpu()
-        of_label = (GRID * chance + (1 - GRID) * (1 - chance)).log()
+    def evidence(self, scores: Tensor, pairs: Pairs, labels: Labels, log_odds: float) -> dict[str, Tensor]:
+        """[A, G] the log-probability of pairs and thumbs for each reliability of GRID, and [A] how many there are.
+
+        Of a soft label, that of both sides by its probability, as in the loss. Ties say nothing.
+        """
+        clear, thumb = ~pairs.tie, labels.kind == KINDS.index("thumb")
+        of_thumbs = scores[labels.place[thumb]] + log_odds
+        chance = torch.cat((self.differences(scores, pairs)[clear], of_thumbs))[:, None].double().sigmoid().cpu()
+        likely = torch.cat((pairs.probability[clear], labels.target[thumb]))[:, None].double().cpu()
+        who = torch.cat((pairs.annotator[clear], labels.annotator[thumb])).cpu()
+        yes, no = (GRID * one + (1 - GRID) * (1 - one) for one in (chance, 1 - chance))
+        of_label = likely * yes.log() + (1 - likely) * no.log()
         return {
             "evidence": torch.zeros(len(self.right), len(GRID), dtype=torch.float64).index_add(0, who, of_label),
             "labels": torch.bincount(who, minlength=len(self.right)),

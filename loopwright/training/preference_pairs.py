@@ -44,6 +44,7 @@ class Labels(NamedTuple):
     target: Tensor  # [M]
     weight: Tensor  # [M]
     kind: Tensor  # [M] int64, a place in KINDS
+    annotator: Tensor  # [M] int64, -1: unknown
 
 
 KINDS = ("thumb", "safety", "rating")
@@ -100,7 +101,8 @@ def collate(  # noqa: PLR0913 -- what is batched, and five things that are so of
     pairs = pairs_of(groups, annotators or {}, device)
     if drawn is not None:
         drawn = drawn.repeat_interleave(torch.tensor([len(of_group) for of_group in used]), dim=0).to(device)
-    return JudgedBatch(moved, pairs, listings, labels_of(groups, device), unseen, witnessed, drawn)
+    labels = labels_of(groups, device, annotators or {})
+    return JudgedBatch(moved, pairs, listings, labels, unseen, witnessed, drawn)
 
 
 def bootstrap(groups: int, heads: int, seed: int) -> Tensor | None:
@@ -132,11 +134,14 @@ def pairs_of(
     return Pairs(*_columns(found, PAIR_TYPES, device))
 
 
-def labels_of(groups: Sequence[Group], device: torch.device | str = "cpu") -> Labels:
+def labels_of(
+    groups: Sequence[Group], device: torch.device | str = "cpu", annotators: Mapping[str | None, int] | None = None
+) -> Labels:
     """All labels of the groups, as numbers of `rows_in_use`."""
+    known = annotators or {}
     numbers = _numbers([own.used() for own in groups])
     found = [
-        (number[one.place], one.target, one.weight, KINDS.index(one.kind))
+        (number[one.place], one.target, one.weight, KINDS.index(one.kind), known.get(one.annotator, -1))
         for own, number in zip(groups, numbers, strict=True)
         for one in own.labels
     ]
@@ -161,7 +166,7 @@ PAIR_TYPES = (
     torch.int64,
     *[torch.float32] * 2,
 )
-LABEL_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64)
+LABEL_TYPES = (torch.int64, torch.float32, torch.float32, torch.int64, torch.int64)
 
 
 def _columns(

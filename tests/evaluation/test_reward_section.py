@@ -62,6 +62,37 @@ def test_only_what_is_there_is_shown(run):
     assert section(run, alone | odd | {"worthless": [{}], "data": {"agreement": 1}}) == text
 
 
+def learned(run, people):
+    """The run's reward stage says this of its annotators."""
+    (manifest,) = (run / "artifacts").glob("reward-*/manifest.json")
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(said | {"metrics": said["metrics"] | {"annotators": people}}))
+
+
+def test_what_is_known_of_the_data_is_shown_without_held_out_pairs(run):
+    text = section(run, {"data": {"consistency": {"sentences": ["One pair is judged both ways."]}}})
+    assert "What it was taught with" in text and "One pair is judged both ways." in text
+    assert "It prefers what people chose" not in text
+
+
+def test_who_is_reliable_and_how_sure_that_is(tmp_path):
+    run = make(tmp_path / "run")
+    alone = assess_pairs([]) | {"accuracy": {"mean": 0.7, "low": 0.6, "high": 0.8, "pairs": 100}}
+    person = {"accuracy": 0.91, "low": 0.85, "high": 0.96, "labels": 1200}
+    learned(run, {"ann": person | {"labels": 300}, HOSTILE: person, "None": person | {"labels": 1}, "odd": {"low": 1}})
+    for report in (alone, {}):  # with held-out pairs, and without an assessment
+        plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section(run, report)))
+        assert "Who is reliable" in plain and "ann 91 % 85 % to 96 % 300" in plain and "odd" not in plain
+        assert plain.index("91 % 85 % to 96 % 1,200") < plain.index("ann 91 %") < plain.index("(no name) 91 %")
+    assert HOSTILE not in section(run, alone)
+    learned(run, {f"a{i}": person | {"labels": 100 + i} for i in range(15)})
+    text = section(run, alone)
+    assert ">a2<" not in text and ">a3<" in text and "3 with fewer labels are not shown" in text
+    for odd in (None, 3, {"ann": 1}):
+        learned(run, odd)
+        assert "Who is reliable" not in section(run, alone)
+
+
 def test_a_single_group_is_all_pairs_and_many_are_cut(run):
     cell = {"mean": 0.7, "low": 0.6, "high": 0.8}
     people = [{"group": f"a{i}", "pairs": 10 + i, **cell} for i in range(15)]

@@ -125,6 +125,18 @@ def test_the_middle_of_the_scale_is_no_thumb():
     assert found.counts["left_out_in_the_middle_of_the_scale"] == 1
 
 
+def test_a_scale_may_have_any_ends():
+    def likert(response, mark, low=1):
+        about = dict(scale_low=low, scale_high=7, higher_is_better=True)
+        return Rating(id=response, prompt=ASK, responses=(response,), scores={"good": mark}, **about)
+
+    said = [likert("a", 3), likert("b", 4), likert("c", 5)]
+    found = converted(said, ratings_as="thumbs")
+    assert [(label.response, label.target) for label in found.labels] == [("a", 0.0), ("c", 1.0)]
+    scale = converted([*said, likert("d", 7, low=-2)], ratings_as="regression").rating_scale
+    assert scale.mean == pytest.approx((2 / 6 + 3 / 6 + 4 / 6 + 1) / 4)
+
+
 def test_regression_targets_have_mean_0_and_deviation_1():
     said = [rate("a", kind=1), rate("b", kind=2), rate("c", kind=3)]
     targets = [label.target for label in converted(said, ratings_as="regression").labels]
@@ -142,8 +154,10 @@ def test_corrections_are_above_what_they_were_made_from():
 
 def test_thumbs_of_one_kind_teach_nothing():
     down = [Thumb(id=str(i), prompt=ASK, responses=(str(i),), good=False) for i in range(3)]
-    with pytest.raises(DataError, match="all 3 thumbs are down.*pair these with corrections or fresh samples"):
+    with pytest.raises(DataError, match=r"all 3 thumbs are down.*add answers of the other kind, or compare these"):
         converted(down)
+    with pytest.raises(DataError, match=r"all 3 thumbs are up: nothing tells good from bad; add answers of .* kind$"):
+        converted([one.model_copy(update={"good": True}) for one in down])
     assert len(converted([*down, Thumb(id="up", prompt=ASK, responses=("yes",), good=True)]).labels) == 4
 
 
@@ -154,6 +168,25 @@ def test_safety_labels_come_with_their_weight():
         ("safety", 1.0),
         ("safety", 0.0),
     ]
+
+
+def test_safety_labels_of_one_kind_teach_nothing():
+    said = [compare("a", "b", 1, safe=(True, True)), compare("a", "c", 1, safe=(True, True))]
+    with pytest.raises(DataError, match="all 4 safety labels say safe.*leave judgements.safety_weight out"):
+        converted(said, safety_weight=0.3)
+    assert len(converted(said).pairs) == 2  # nobody asked for safety
+
+
+def test_ties_alone_teach_nothing():
+    said = [compare("a", str(i), None, probability=0.5 if i else None) for i in range(3)]
+    with pytest.raises(DataError, match="all 3 pairs are ties"):
+        converted(said, ties="davidson")
+    for more in (
+        [compare("a", "b", 0)],
+        [compare("a", "b", 1, probability=0.4)],
+        [Thumb(id=str(good), prompt=ASK, responses=("x",), good=good) for good in (True, False)],
+    ):
+        assert len(converted([*said, *more], ties="davidson").pairs) >= 3
 
 
 def test_identical_responses_make_no_pair():

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Message, Rating, Thumb
+from loopwright.schemas import Correction, Message, Rating, Thumb
 from loopwright.stages import kto
 from loopwright.stages.kto import KTOConfig, KTOInputs
 from tests.stages.letter_writer import letters_written, writer
@@ -152,6 +152,13 @@ def test_what_finds_nothing_to_act_on_is_refused(policy, tmp_path):
         train(tmp_path, policy, thumbs(40), kinds=["comparisons"])
     metrics, _ = train(tmp_path, policy, {"thumbs": liked, "comparisons": comparisons(20)}, max_steps=1)
     assert metrics["balance"] > 1  # pairs bring what is not desirable
+    disliked = [one.model_copy(update={"good": False}) for one in liked]
+    with pytest.raises(DataError, match=r"thumbs are down.*\(corrections in kto.kinds\)"):
+        train(tmp_path, policy, disliked)
+    corrected = [Correction(id=one.id, prompt=one.prompt, responses=one.responses, edited="yyyyyy") for one in liked]
+    given = {"thumbs": disliked, "corrections": corrected}
+    metrics, _ = train(tmp_path, policy, given, kinds=["thumbs", "corrections"], max_steps=1)
+    assert 0 < metrics["balance"] < 1  # so do corrections what is
 
 
 def test_inputs_come_from_paths_where_no_stage_makes_them(policy, tmp_path):

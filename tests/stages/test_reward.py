@@ -604,7 +604,9 @@ def test_labelled_sentences_one_by_one(tmp_path):
 
 
 def test_a_small_model_learns_from_a_large_one(policy, tmp_path):
-    metrics, output = train(tmp_path / "teacher", RewardInputs(policy, comparisons(900)))
+    shape = SHAPE.model_copy(update={"hidden_size": 48, "layers": 3})
+    large = saved(new_llama(shape, tiny_tokenizer(), seed=3), tiny_tokenizer(), tmp_path / "large")
+    metrics, output = train(tmp_path / "teacher", RewardInputs(large, comparisons(900)))
     assert AutoConfig.from_pretrained(output / "model").preference_scale == metrics["normalisation"]["scale"]
     wrong = [one.model_copy(update={"choice": 0}) for one in comparisons(600, seed=9)]  # nobody reads what people said
     learned, _ = train(tmp_path / "pupil", RewardInputs(policy, wrong), teacher=output / "model")

@@ -49,13 +49,34 @@ def test_texts_without_a_prompt_stay_with_those_they_were_compared_to():
 
 def test_a_prompt_counts_as_one_however_much_was_said():
     ranking = Ranking(id="r", prompt=ASK, responses=("a", "b", "c"), ranks=(1, 2, 2))
-    said = [ranking, compare(ASK, "a", "b", 0, weight=2.0), compare(OTHER, "a", "b", 0)]
-    for by_prompt, expected in ((False, [[1.0, 1.0, 2.0], [1.0]]), (True, [[0.25, 0.25, 0.5], [1.0]])):
+    said = [ranking, compare(ASK, "a", "b", 0), compare(OTHER, "a", "b", 0)]
+    for by_prompt, expected in ((False, [[1.0] * 3, [1.0]]), (True, [[1 / 3] * 3, [1.0]])):
         kept, _ = tokenized(grouped(said), by_prompt=by_prompt)
         assert [[pair.weight for pair in own.pairs] for own in kept] == expected
     longer = Ranking(id="s", prompt=ASK, responses=("a", "b", "c" * 20), ranks=(1, 2, 3))
     (own,), skipped = tokenized(grouped([longer]), by_prompt=True)
     assert own.weight() == 1.0 and skipped == 2 and own.responses == ["a", "b"]  # what is left weighs one, too
+
+
+def test_weights_count_within_a_prompt_and_between_prompts():
+    said = [compare(ASK, "a", "b", 0, weight=2.0), compare(ASK, "a", "c", 0, weight=4.0), compare(OTHER, "a", "b", 0)]
+    kept, _ = tokenized(grouped(said), by_prompt=True)
+    # ASK weighs the mean, 3, OTHER 1: beside their mean of 2, 3/2 and 1/2, which ASK deals out as 1 to 2
+    assert [pair.weight for own in kept for pair in own.pairs] == pytest.approx([0.5, 1.0, 0.5])
+    alike = [one.model_copy(update={"weight": 7.0}) for one in said]
+    kept, _ = tokenized(grouped(alike), by_prompt=True)
+    assert [pair.weight for own in kept for pair in own.pairs] == pytest.approx([0.5, 0.5, 1.0])
+
+
+def test_safety_labels_weigh_what_their_comparison_does():
+    said = [
+        compare(ASK, "a", "b", 0, weight=3.0, safe=(True, False)),
+        compare(ASK, "a", "c", 0, safe=(True, True)),
+        compare(OTHER, "a", "b", 0, weight=2.0),
+    ]
+    for by_prompt, expected in ((True, [0.3 * 3 / 8] * 2 + [0.3 / 8] * 2), (False, [0.9, 0.9, 0.3, 0.3])):
+        kept, _ = tokenized(grouped(said, safety_weight=0.3), by_prompt=by_prompt, safety_weight=0.3)
+        assert [label.weight for own in kept for label in own.labels] == pytest.approx(expected)
 
 
 def test_the_weighted_pairs_of_a_ranking_are_the_loss_of_instructgpt():
@@ -123,6 +144,10 @@ def test_lists_and_labels_in_a_batch():
     batch = collate(groups, 257, torch.device("cpu"))
     assert [(one.places, one.ranks) for one in batch.listings] == [((0, 1, 2), (3, 1, 2))]
     assert (batch.labels.place.tolist(), batch.labels.target.tolist()) == ([3, 4], [1.0, 0.0])
+    assert batch.labels.annotator.tolist() == [-1, -1]
+    named = grouped([one.model_copy(update={"annotator": name}) for one, name in zip(said, "ab", strict=True)])
+    labels = collate(tokenized(named)[0], 257, torch.device("cpu"), annotators={"b": 0, "a": 1}).labels
+    assert labels.annotator.tolist() == [1, 0]
     assert len(rows_in_use(groups)) == len(batch.inputs.input_ids) == 5
 
 
