@@ -212,6 +212,7 @@ def test_a_second_method_finds_what_the_first_one_made(methods, monkeypatch, tmp
     small = {"evaluate": {"best_of": 2}}
     climb = {"steps": 2, "rollouts_per_step": 16, "minibatch_size": 8, "max_new_tokens": 16}
     monkeypatch.setattr(methods, "START", {"sft_clean": False, "ppo": False})
+    monkeypatch.setattr(methods, "ITS_OWN_JUDGE", {})
     monkeypatch.setattr(methods, "METHODS", {"sft": small, "ppo": {"ppo": climb}})
     cells = {name: methods.cell(CRASH, name, 0, tmp_path) for name in methods.METHODS}
     folder = tmp_path / "seed-0" / "artifacts"
