@@ -16,6 +16,7 @@ from loopwright.objectives.masking import whiten
 from loopwright.rewards.agreement import Trends
 from loopwright.rewards.base import Reward, Sample, Scores, Stateful
 from loopwright.rewards.ensemble import Ensemble
+from loopwright.rewards.logits import as_logits
 from loopwright.rewards.normalised import Negated, Normalised, Scale, measure
 from loopwright.rewards.reward_model import RewardModel
 from loopwright.rewards.rules import ROLES, RULES, Case, Rule, ascend, constrained
@@ -100,7 +101,8 @@ class Merged:
         Raises:
             CheckError: a reward scores tokens, and the rule cannot merge these.
         """
-        found = {name: reward.score(samples).cpu() for name, (reward, _) in zip(self.names, self.rewards, strict=True)}
+        rewards = [as_logits(reward) if self.merge.how.takes_raw else reward for reward, _ in self.rewards]
+        found = {name: reward.score(samples).cpu() for name, reward in zip(self.names, rewards, strict=True)}
         parts = {name: scores.total for name, scores in found.items()}
         weights = torch.tensor([weight for _, weight in self.rewards], dtype=torch.float32)
         tokens = [(float(w), s.per_token) for w, s in zip(weights, found.values(), strict=True)]

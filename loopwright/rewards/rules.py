@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     weighs: bool = False  # reads the weights of the rewards
     has_roles: bool = False  # merges two rewards, of which one is `helpful` and one `safe`
     normalises: bool = True  # by default: scores of different scales are made comparable first
-    takes_raw: bool = False  # must have the scores as they are
+    takes_raw: bool = False  # must have logits: not normalised, and that of our own reward models undone
     whitens: bool = False  # an update learns from scores whitened over its batch
     sums_tokens: bool = False  # per-token scores can be merged, too
 

@@ -115,6 +115,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         assessment |= assess_labels(final, labels, config, tokenizer)
     final.config.append_eos = config.append_eos  # so that whoever scores text knows how rows end
     final.config.preference_scale = folded.scale  # and what a difference of scores means: sigmoid(scale * difference)
+    final.config.preference_mean = folded.mean  # and a score itself, to the loss: scale * score + mean
     save_model(final, tokenizer, runtime.output / "model")
     if config.trainable.mode == "lora":
         save_adapters(model, config.trainable.lora or LoRAConfig(), runtime.output / "model")

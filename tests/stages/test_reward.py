@@ -605,7 +605,8 @@ def test_labelled_sentences_one_by_one(tmp_path):
 
 def test_a_small_model_learns_from_a_large_one(policy, tmp_path):
     metrics, output = train(tmp_path / "teacher", RewardInputs(policy, comparisons(900)))
-    assert AutoConfig.from_pretrained(output / "model").preference_scale == metrics["normalisation"]["scale"]
+    kept, normalised = AutoConfig.from_pretrained(output / "model"), metrics["normalisation"]
+    assert (kept.preference_scale, kept.preference_mean) == (normalised["scale"], normalised["mean_before"])
     wrong = [one.model_copy(update={"choice": 0}) for one in comparisons(600, seed=9)]  # nobody reads what people said
     learned, _ = train(tmp_path / "pupil", RewardInputs(policy, wrong), teacher=output / "model")
     assert learned["teacher_agreement"] > 0.9
