@@ -343,6 +343,7 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
         **_judgements(config, feedback),  # type: ignore[arg-type]
         ages=ages_of_rounds("reward", config.earlier_rounds_weight, feedback),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
+        paraphrased=() if world is None else world.file("prompts_paraphrased.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
         held_out=() if dataset is None else dataset.file(HELD_OUT),
     )
