@@ -36,7 +36,9 @@ FULL = Comparison(
 ONE_OF_EACH = (
     FULL,
     Ranking(id="r", prompt=ASKED, responses=("A", "B", "C"), ranks=(2, 1, 2), criterion="kind"),
-    Rating(id="s", prompt=ASKED, responses=("A",), scores={"kind": 2}, higher_is_better=False),
+    Rating(
+        id="s", prompt=ASKED, responses=("A",), scores={"kind": 2}, higher_is_better=False, directions={"kind": True}
+    ),
     Thumb(id="t", prompt=ASKED, responses=("A",), good=True, annotator="ann"),
     Correction(id="e", prompt=ASKED, responses=("A", "B"), chosen=1, edited="C"),
     SpanFeedback(id="m", prompt=ASKED, responses=("AB",), spans=(Span(start=0, end=1, label="x"),)),

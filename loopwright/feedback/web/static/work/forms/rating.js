@@ -41,10 +41,10 @@ export class RatingForm extends Form {
     for (const check of this.checks) check.box.checked = draft.checks?.[check.name] ?? false;
   }
 
-  #row({ name, definition }) {
+  #row({ name, definition, higher_is_better }) {
     const [low, high] = this.project.scale;
     const levels = Array.from({ length: high - low + 1 }, (_, step) => low + step);
-    const words = wordsOf(levels, this.project.higher_is_better);
+    const words = wordsOf(levels, higher_is_better ?? this.project.higher_is_better);
     const options = levels.map((level, place) => ({
       value: level, criterion: name, key: level >= 0 && level <= 9 ? String(level) : undefined,
       label: words[place], name: `${name}: ${level}, ${words[place]}`, definition: definition || words[place],
