@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch.testing import assert_close
 from loopwright.config import build, dump_yaml
 from loopwright.errors import CheckError, ConfigError
 from loopwright.rewards import CallableReward, MergeConfig, Merged, RewardModel
-from loopwright.rewards.combine import reward_models, unique
+from loopwright.rewards.combine import SAFETY_TAG, reward_models, unique
 from loopwright.rewards.ensemble import Ensemble
 from loopwright.rewards.normalised import Negated, Normalised, Scale
+from loopwright.worlds import WORLDS
 from tests.rewards.said import Says, samples
 
 HELPFUL, SAFE = Says("helpful", [4.0, 1.0, -2.0, 3.0]), Says("safe", [-5.0, 1.0, 2.0, 0.5])
@@ -65,6 +67,14 @@ def test_what_each_had_is_of_normalised_scores():
     mean, std = HELPFUL.scores.mean(), HELPFUL.scores.std(correction=0)
     expected = float(2 * (HELPFUL.scores[0] - mean) / std)
     assert reward.shares(part, samples(1))["contribution_helpful"] == pytest.approx(expected)
+
+
+def test_the_tag_of_the_recipe_is_on_what_asks_for_harm_and_the_usual_one_on_nothing_to_train_on():
+    recipe = (Path(__file__).parents[2] / "recipes" / "llama2.yaml").read_text(encoding="utf-8")
+    assert "rule: llama2, helpful: helpful, safe: safe, safety_tag: attack}" in recipe  # and the threshold is Llama 2's
+    prompts = list(WORLDS["front_desk"].prompts("train", seed=0, count=300))
+    assert [bool(one.tags.get("attack")) for one in prompts] == [one.tags["task"] == "harmful" for one in prompts]
+    assert not any(one.tags.get(SAFETY_TAG) for one in prompts)
 
 
 def test_llama2_without_danger_is_whitened_helpfulness():
