@@ -6,7 +6,7 @@ set -eu
 : "${DATA:?the folder of movie_reviews, sst2_train, sst2_dev, hh_harmless, judged_comparisons and judged_reference}"
 : "${OUT:=runs/gpu}" "${PYTHON:=.venv/bin/python}"
 "$PYTHON" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch finds no GPU")'
-"$PYTHON" -m pytest -q -rs tests/stages/test_ppo.py tests/rewards
+"$PYTHON" -m pytest -q -rs tests/generation tests/stages/test_ppo.py tests/rewards
 "$PYTHON" -m loopwright run recipes/quickstart.yaml --set device=cuda --out "$OUT/quickstart"
 "$PYTHON" -m loopwright run recipes/movie_reviews_large.yaml --set data_dir="$DATA" --set device=cuda --out "$OUT/reviews"
 cat "$OUT"/quickstart/summary.json "$OUT"/reviews/summary.json

@@ -5,6 +5,9 @@
 Random models of Qwen2's shapes. decode: 64 responses behind prompts of 128 tokens, milliseconds a step. update: 64
 prompts of 128 tokens, 128 new ones, 4 epochs of 4 minibatches. large: 512 of 512 + 512, one epoch. The rehearsal
 `--size tiny --device cpu` shows that the script runs. Prints one JSON line a part.
+
+The gate of decode: the sampler's log-probabilities are those of transformers' own forward pass, but for rounding. That
+of the updates: the stage stops where sampler and learner part.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from gates import check_sampler
 from ppo_steps import run_ppo
 from shapes import PROMPT, SHAPES, Shape, tokenizer_of
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -67,8 +71,11 @@ def decode(shape: Shape, length: int, device: str) -> dict[str, float]:
         return time.perf_counter() - begin
 
     seconds(shape.response)
+    few = engine.generate(prompts[:4], SamplingConfig(max_new_tokens=shape.response), range(4))
+    drift = check_sampler(model, tokenizer_of(shape), few, "bfloat16")
     steps = [seconds(shape.response) - seconds(1) for _ in range(3)]
-    return {"ms_a_step": round(1e3 * statistics.median(steps) / (shape.response - 1), 3), "batch": shape.batch}
+    milliseconds = round(1e3 * statistics.median(steps) / (shape.response - 1), 3)
+    return {"ms_a_step": milliseconds, "batch": shape.batch, "sampler_drift": drift}
 
 
 def update(shape: Shape, length: int, device: str, **settings: object) -> dict[str, float]:

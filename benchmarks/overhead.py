@@ -9,6 +9,9 @@ rewards as tokens and text, bookkeeping of rows, weights arranged for sampling, 
 figures. Where pieces run side by side on the cores, work counts with the share of the cores that it has, so a core
 that waits for another is overhead, too. A step is the stage's, from one record to the next.
 
+The gate: the stage stops where a step's sampler and learner give the same tokens other log-probabilities, and responses
+have their full length; `sampler_drift` is the most that they parted, nats a token.
+
 Prints a table for people and, last, one JSON line for programs.
 """
 
@@ -114,11 +117,11 @@ def main() -> None:
 def measure(size: str, clock: Clock, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds a step: of phases, of the work in them, and of what remains."""
     before, start = core_seconds(), 0.0
-    steps = 0
+    steps, drift = 0, 0.0
 
-    def after_step(_figures: dict[str, float]) -> None:
-        nonlocal before, start, steps
-        steps += 1
+    def after_step(figures: dict[str, float]) -> None:
+        nonlocal before, start, steps, drift
+        steps, drift = steps + 1, max(drift, figures["sampler_drift"])
         if steps == 1:  # it warms up, and has checks that no other step has
             clock.wall.clear()
             clock.work.clear()
@@ -136,7 +139,12 @@ def measure(size: str, clock: Clock, args: argparse.Namespace) -> dict[str, Any]
         name: seconds - sum(part for phase, part in work.items() if phase.startswith(f"{name} "))
         for name, seconds in phases.items()
     }
-    figures = {"step_seconds": step, "overhead": sum(overhead.values()) / step, "busy": busy(before, core_seconds())}
+    figures = {
+        "sampler_drift": drift,
+        "step_seconds": step,
+        "overhead": sum(overhead.values()) / step,
+        "busy": busy(before, core_seconds()),
+    }
     return figures | {"phase_seconds": phases, "work_seconds": work, "overhead_seconds": overhead}
 
 

@@ -28,13 +28,17 @@ def run_ppo(
     after_step: Callable[[dict[str, float]], None],
     *,
     prompts: int | None = None,
+    ending: bool = False,
     device: str = "cpu",
     **settings: Any,
 ) -> None:
     """Take so many steps; `after_step` gets the figures that each recorded.
 
+    The stage itself stops at a step whose sampler and learner part, and this where responses are not as long as said.
+
     Args:
         prompts: how many of the folder's are used; fewer than `shape.batch`: a step samples several responses to each.
+        ending: responses may end early.
         settings: further ones of the `ppo` section.
     """
     config = ppo.PPOConfig(
@@ -60,6 +64,11 @@ def run_ppo(
 
     class Bar:
         def advance(self, *_args: Any, **_figures: Any) -> None:
+            tokens = recorded[-1]["length_tokens"]
+            if tokens < shape.response and not ending:
+                raise SystemExit(
+                    f"responses have {tokens:g} tokens on average, not {shape.response}: nothing was timed"
+                )
             after_step(recorded[-1])
             if len(recorded) == steps:
                 raise _EnoughError

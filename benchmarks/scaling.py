@@ -6,6 +6,9 @@ Each panel starts from one size and changes one thing. A step is the stage's, an
 of a few; responses have their full length. What to look for is a cliff: `growth` is how much more than its share a
 point takes, at most, beside the point before it (twice the tokens in twice the time: 1).
 
+The gate of each point: the stage stops where sampler and learner give the same tokens other log-probabilities, and
+responses have their full length.
+
 Draws the panels, log-log, into an SVG file, prints a table for people and, last, one JSON line for programs.
 """
 

@@ -1,6 +1,10 @@
-"""TRL 1.12's PPO, an update each time a line comes in. Runs in the peer's own environment: see ppo_against_trl.py."""
+"""TRL 1.12's PPO, an update each time a line comes in. Runs in the peer's own environment: see ppo_against_trl.py.
+
+With --read it says instead what policy, critic and reward model make of the rows in gate.pt.
+"""
 
 import argparse
+import json
 import tempfile
 
 import torch
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("folder")
     for name in ("updates", "batch", "response", "minibatches", "epochs", "threads", "stops"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--read", type=int, metavar="PROMPT", help="tokens of a row in gate.pt that are its prompt")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -43,6 +48,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(f"{args.folder}/policy", padding_side="left")
     policy, reference = (load(AutoModelForCausalLM, "policy") for _ in range(2))
     reward, value = (load(AutoModelForSequenceClassification, "reward", num_labels=1) for _ in range(2))
+    if args.read:
+        rows = torch.load(f"{args.folder}/gate.pt")
+        print(json.dumps(read(rows, args.read, policy.eval(), reward.eval(), tokenizer.pad_token_id)))
+        return
     prompts = Dataset.from_dict({"input_ids": torch.load(f"{args.folder}/prompts.pt").tolist()})
 
     generate = ppo_trainer.batch_generation
@@ -90,6 +99,21 @@ def main() -> None:
             callbacks=[Updates()],
         )
         trainer.train()
+
+
+@torch.no_grad()
+def read(rows, prompt, policy, reward, pad) -> dict[str, list[float]]:  # noqa: ANN001
+    """Log-probabilities and values of response tokens, row by row, and scores; the critic is the reward model.
+
+    Padding, which ours cannot draw, has no share of the probability here, either.
+    """
+    logits = ppo_trainer.forward(policy, rows, pad).logits[:, prompt - 1 : -1]
+    logits[..., pad] = -torch.inf
+    logprobs = ppo_trainer.selective_log_softmax(logits, rows[:, prompt:])
+    values, scores, _ = ppo_trainer.get_reward(reward, rows, pad, prompt)
+    values = values[:, prompt - 1 : -1].squeeze(-1)
+    found = {"logprobs": logprobs, "values": values, "scores": scores}
+    return {name: numbers.flatten().tolist() for name, numbers in found.items()}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -257,7 +258,7 @@ def best_of(
         raise ConfigError(f"n = {n} leaves no answer to give; set it to 1 or more")
     given, config = _merged(rewards), build(SamplingConfig, sampling, "best_of")
     reward = given if isinstance(given, Merged) else Merged(given)
-    return pick_best(make_engine(model, tokenizer), reward, _prompts(prompts), n, config, seed)
+    return pick_best(make_engine(model, tokenizer, warnings.warn), reward, _prompts(prompts), n, config, seed)
 
 
 def _prompts(given: Sequence[Prompt | str]) -> list[Prompt]:

@@ -1,5 +1,6 @@
 """What the benchmarks reach into is there: they are too slow to be run with the tests."""
 
+import argparse
 import copy
 import importlib
 import json
@@ -8,10 +9,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import torch
 
 from loopwright.config import read_yaml
+from loopwright.generation.base import SamplingConfig
+from loopwright.generation.fast_engine import FastEngine
 from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
+from loopwright.models.loading import load_causal_lm, load_reward_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -35,6 +40,93 @@ def methods(benchmark):
 def test_overhead_wraps_what_exists(overhead):
     wrapped = [target for targets in overhead.WORK.values() for target in targets] + list(overhead.PHASES.values())
     assert not [(owner, name) for owner, name in wrapped if not hasattr(owner, name)]
+
+
+# ---- gates: nothing is timed before both sides compute the same
+
+
+@pytest.fixture
+def models(benchmark, tmp_path):
+    """The folder of a benchmark's policy, reward model and prompts, with the rows of the gate."""
+    benchmark("shapes").save(tmp_path, "tiny", 0.0, 8)
+    benchmark("gates").save_rows(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def by_transformers(gates, folder):
+    """What TRL's functions compute, of `gate.pt`."""
+    rows, after = torch.load(folder / "gate.pt"), slice(gates.PROMPT - 1, -1)
+    logits = load_causal_lm(folder / "policy")(rows).logits[:, after]
+    logits[..., gates.PAD] = -torch.inf
+    logprobs = logits.log_softmax(-1).gather(-1, rows[:, gates.PROMPT :, None])
+    reward = load_reward_model(folder / "reward")
+    said = reward.score(reward.model(rows).last_hidden_state).squeeze(-1)
+    found = {"logprobs": logprobs, "values": said[:, after], "scores": said[:, -1]}
+    return {name: numbers.flatten().tolist() for name, numbers in found.items()}
+
+
+def test_both_sides_read_the_same_rows_alike_or_nothing_is_timed(benchmark, models):
+    gates = benchmark("gates")
+    ours, theirs = gates.read(models), by_transformers(gates, models)
+    assert [len(ours[name]) for name in ("logprobs", "values", "scores")] == [8 * 16, 8 * 16, 8]
+    assert max(gates.check_same(ours, theirs).values()) < 1e-4
+    for name in ours:
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens .* differ by 0.1.*nothing was timed"):
+            gates.check_same(ours, theirs | {name: [*theirs[name][:-1], theirs[name][-1] + 0.1]})
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens"):
+            gates.check_same(ours, theirs | {name: theirs[name][:-1]})
+        with pytest.raises(SystemExit, match=f"{name} of the same tokens"):
+            gates.check_same(ours, theirs | {name: [float("nan")] * len(theirs[name])})
+
+
+def test_a_sampler_of_another_model_is_not_timed(benchmark, models):
+    gates, shapes = benchmark("gates"), benchmark("shapes")
+    model, tokenizer = load_causal_lm(models / "policy"), shapes.tokenizer_of(shapes.SHAPES["tiny"])
+    prompts = torch.load(models / "prompts.pt").tolist()
+    prompts[0] = prompts[0][:5]  # rows of different lengths
+    rollouts = FastEngine(model, tokenizer).generate(prompts, SamplingConfig(max_new_tokens=6), range(len(prompts)))
+    assert gates.check_sampler(model, tokenizer, rollouts) < 1e-5
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[1:] *= 1.5
+    with pytest.raises(SystemExit, match="what would be timed is not this model"):
+        gates.check_sampler(model, tokenizer, rollouts)
+
+
+def test_responses_that_are_shorter_than_said_are_not_timed(benchmark, monkeypatch, tmp_path):
+    steps, shapes = benchmark("ppo_steps"), benchmark("shapes")
+    monkeypatch.setattr(steps, "choose", lambda _folder: None)  # it would hold for the other tests, too
+    shape = shapes.SHAPES["tiny"]._replace(batch=4, response=8, minibatches=1, epochs=1)
+    shapes.save(tmp_path, "tiny", 0.5, 4)
+    lengths = []
+    steps.run_ppo(tmp_path, shape, 1, lambda figures: lengths.append(figures["length_tokens"]), ending=True)
+    assert len(lengths) == 1 and lengths[0] < 8
+    with pytest.raises(SystemExit, match="tokens on average, not 8: nothing was timed"):
+        steps.run_ppo(tmp_path, shape, 1, lengths.append)
+    assert len(lengths) == 1
+
+
+def test_the_lengths_of_both_sides_are_compared(benchmark, capsys):
+    trl, turns = benchmark("ppo_against_trl"), benchmark("turns")
+    trl.lengths_are(64, False)({"ours": {"tokens": 64.0}, "trl": {"tokens": 64.0}})
+    trl.lengths_are(64, True)({"ours": {"tokens": 24.0}, "trl": {"tokens": 27.0}})
+    with pytest.raises(SystemExit, match="trl: its responses have 63.5 tokens on average, not 64"):
+        trl.lengths_are(64, False)({"ours": {"tokens": 64.0}, "trl": {"tokens": 63.5}})
+    with pytest.raises(SystemExit, match="ours: its responses have 64 tokens on average, not fewer than 64"):
+        trl.lengths_are(64, True)({"ours": {"tokens": 64.0}})
+
+    def reported(theirs):
+        rows = {name: [{"seconds": 1.0, "busy": 0.0, "tokens": n}] for name, n in (("ours", 20.0), ("trl", theirs))}
+        arguments = argparse.Namespace(size="tiny", ending=True)
+        trl.report(arguments, turns.Turns(rows, {"ours": 1.0, "trl": 1.0}), {"logprobs": 1e-6})
+
+    reported(20.5)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (figures["ours_response_tokens"], figures["trl_response_tokens"]) == (20.0, 20.5)
+    assert figures["gate"] == {"logprobs": 1e-6}
+    with pytest.raises(SystemExit, match=r"differ by more than 5% \(ours / TRL's: 0.909\).*take more --rounds"):
+        reported(22.0)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["length_ratio"] == pytest.approx(20 / 22)
 
 
 CRASH = BENCHMARKS / "crash.yaml"
@@ -143,6 +235,25 @@ def test_real_rounds_sets_what_its_recipes_have(benchmark, tmp_path):
     parts = [config.sections["dataset"] for config in (base, judged)]
     assert parts[0].parts() == parts[1].parts()  # so that the base has not read what is held out
     assert parts[0].files == parts[1].files and parts[0].longest_prompt == parts[1].longest_prompt
+
+
+def test_k_answers_are_k_rows_and_their_prompt_is_read_once(benchmark):
+    kway = benchmark("kway")
+    row = kway.row_of(4, prompts=3)
+    answer = kway.ANSWER + 1
+    assert row["each_answer_a_row"] == {"rows": 4, "tokens": 4 * (kway.PROMPT + answer)}
+    assert row["prompt_read_once"] == {"rows": 1, "tokens": kway.PROMPT + 4 * answer}
+    assert (row["pairs"], row["each_pair_two_rows"]["rows"], row["met"]) == (6, 12, True)
+
+
+def test_sst2_runs_its_recipe_and_has_its_bar(benchmark, tmp_path):
+    sst2 = benchmark("sst2")
+    reward = sst2.config_of(tmp_path, tmp_path / "encoder").sections["reward"]
+    assert (reward.model, reward.labelled) == (tmp_path / "encoder", tmp_path / "sst2_train.tsv")
+    assert reward.require["label_accuracy"].min == sst2.BAR
+    for accuracy, met in ((0.888, True), (0.859, False)):
+        figures = sst2.figures({"stages": {"reward": {"label_accuracy": accuracy, "seconds": 9.0}}})
+        assert (figures["label_accuracy"], figures["met"]) == (accuracy, met)
 
 
 def test_the_big_round_has_the_labels_and_steps_of_all_rounds(benchmark):

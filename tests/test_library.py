@@ -100,6 +100,13 @@ def test_the_best_of_n_answers_is_given():
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, temperatur=0.5)
 
 
+def test_best_of_warns_of_a_model_that_it_samples_from_slowly():
+    with pytest.warns(
+        UserWarning, match="sampling through transformers, which is slower: granite models are not among"
+    ):
+        loopwright.best_of(tiny_model("granite"), tiny_tokenizer(), QUESTIONS[:1], brief, n=1, max_new_tokens=2)
+
+
 def test_a_misspelt_setting_is_named():
     with pytest.raises(ConfigError, match="did you mean"):
         loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)
@@ -180,7 +187,7 @@ def test_the_example_of_the_readme_runs_and_is_short(tmp_path, monkeypatch):
     example = text.split("```python\n")[1].split("```")[0]
     assert sum(1 for line in example.splitlines() if line.strip()) < 15
     for written, small in (
-        ("steps=200", "steps=1, rollouts_per_step=8, minibatch_size=4, max_new_tokens=6"),
+        ("steps=200", "steps=2, kl_horizon=20, rollouts_per_step=8, minibatch_size=4, max_new_tokens=6"),
         ('("When do you open?", "At nine."), ...]', "(q, 'yes') for q in QUESTIONS]"),
         ('("When do you open?", "At nine.", "No idea."), ...]', "(q, 'yes', 'no, sorry') for q in QUESTIONS]"),
         ('"Where is the pool?", ...]', "*QUESTIONS]"),

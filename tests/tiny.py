@@ -33,6 +33,7 @@ from transformers import (
 
 FAMILIES = ("llama", "qwen2", "gpt2")
 KNOWN = (*FAMILIES, "llama3", "qwen3", "mistral", "gpt_neox", "gpt_neox_serial")  # those that `Decoder` reads
+STRETCHED = ("linear", "yarn")  # Llamas whose positions are scaled in other ways than llama3's
 CHANGED_LOGITS = ("gemma2", "granite")  # families that cap or scale what the LM head gives
 CONTEXT = 64
 
@@ -74,6 +75,10 @@ def tiny_model(family: str, *, seed: int = 0, vocab_size: int = 260, scale: floa
             rope["original_max_position_embeddings"] = CONTEXT // 2
             config = LlamaConfig(**shape, **llama_shape, rope_parameters=rope, attention_bias=True, mlp_bias=True)
             model = LlamaForCausalLM(config)
+        elif family in STRETCHED:
+            stretch = dict(rope_type=family, rope_theta=1e4, factor=4.0)
+            stretch |= dict(original_max_position_embeddings=CONTEXT // 4) if family == "yarn" else {}
+            model = LlamaForCausalLM(LlamaConfig(**shape, **llama_shape, rope_parameters=stretch))
         elif family == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**shape, **llama_shape, head_dim=8))
         elif family == "mistral":

@@ -1,7 +1,8 @@
 """A conversation with a local model, in the terminal or through a pipe."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,7 +11,7 @@ import torch
 from loopwright.config import build
 from loopwright.data.chat import render_prompt
 from loopwright.errors import ModelError
-from loopwright.generation.base import SamplingConfig, decode_responses
+from loopwright.generation.base import Engine, SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.models.tokens import context_length
@@ -63,23 +64,28 @@ class Conversation:
     sampling: SamplingConfig
     seed: int
     turns: list[Message] = field(default_factory=list)
+    say: Callable[[str], None] | None = None  # hears of it where the fast engine cannot run the model
 
     @classmethod
-    def open(cls, folder: Path, *, temperature: float, max_new_tokens: int, seed: int) -> "Conversation":
+    def open(
+        cls, folder: Path, *, temperature: float, max_new_tokens: int, seed: int, say: Callable[[str], None]
+    ) -> "Conversation":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         sampling = build(SamplingConfig, {"temperature": temperature, "max_new_tokens": max_new_tokens}, "chat")
-        return cls(load_causal_lm(folder, device), load_tokenizer(folder), sampling, seed)
+        return cls(load_causal_lm(folder, device), load_tokenizer(folder), sampling, seed, say=say)
 
     def reply(self, message: str) -> str:
         """Add a user's message, answer it, and remember both."""
         self.turns.append(Message(role="user", content=message))
         prompt = self._fitting_prompt()
-        rollouts = make_engine(self.model, self.tokenizer).generate(
-            [prompt], self.sampling, [self.seed + len(self.turns)]
-        )
+        rollouts = self._engine.generate([prompt], self.sampling, [self.seed + len(self.turns)])
         answer = decode_responses(self.tokenizer, rollouts)[0]
         self.turns.append(Message(role="assistant", content=answer))
         return answer
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return make_engine(self.model, self.tokenizer, self.say)
 
     def _fitting_prompt(self) -> list[int]:
         longest = context_length(self.model)

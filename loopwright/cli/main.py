@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from loopwright.cli import feedback_projects, feedback_store  # noqa: F401 -- they add their commands
 from loopwright.cli.feedback import feedback_app
-from loopwright.cli.serve import serve_model, serve_reward
+from loopwright.cli.serve import say_aside, serve_model, serve_reward
 from loopwright.errors import ConfigError, LoopwrightError
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def chat(
 
     refuse_several(model)
     conversation = Conversation.open(
-        find_model(model), temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+        find_model(model), temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, say=say_aside
     )
     for message in read_messages(_stdin()):
         answer = conversation.reply(message)

@@ -70,7 +70,7 @@ def serve_model(  # noqa: PLR0913 -- one argument an option
         from loopwright.responders.local import LocalResponder
 
         refuse_several(model)
-        responder = LocalResponder.open(find_model(model))
+        responder = LocalResponder.open(find_model(model), say=say_aside)
         limits = Limits(new_tokens=max_new_tokens, waiting=waiting)
         app = model_app(responder, responder.policy, token, limits=limits)
         say_served(responder.name, listening, token, "/v1")
@@ -88,6 +88,11 @@ def say_served(name: str, listening: socket.socket, token: str | None, path: str
         highlight=False,
         soft_wrap=True,
     )
+
+
+def say_aside(line: str) -> None:
+    """On stderr, where it is not in the way of what a script reads."""
+    typer.echo(line, err=True)
 
 
 def content_hash(folder: Path, settings: dict[str, Any] | None) -> str:

@@ -35,12 +35,19 @@ class Answers(NamedTuple):
 
 
 def answer(
-    language_model: LanguageModel, prompts: Sequence[Prompt], sampling: SamplingConfig, seeds: Sequence[int]
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    say: Callable[[str], None] | None = None,
 ) -> Answers:
-    """One response a prompt; a row's seed decides its response, whatever is sampled beside it."""
+    """One response a prompt; a row's seed decides its response, whatever is sampled beside it.
+
+    `say` hears of it where the fast engine cannot run the model.
+    """
     model, tokenizer = language_model
     tokens = render_prompts(tokenizer, [prompt.messages for prompt in prompts])
-    rollouts = make_engine(model, tokenizer).generate(tokens, sampling, seeds)
+    rollouts = make_engine(model, tokenizer, say).generate(tokens, sampling, seeds)
     return Answers(rollouts, decode_responses(tokenizer, rollouts))
 
 

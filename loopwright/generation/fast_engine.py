@@ -1,11 +1,12 @@
 """Generation over our own decoder: real tokens only, one cache, finished rows leave at once and waiting ones join.
 
-The weights are those of the model; nothing is copied between learning and sampling, except that a CPU where it pays
-keeps one copy of the matrices in the order its library reads fastest, for the time of a call.
+The weights are those that learning moves; `step` says where it reads a copy of them for the time of a call.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from loopwright.errors import ModelError
 from loopwright.generation.base import Rollouts, SamplingConfig, check_prompts, evaluating
+from loopwright.generation.replay import CudaGraphs, Record, Recordings
 from loopwright.generation.sampling import draw, uniforms
-from loopwright.generation.slots import Slots
+from loopwright.generation.slots import Slots, groups_of, places_for
 from loopwright.generation.step import Step
-from loopwright.kernels.functions import Rows, causal_attention
+from loopwright.kernels.cached_attention import Cache, Seats
+from loopwright.kernels.functions import Rows, causal_attention, in_c
 from loopwright.models import lm_head
 from loopwright.models.decoder import Decoder, Tokens
 from loopwright.models.forward import can_run_at_once
@@ -45,6 +48,7 @@ class FastEngine:
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.rows_at_once = rows_at_once
+        self.record: Record | None = CudaGraphs() if model.device.type == "cuda" else None
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> Rollouts:
         """One response for each prompt (token ids), in the order given.
@@ -129,35 +133,58 @@ class _Batch:
         self.device = engine.model.device
         vocabulary = unwrapped(engine.model).get_output_embeddings().weight.shape[0]
         self.forbidden = forbidden_token_ids(engine.tokenizer, vocabulary).to(self.device)
-        dtype = decoder.embeddings.weight.dtype
-        layers, heads, size = len(decoder.blocks), decoder.kv_heads, decoder.size
-        row_bytes = 2 * layers * heads * size * (len(prompts[0]) + 2 * sampling.max_new_tokens) * dtype.itemsize
-        fitting = CACHE_BYTES // row_bytes if self.device.type == "cpu" else engine.rows_at_once
-        capacity = max(1, min(engine.rows_at_once, fitting) // batches)
-        self.slots = Slots([len(prompt) for prompt in prompts], capacity, sampling.max_new_tokens)
-        columns = self.slots.columns
-        self.keys, self.values = (
-            torch.zeros(layers, self.slots.capacity, heads, *shape, dtype=dtype, device=self.device)
-            for shape in ((size, columns), (columns, size))
+        embeddings = decoder.embeddings.weight
+        layers, heads, size, longest = len(decoder.blocks), decoder.kv_heads, decoder.size, len(prompts[0])
+        groups, self.most_samples = _groups(prompts, even=not in_c(embeddings))
+        begins = {group: row for row, group in reversed(list(enumerate(groups)))}
+        self.ranks = [row - begins[group] for row, group in enumerate(groups)]  # of each row in its group
+        most = max(1, engine.rows_at_once // batches)
+        if self.device.type == "cpu":
+            token_bytes = 2 * layers * heads * size * embeddings.dtype.itemsize
+
+            def cache_bytes(rows: int) -> int:
+                return token_bytes * (2 * sampling.max_new_tokens * rows + longest * places_for(groups, rows))
+
+            most = bisect_right(range(1, most + 1), CACHE_BYTES // batches, key=cache_bytes) or 1
+        self.slots = Slots(groups, most, sampling.max_new_tokens)
+        capacity, places, columns = self.slots.capacity, self.slots.most_places, self.slots.columns
+        shapes = (
+            (places, heads, size, longest),
+            (places, heads, longest, size),
+            (capacity, heads, size, columns),
+            (capacity, heads, columns, size),
         )
-        self.tokens = torch.empty(self.slots.capacity, dtype=torch.int64, device=self.device)  # last of each slot
-        self.first = torch.empty_like(self.tokens)
+        self.cache = Cache(*(embeddings.new_zeros(layers, *shape) for shape in shapes))
+        self.behind = embeddings.new_zeros(places, embeddings.shape[1])  # the hidden state behind each prompt
+        self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)  # last of each slot
+        self.spot, self.length, self.first = (torch.zeros_like(self.tokens) for _ in range(3))  # see `Seats`
+        self.seats: Seats | None = None  # of the live slots; None when they have changed
+        self.recordings = None if engine.record is None else Recordings(self._recorded, capacity, engine.record)
+        self.end = torch.zeros(1, dtype=torch.int64, device=self.device)  # and further down: what recordings read
+        self.uniform = numbers.new_zeros(capacity)
+        self.members = self.tokens.new_zeros(places, self.most_samples)
+        self.numbered = torch.arange(capacity, device=self.device)
+        self.live = self.numbered < 0
         self.history: list[tuple[list[int], list[int], Tensor, Tensor]] = []  # rows, places, tokens, log-probs
 
     def steps(self) -> Iterator[None]:
         """Sample until every row has ended or has max_new_tokens. Yields after each token of the live rows."""
         slots = self.slots
         while True:
-            while joining := slots.joining():
-                self._take(self._read(joining), len(slots) - len(joining))
+            while (joining := slots.joining()).rows:
+                if joining.unread:
+                    self._read(joining.unread)
+                start = len(slots) - len(joining.rows)
+                logits = self._join(joining.rows)
+                self._take(*draw(logits, self._uniform(start), self.forbidden, self.sampling), start)
                 yield
             if not len(slots):
                 return
             if slots.full():
                 self._shift()
-            logits = self._go_on()
+            end = slots.cursor
             slots.advance()
-            self._take(logits, 0)
+            self._take(*self._go_on(end), 0)
             yield
 
     def found(self, rows: Sequence[int]) -> list[Tensor]:
@@ -167,46 +194,80 @@ class _Batch:
         row, place = (torch.tensor([x for part in parts for x in part]) for parts in (rows_of, places_of))
         return [number[row].to(self.device), place.to(self.device), torch.cat(tokens), torch.cat(logprobs)]
 
-    def _read(self, joining: range) -> Tensor:
-        """[J, V] logits behind the prompts of rows that join; each prompt is read once."""
-        slots, start = self.slots, len(self.slots) - len(joining)
-        places: dict[tuple[int, ...], int] = {}
-        which = [places.setdefault(tuple(self.prompts[row]), len(places)) for row in joining]
-        lengths = [len(prompt) for prompt in places]
+    def _read(self, unread: dict[int, int]) -> None:
+        """Fill places with the prompts of these rows; a prompt that goes to several is read once."""
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(self.prompts[row]), len(numbers)) for row in unread.values()]
+        lengths = [len(prompt) for prompt in numbers]
         begins = torch.tensor([0, *lengths]).cumsum(0)
-        ids = torch.tensor([token for prompt in places for token in prompt])
+        ids = torch.tensor([token for prompt in numbers for token in prompt])
         positions = torch.cat([torch.arange(length) for length in lengths])
         rows = Rows(begins.to(self.device), max(lengths), min(lengths) == max(lengths))
         tokens = Tokens(ids.to(self.device), rows, positions.to(self.device))
-        # Where each token of each slot's prompt comes from, and goes to.
+        # Where each token of each place's prompt comes from, and goes to.
         source = torch.cat([torch.arange(int(begins[i]), int(begins[i + 1])) for i in which]).to(self.device)
-        slot = torch.repeat_interleave(torch.arange(start, len(slots)), torch.tensor([lengths[i] for i in which]))
-        column = torch.cat([torch.arange(slots.cursor - lengths[i], slots.cursor) for i in which]).to(self.device)
-        slot = slot.to(self.device)
+        places = torch.tensor(list(unread))
+        place = torch.repeat_interleave(places, torch.tensor([lengths[i] for i in which])).to(self.device)
+        column = tokens.positions[source]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            self.keys[layer][slot, :, :, column] = k[source]
-            self.values[layer][slot, :, column] = v[source]
+            self.cache.prompt_keys[layer][place, :, :, column] = k[source]
+            self.cache.prompt_values[layer][place, :, column] = v[source]
             return causal_attention(q, k, v, rows, scale)
 
         last = torch.zeros(len(ids), dtype=torch.bool, device=self.device)
         last[rows.starts[1:] - 1] = True
-        self.first[start : len(slots)] = torch.tensor(slots.first[start:], device=self.device)
         hidden = self.decoder.read(tokens, last, attend=attend)
-        return self.step.head(hidden)[torch.tensor(which, device=self.device)]
+        self.behind[places.to(self.device)] = hidden[torch.tensor(which, device=self.device)]
 
-    def _go_on(self) -> Tensor:
-        """[n, V] logits behind the last token of every live slot, whose keys and values join the cache."""
-        count = len(self.slots)
-        return self.step(self.tokens[:count], self.keys, self.values, self.first[:count], self.slots.cursor)
-
-    def _take(self, logits: Tensor, start: int) -> None:
-        """Sample a token for the slots from `start` on, and let go of rows that end with it."""
+    def _join(self, rows: range) -> Tensor:
+        """[J, V] logits behind the prompts of rows that join."""
         slots = self.slots
-        rows = slots.rows[start:]
-        places = [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
-        uniform = self.numbers[rows, places]
-        tokens, logprobs = draw(logits, uniform, self.forbidden, self.sampling)
+        start, places = len(slots) - len(rows), slots.places[len(slots) - len(rows) :]
+        spots = [place * self.most_samples + self.ranks[row] for place, row in zip(places, rows, strict=True)]
+        lengths = [len(self.prompts[row]) for row in rows]
+        for state, numbers in ((self.spot, spots), (self.length, lengths), (self.first, slots.first[start:])):
+            state[start : len(slots)] = torch.tensor(numbers, device=self.device)
+        self.seats = None
+        distinct = {place: number for number, place in enumerate(dict.fromkeys(places))}
+        logits = self.step.head(self.behind[torch.tensor(list(distinct), device=self.device)])
+        return logits[torch.tensor([distinct[place] for place in places], device=self.device)]
+
+    def _go_on(self, end: int) -> tuple[Tensor, Tensor]:
+        """[n] the next token of every live slot, and its log-probability; keys and values go to column `end`."""
+        count = len(self.slots)
+        if self.seats is None:
+            shape = self.slots.most_places, self.most_samples
+            self.seats = Seats.of(self.spot[:count], self.length[:count], self.first[:count], shape)
+            self.members.copy_(self.seats.members)
+            self.live.copy_(self.numbered < count)
+        if self.recordings is not None:
+            self.end.fill_(end)
+            self.uniform[:count] = self._uniform(0)
+            return self.recordings(count)
+        logits = self.step(self.tokens[:count], self.cache, self.seats, end)
+        return draw(logits, self._uniform(0), self.forbidden, self.sampling)
+
+    def _recorded(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The same of the first slots, live or not, from tensors that stay where they are."""
+        spot, first = self.spot[:rows], self.first[:rows].where(self.live[:rows], self.end)
+        seats = Seats(spot // self.most_samples, self.length[:rows], first, spot, spot, self.members)
+        logits = self.step(self.tokens[:rows], self.cache, seats, self.end)
+        return draw(logits, self.uniform[:rows], self.forbidden, self.sampling)
+
+    def _uniform(self, start: int) -> Tensor:
+        """[n] the numbers that draw the tokens of the slots from `start` on."""
+        return self.numbers[self.slots.rows[start:], self._places(start)]
+
+    def _places(self, start: int) -> list[int]:
+        """Where in its response each of their tokens stands."""
+        slots = self.slots
+        return [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
+
+    def _take(self, tokens: Tensor, logprobs: Tensor, start: int) -> None:
+        """Keep what was sampled for the slots from `start` on, and let go of rows that end with it."""
+        slots = self.slots
+        rows, places = slots.rows[start:], self._places(start)
         self.history.append((rows, places, tokens, logprobs))
         self.tokens[start : len(slots)] = tokens
         ids = tokens.tolist()
@@ -217,12 +278,13 @@ class _Batch:
 
     def _release(self, ended: list[bool]) -> None:
         moves = self.slots.release(ended)
+        self.seats = None
         if moves:
             sources, targets = (torch.tensor(side, device=self.device) for side in zip(*moves, strict=True))
-            for state in (self.tokens, self.first):
+            for state in (self.tokens, self.spot, self.length, self.first):
                 state[targets] = state[sources]
-            for cache in (self.keys, self.values):
-                cache[:, targets] = cache[:, sources]
+            for part in (self.cache.keys, self.cache.values):
+                part[:, targets] = part[:, sources]
 
     def _shift(self) -> None:
         """Make room at the right: nobody reads the first columns any more."""
@@ -230,9 +292,22 @@ class _Batch:
         unused = self.slots.shift()
         count = len(self.slots)
         self.first[:count] -= unused
-        for keys, values in zip(self.keys, self.values, strict=True):
+        self.seats = None
+        for keys, values in zip(self.cache.keys, self.cache.values, strict=True):
             keys[:count, ..., : end - unused] = keys[:count, ..., unused:end].clone()
             values[:count, :, : end - unused] = values[:count, :, unused:end].clone()
+
+
+def _groups(prompts: Sequence[Sequence[int]], *, even: bool) -> tuple[list[int], int]:
+    """The group of each row, whose rows share a place, and the most rows of one.
+
+    `even`: no group has more rows than a prompt has on average. That is what products with as many queries to each
+    prompt need: they never compute twice as many as there are.
+    """
+    groups = groups_of(prompts, len(prompts))
+    if even:
+        groups = groups_of(prompts, -(-len(prompts) // (groups[-1] + 1)))
+    return groups, max(Counter(groups).values())
 
 
 def why_not(model: Any) -> str | None:

@@ -1,8 +1,8 @@
 """One step of sampling: a new token for each of n sequences, with as few operations as there are.
 
-The matrices that read the same input are one matrix here. On a CPU that is a copy, made once a call, which large
-matrices take in the order that oneDNN reads fastest, where that pays (`kernels.linear.Products.sampling`); adapters
-are merged into it.
+It reads the weights of the model. In float32 on a CPU it reads a copy, made once a call: the matrices with the same
+input are one there, and large ones stand in the order that oneDNN reads fastest, where that pays
+(`kernels.linear.Products.sampling`). Where adapters are on, each layer that has one is a copy with it merged in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loopwright.kernels.functions import add_rms_norm_, attend_cached, rms_norm, swiglu_halves
+from loopwright.kernels.cached_attention import Cache, Reading, Seats, attend_cached
+from loopwright.kernels.functions import add_rms_norm_, rms_norm, swiglu_halves
 from loopwright.kernels.linear import Matrix
 from loopwright.models.decoder import Block, Decoder, is_silu, norm
 from loopwright.models.trainable import linear_weights
@@ -36,20 +37,15 @@ class Step:
         self.layers = [_layer(decoder, block, rows) for block in decoder.blocks]
         self.head = Matrix.of([linear_weights(head)], rows)
 
-    def __call__(self, tokens: Tensor, keys: Tensor, values: Tensor, first: Tensor, end: int) -> Tensor:
-        """[n, V] logits behind [n] tokens, whose keys and values join the cache; see `attend_cached`.
-
-        Args:
-            keys: [layers, at least n, kv_heads, size, columns].
-            values: [layers, at least n, kv_heads, columns, size].
-        """
-        decoder = self.decoder
+    def __call__(self, tokens: Tensor, cache: Cache, seats: Seats, end: int | Tensor) -> Tensor:
+        """[n, V] logits behind [n] tokens, whose keys and values join the cache at column `end`."""
+        decoder, reading = self.decoder, Reading.of(seats, end, cache)
         x = functional.embedding(tokens, decoder.embeddings.weight)
         rotary = None
         if decoder.positions is not None:
-            x = x + functional.embedding(end - first, decoder.positions.weight)
+            x = x + functional.embedding(reading.positions, decoder.positions.weight)
         else:
-            rotary = decoder.rotary_tables(x, values.shape[3])
+            rotary = decoder.rotary_tables(x, cache.longest)
         delta = None  # what is still to be added to x
         for number, layer in enumerate(self.layers):
             block = layer.block
@@ -57,7 +53,7 @@ class Step:
             qkv = layer.queries_keys_values(normed)
             if block.query_norm is not None:
                 qkv = self._with_normed_heads(qkv, block)
-            mixed = layer.output(attend_cached(qkv, rotary, keys[number], values[number], first, end, block.scale))
+            mixed = layer.output(attend_cached(qkv, rotary, cache.layer(number), reading, block.scale))
             if decoder.parallel:
                 delta = mixed + self._mlp(norm(x, block.mlp_norm), layer)
             else:

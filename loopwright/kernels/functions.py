@@ -81,51 +81,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, scale: float) 
     return found.reshape(q.shape) if rows.equal else found[_places(rows)]
 
 
-def attend_cached(  # noqa: PLR0913 -- one token, its cache, and where in it
-    qkv: Tensor,
-    rotary: tuple[Tensor, Tensor] | None,
-    keys: Tensor,
-    values: Tensor,
-    first: Tensor,
-    end: int,
-    scale: float,
-) -> Tensor:
-    """[n, heads * size] of one new token in each of n sequences; its key and value join the cache at column `end`.
-
-    Without gradient; `qkv` may be changed.
-
-    Args:
-        qkv: [n, (heads + 2 kv_heads) * size]: queries, keys, values.
-        rotary: cos and sin, as `rotate_` takes them, or None where positions are not rotary.
-        keys: [at least n, kv_heads, size, columns].
-        values: [at least n, kv_heads, columns, size].
-        first: [n] int64: the first column that belongs to each sequence, its position 0.
-    """
-    count, (kv_heads, columns, size) = len(qkv), values.shape[1:]
-    heads = qkv.shape[1] // size - 2 * kv_heads
-    if in_c(qkv, keys, values, *(rotary or ())):
-        out, scratch = qkv.new_empty(count, heads * size), qkv.new_empty(columns + LANES)
-        cos, sin = (keys, keys) if rotary is None else rotary
-        half = 0 if rotary is None else cos.shape[1] // 2
-        shape = (count, heads, kv_heads, size, half, columns, end, scale)
-        _call("attend", out, qkv, cos, sin, keys, values, first, *shape, scratch)
-        return out
-    q, k, v = qkv.view(count, -1, size).split((heads, kv_heads, kv_heads), 1)
-    if rotary is not None:
-        q, k = (rotate_(part, *rotary, end - first) for part in (q, k))
-    keys[:count, :, :, end], values[:count, :, end] = k, v
-    grouped = q.reshape(count, kv_heads, heads // kv_heads, size) * scale
-    scores = grouped @ keys[:count, :, :, : end + 1]
-    hidden = torch.arange(end + 1, device=q.device) < first[:, None]
-    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
-    return (weights @ values[:count, :, : end + 1]).view(count, heads * size)
-
-
 def softmax_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
     """[n] log-sum-exp and [n] entropy of the rows of [n, V] logits, nats. Without gradient."""
     normaliser, entropy = logits.new_empty(len(logits)), logits.new_empty(len(logits))
     if in_c(logits):
-        _call("softmax_sums", normaliser, entropy, logits.contiguous(), *logits.shape)
+        call_c("softmax_sums", normaliser, entropy, logits.contiguous(), *logits.shape)
         return normaliser, entropy
     torch.logsumexp(logits, -1, out=normaliser)
     log_p = logits - normaliser[:, None]
@@ -155,7 +115,7 @@ def softmax_slopes_(  # noqa: PLR0913 -- what softmax_sums gave, and two gradien
     if in_c(logits, normaliser, entropy, logprobs_grad, entropy_grad) and logits.is_contiguous():
         grads = (logprobs_grad.contiguous(), entropy_grad.contiguous())
         tensors = (logits, normaliser, entropy, targets.contiguous(), *grads)
-        _call("softmax_slopes", *tensors, *logits.shape, float(factor))
+        call_c("softmax_slopes", *tensors, *logits.shape, float(factor))
         return logits
     log_p = logits.sub_(normaliser[:, None])
     p = log_p.exp()
@@ -167,7 +127,7 @@ def add_rms_norm_(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tenso
     """`rms_norm` of x + delta, which x becomes. Without gradient."""
     if in_c(x, delta, weight):
         y = torch.empty_like(x)
-        _call("add_rms_norm", y, x, delta, weight, eps, *x.shape)
+        call_c("add_rms_norm", y, x, delta, weight, eps, *x.shape)
         return y
     return rms_norm(x.add_(delta), weight, eps)
 
@@ -177,7 +137,7 @@ def swiglu_halves(x: Tensor) -> Tensor:
     count, width = len(x), x.shape[1] // 2
     if in_c(x):
         y = x.new_empty(count, width)
-        _call("swiglu_halves", y, x, count, width)
+        call_c("swiglu_halves", y, x, count, width)
         return y
     return swiglu(*x.chunk(2, dim=1))
 
@@ -195,7 +155,7 @@ def sample_from(logits: Tensor, uniform: Tensor, forbidden: Tensor, temperature:
     count, vocabulary = logits.shape
     tokens, logprobs = torch.empty(count, dtype=torch.int64), torch.empty(count)
     shape = (len(forbidden), count, vocabulary, 1 / temperature, logits.new_empty(vocabulary))
-    _call("sample", tokens, logprobs, logits.contiguous(), uniform.contiguous(), forbidden, *shape)
+    call_c("sample", tokens, logprobs, logits.contiguous(), uniform.contiguous(), forbidden, *shape)
     if int(tokens.min()) < 0:
         raise CheckError("the model's logits are not finite, so no token can be drawn; look at how it was trained")
     return tokens, logprobs
@@ -211,7 +171,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
         y, scale = torch.empty_like(x), x.new_empty(x.shape[:-1])
-        _call("rms_norm", y, scale, x, weight, eps, scale.numel(), x.shape[-1])
+        call_c("rms_norm", y, scale, x, weight, eps, scale.numel(), x.shape[-1])
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -221,7 +181,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
         tensors = (x_grad, weight_grad, grad.contiguous(), x, scale, weight)
-        _call("rms_norm_backward", *tensors, scale.numel(), x.shape[-1])
+        call_c("rms_norm_backward", *tensors, scale.numel(), x.shape[-1])
         return x_grad, weight_grad, None
 
 
@@ -230,7 +190,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         y = torch.empty_like(gate)
-        _call("swiglu", y, gate, up, y.numel())
+        call_c("swiglu", y, gate, up, y.numel())
         ctx.save_for_backward(gate, up)
         return y
 
@@ -239,7 +199,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
-        _call("swiglu_backward", gate_grad, up_grad, grad.contiguous(), gate, up, gate.numel())
+        call_c("swiglu_backward", gate_grad, up_grad, grad.contiguous(), gate, up, gate.numel())
         return gate_grad, up_grad
 
 
@@ -259,7 +219,7 @@ class _Rotation(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, *, inverse: bool) -> Tensor:
     count, heads, size = x.shape
-    _call("rotate", x, cos, sin, positions, count, heads, size, cos.shape[1] // 2, int(inverse))
+    call_c("rotate", x, cos, sin, positions, count, heads, size, cos.shape[1] // 2, int(inverse))
     return x
 
 
@@ -271,7 +231,7 @@ class _Attention(torch.autograd.Function):
         out, normaliser = torch.empty_like(q), q.new_empty(count, heads)
         shape = (len(rows.starts) - 1, heads, k.shape[1], size, scale, rows.longest)
         scratch = q.new_empty((2 * size + QUERIES) * (rows.longest + LANES) + 2 * QUERIES * size)
-        _call("attention", out, normaliser, q, k, v, rows.starts, *shape, scratch)
+        call_c("attention", out, normaliser, q, k, v, rows.starts, *shape, scratch)
         ctx.save_for_backward(q, k, v, out, normaliser, rows.starts)
         ctx.shape = shape
         return out
@@ -284,12 +244,12 @@ class _Attention(torch.autograd.Function):
         grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         scratch = q.new_empty((4 * size + 2 * QUERIES) * (longest + LANES) + 3 * QUERIES * size)
         tensors = (*grads, grad.contiguous(), out, normaliser, q, k, v, starts)
-        _call("attention_backward", *tensors, *ctx.shape, scratch)
+        call_c("attention_backward", *tensors, *ctx.shape, scratch)
         return *grads, None, None
 
 
-def _call(name: str, *arguments: Tensor | float) -> None:
-    """Tensors as pointers, ints as int64, floats as float32. They must be contiguous."""
+def call_c(name: str, *arguments: Tensor | float) -> None:
+    """Run a C operation: tensors, which must be contiguous, as pointers, ints as int64, floats as float32."""
     assert all(x.is_contiguous() for x in arguments if isinstance(x, Tensor)), f"{name} reads memory in order"
     function = _typed(name, tuple(_KINDS[type(argument)] for argument in arguments))
     function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])

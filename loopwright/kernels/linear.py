@@ -51,28 +51,33 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Matrix(NamedTuple):
-    """The weights of linear layers that read the same input, as one; for computing without gradients."""
+    """The weights of linear layers that read the same input; for computing without gradients.
 
-    weight: Tensor  # [V, D]
-    bias: Tensor | None  # [V]
+    In float32 on a CPU they are a copy, all layers as one, because a product of few rows takes its time to begin.
+    Elsewhere they are the layers' own.
+    """
+
+    parts: tuple[tuple[Tensor, Tensor | None], ...]  # [V, D] and [V] or None
     packed: bool
 
     @classmethod
     def of(cls, layers: Sequence[tuple[Tensor, Tensor | None]], rows: int) -> Self:
         """Of ([V, D], [V] or None) of each layer; packed for so many rows, where that pays."""
-        weights, biases = zip(*layers, strict=True)
+        parts = tuple((weight.detach(), None if bias is None else bias.detach()) for weight, bias in layers)
+        if not _on_cpu(parts[0][0]):
+            return cls(parts, packed=False)
+        weights, biases = zip(*parts, strict=True)
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        bias = None if biases[0] is None else torch.cat([part.detach() for part in biases])
-        packed = _products.sampling == "packed" and _on_cpu(weight) and weight.numel() >= SMALLEST
-        if packed:
-            weight = pack(weight.detach(), rows)
-        return cls(weight.detach(), bias, packed)
+        packed = _products.sampling == "packed" and weight.numel() >= SMALLEST
+        bias = None if biases[0] is None else torch.cat(biases)
+        return cls(((pack(weight, rows) if packed else weight, bias),), packed)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[n, D] -> [n, V]."""
+        """[n, D] -> [n, V], the outputs of one layer behind those of the other."""
         if self.packed:
-            return onednn(x, self.weight, self.bias)
-        return torch.nn.functional.linear(x, self.weight, self.bias)
+            return onednn(x, *self.parts[0])
+        found = [torch.nn.functional.linear(x, weight, bias) for weight, bias in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 class _Linear(torch.autograd.Function):

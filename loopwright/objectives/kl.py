@@ -21,6 +21,8 @@ from loopwright.objectives.logprobs import (
 
 Estimator = Literal["k1", "k2", "k3"]
 
+LARGEST_ERROR = 0.2  # relative to the target, that the adaptive controller reacts to
+
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estimator) -> Tensor:
     """Estimates of KL(policy || reference) from tokens sampled by the policy.
@@ -149,5 +151,5 @@ class AdaptiveKLController(FixedKLController):
 
     def update(self, kl_nats_per_response: float, episodes: int) -> None:
         """Move the coefficient after a batch of `episodes` responses with this mean KL."""
-        error = min(max(kl_nats_per_response / self.target - 1.0, -0.2), 0.2)
+        error = min(max(kl_nats_per_response / self.target - 1.0, -LARGEST_ERROR), LARGEST_ERROR)
         self.coefficient *= 1.0 + error * episodes / self.horizon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def open_judge(
-    config: JudgeModelConfig, given: Path | Chooser | None = None, device: torch.device | str = "cpu"
+    config: JudgeModelConfig,
+    given: Path | Chooser | None = None,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] | None = None,
 ) -> Chooser:
     """The server of the settings, else the model in the given folder, or in that of the settings.
+
+    `say` hears of it where our own engine cannot run the model that is to write.
 
     Raises:
         ModelError: the folder is no causal LM of transformers.
@@ -33,4 +39,4 @@ def open_judge(
     folder = given or config.path
     if folder is None:
         raise ConfigError("the judge has neither path, a model's folder, nor url, a server's address; set one")
-    return LocalChooser.open(folder, device)
+    return LocalChooser.open(folder, device, say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +28,12 @@ class LocalResponder:
         self.engine, self.name, self.policy, self.context = engine, name, policy, context
 
     @classmethod
-    def open(cls, folder: Path, device: torch.device | None = None) -> LocalResponder:
+    def open(
+        cls, folder: Path, device: torch.device | None = None, say: Callable[[str], None] | None = None
+    ) -> LocalResponder:
         """The model of a Hugging Face folder; without a device, on the GPU where there is one.
+
+        `say` hears of it where the fast engine cannot run the model.
 
         Raises:
             ModelError: the folder is no causal LM of transformers.
@@ -38,7 +42,7 @@ class LocalResponder:
         name, policy = identity(folder)
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_causal_lm(folder, device)
-        return cls(make_engine(model, load_tokenizer(folder)), name, policy, context_length(model))
+        return cls(make_engine(model, load_tokenizer(folder), say), name, policy, context_length(model))
 
     def reply(self, messages: Sequence[Message], settings: ReplySettings) -> Pieces:
         """See `Responder.reply`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,19 +44,28 @@ class LocalChooser:
     A conversation becomes tokens as `render_prompts` does it: what is quoted in it is never a special token.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, policy: str | None = None) -> None:
-        """`policy`: the id of the model's artifact, or a hash of its files."""
-        self.model, self.tokenizer, self.name, self.policy = model, tokenizer, name, policy
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        policy: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """`policy`: the id of the model's artifact, or a hash of its files. `say`: as of `make_engine`."""
+        self.model, self.tokenizer, self.name, self.policy, self._say = model, tokenizer, name, policy, say
 
     @classmethod
-    def open(cls, folder: Path, device: torch.device | str = "cpu") -> LocalChooser:
+    def open(
+        cls, folder: Path, device: torch.device | str = "cpu", say: Callable[[str], None] | None = None
+    ) -> LocalChooser:
         """The model of a Hugging Face folder.
 
         Raises:
             ModelError: the folder is no causal LM of transformers.
             ArtifactError: the folder is an artifact's and was changed after it was made.
         """
-        return cls(load_causal_lm(folder, device), load_tokenizer(folder), *identity(folder))
+        return cls(load_causal_lm(folder, device), load_tokenizer(folder), *identity(folder), say)
 
     def choose(
         self, conversations: Sequence[Sequence[Message]], choices: Sequence[str]
@@ -97,7 +106,7 @@ class LocalChooser:
 
     @cached_property
     def _engine(self) -> Engine:
-        return make_engine(self.model, self.tokenizer)
+        return make_engine(self.model, self.tokenizer, self._say)
 
     def _spellings(self, choice: str) -> set[Spelling]:
         return {tuple(encode_text(self.tokenizer, text)) for text in (choice, f" {choice}")}

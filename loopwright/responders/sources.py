@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -30,8 +31,8 @@ class ResponderConfig(Config):
             raise ValueError("model has no effect without url, the address of a server that has several; leave it out")
         return self
 
-    def open(self, device: torch.device) -> Responder:
-        """The responder.
+    def open(self, device: torch.device, say: Callable[[str], None] | None = None) -> Responder:
+        """The responder; `say` hears of it where our own engine cannot run its model.
 
         Raises:
             ModelError: the folder is no causal LM.
@@ -40,6 +41,6 @@ class ResponderConfig(Config):
         if self.path is not None:
             from loopwright.responders.local import LocalResponder  # takes torch, which a server's model does not need
 
-            return LocalResponder.open(self.path, device)
+            return LocalResponder.open(self.path, device, say)
         assert self.url is not None
         return OpenAIResponder(self.url, self.model)

@@ -47,6 +47,7 @@ class Runtime:
         self.scratch = scratch
         self._metrics = metrics
         self._display = display
+        self._said: set[str] = set()
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         output.mkdir(parents=True, exist_ok=True)
@@ -147,6 +148,12 @@ class Runtime:
     def log(self, message: str) -> None:
         """One line for a person."""
         self._display.log(message)
+
+    def log_once(self, message: str) -> None:
+        """One line for a person, for what would else be said of every model or batch anew."""
+        if message not in self._said:
+            self._said.add(message)
+            self.log(message)
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:

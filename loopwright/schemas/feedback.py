@@ -104,6 +104,7 @@ class Comparison(Judgement):
         return self.model_copy(
             update={
                 "responses": (self.responses[1], self.responses[0]),
+                "policies": self.policies[::-1],
                 "choice": other(self.choice),
                 "probability": None if self.probability is None else 1 - self.probability,
                 "safe": None if self.safe is None else (self.safe[1], self.safe[0]),

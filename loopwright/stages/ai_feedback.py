@@ -74,7 +74,7 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
     answers, items = asked.answer(prompts, config, inputs, runtime)
     pairs = [pair for item in items for pair in pairs_of(item, inputs.principles, runtime)]
 
-    chooser = open_judge(config.judge, inputs.judge, runtime.device)
+    chooser = open_judge(config.judge, inputs.judge, runtime.device, runtime.log)
     questions = [as_asked(pair, config.judge, runtime) for pair in pairs]
     judge = partial(compare, chooser, reasoning=config.judge.reasoning, reference=config.judge.reference)
     verdicts = judge_all(judge, questions, config.save_batches, answers, runtime)

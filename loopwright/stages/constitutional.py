@@ -91,7 +91,7 @@ def run(config: ConstitutionalConfig, inputs: ConstitutionalInputs, runtime: Run
     tokenizer, model = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
     check_max_length(config.max_length, model)
     policy = LocalResponder(
-        make_engine(model, tokenizer, runtime.log), "policy", inputs.policy_id, context_length(model)
+        make_engine(model, tokenizer, runtime.log_once), "policy", inputs.policy_id, context_length(model)
     )
     voices = Voices(policy, inputs.policy_id, inputs.critic or open_critic(config, policy, runtime))
 
@@ -118,7 +118,7 @@ def run(config: ConstitutionalConfig, inputs: ConstitutionalInputs, runtime: Run
 
 def open_critic(config: ConstitutionalConfig, policy: LocalResponder, runtime: Runtime) -> Responder:
     """Raises ConfigError for a model of this machine that is no chat model."""
-    critic = policy if config.critic is None else config.critic.open(runtime.device)
+    critic = policy if config.critic is None else config.critic.open(runtime.device, runtime.log_once)
     if isinstance(critic, LocalResponder) and critic.engine.tokenizer.chat_template is None:
         # Without turns an answer could say what the manager says.
         raise ConfigError(

@@ -109,7 +109,8 @@ class _Trial:
         """A row for each sampled answer of a version to a set of prompts."""
         prompts = self.prompts[prompt_set]
         model = self.models.load(version)
-        sampled = answer(model, prompts, self.config.sampling, self._seeds(prompts, version, prompt_set))
+        seeds = self._seeds(prompts, version, prompt_set)
+        sampled = answer(model, prompts, self.config.sampling, seeds, self.runtime.log_once)
         reference = reference_of(version, self.versions)
         other = self.models.load(reference, beside=version) if reference else None
         rows = measure(self.bench, model, other, prompts, sampled, self.config.sampling.temperature)
@@ -129,7 +130,7 @@ class _Trial:
         """As `answers`, with the likeliest token always; judges and length only."""
         prompts = self.prompts[prompt_set]
         sampling = self.config.sampling.model_copy(update={"temperature": 0.0})
-        found = answer(self.models.load(version), prompts, sampling, [0] * len(prompts))
+        found = answer(self.models.load(version), prompts, sampling, [0] * len(prompts), self.runtime.log_once)
         return measure(Bench(self.bench.judges), self.models.load(version), None, prompts, found, 1.0)
 
     def perplexity(self, version: str) -> dict[str, float]:
@@ -144,7 +145,7 @@ class _Trial:
         asked = self._best_of_prompts()
         prompts = [prompt for prompt in asked for _ in range(copies)]
         seeds = [self.runtime.seed_for("best_of", prompt.id, i) for prompt in asked for i in range(copies)]
-        found = answer(model, prompts, self.config.sampling, seeds)
+        found = answer(model, prompts, self.config.sampling, seeds, self.runtime.log_once)
         scores = reward_scores(self.bench.reward, model.tokenizer, prompts, found)
         golds = [verdict["gold"] for verdict in judge_all(self.bench.judges, prompts, found.texts)]
         return {"version": version} | picked_by_reward(scores, golds, copies)

@@ -43,6 +43,7 @@ def make_learner(
     reference = None if inputs.reference is None else load_reference(inputs.reference, tokenizer, runtime)
     seed = runtime.seed_for("adapters")
     learner = PPOLearner(policy, critic, forbidden, config, seed, runtime.scratch, reference)
+    say_what_is_slow(learner, runtime)
     reasons = {} if learner.critic is None else {"the critic": learner.critic.shares}
     for (loaded_model, _), reason in zip(loaded, apart, strict=True):
         in_precision(loaded_model.model.requires_grad_(False), config.precision)
@@ -54,6 +55,17 @@ def make_learner(
         if why is not None and config.trainable.mode != "all":
             runtime.log(f"{name} keeps weights of its own beside the policy's: {why}")
     return learner
+
+
+def say_what_is_slow(learner: PPOLearner, runtime: Runtime) -> None:
+    """Name the models that our own forward pass does not know, which also compute padding."""
+    readers = {"policy": learner.policy_reader, "reference": learner.reference_reader}
+    if learner.critic is not None:
+        readers["critic"] = learner.critic.reader
+    for reason in dict.fromkeys(reader.why_not for reader in readers.values()):
+        if reason is not None:
+            names = ", ".join(name for name, reader in readers.items() if reader.why_not == reason)
+            runtime.log(f"learning reads {names} through transformers, which is slower: {reason}")
 
 
 def load_reference(folder: Path, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> PreTrainedModel:

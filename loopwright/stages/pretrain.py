@@ -234,7 +234,8 @@ def copies(
         return {"copied_share": None, "copied_share_of_held_out": None}
     prompts = [bos_prefix(tokenizer) + ids[:opening] for ids in encoded]
     seeds = [runtime.seed_for("copies", i) for i in range(len(prompts))]
-    sampled = decode_responses(tokenizer, make_engine(model, tokenizer).generate(prompts, sampling, seeds))
+    engine = make_engine(model, tokenizer, runtime.log)
+    sampled = decode_responses(tokenizer, engine.generate(prompts, sampling, seeds))
     true = [str(tokenizer.decode(ids[opening : opening + sampling.max_new_tokens])) for ids in encoded]
     found = contain_copies([*sampled, *true], texts.train, config.copy_words)
     return {"copied_share": share(found[: len(sampled)]), "copied_share_of_held_out": share(found[len(sampled) :])}

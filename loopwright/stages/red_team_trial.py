@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.evaluation.answering import LanguageModel
+from loopwright.generation.base import Engine
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import load_causal_lm, load_tokenizer, save_model
 from loopwright.models.tokens import context_length
@@ -38,7 +39,7 @@ class Trial:
         self.config, self.inputs, self.runtime = config, inputs, runtime
         self.ground = open_ground(config, inputs, runtime)
         target = LanguageModel(load_causal_lm(inputs.policy, runtime.device), load_tokenizer(inputs.policy))
-        self.target = Target(target, self.ground, config.answer)
+        self.target = Target(target, self.ground, config.answer, say=runtime.log_once)
         self.known = read_known(inputs.earlier)
         self.learner = None
         if "rl" in config.sources:
@@ -56,7 +57,7 @@ class Trial:
             return None
         config = self.config.rl
         if self.learned.step < config.steps:
-            engine = make_engine(*self.trained, self.runtime.log)
+            engine = self._engine(self.trained)
             self.learned = train(
                 self.learner, engine, self._to_train_on(), self.config.attack, config, self.learned, self.runtime
             )
@@ -96,7 +97,7 @@ class Trial:
         if source == "few_shot":
             openings = self._with_examples(openings, writer)
         seeds = self._seeds(source, "attack")
-        attacks = write_in_batches(make_engine(*writer, self.runtime.log), openings, before, self.config.attack, seeds)
+        attacks = write_in_batches(self._engine(writer), openings, before, self.config.attack, seeds)
         return self.target.attack(source, attacks, self._seeds(source, "answer"))
 
     def _with_examples(self, openings: list[str], writer: LanguageModel) -> list[str]:
@@ -123,9 +124,12 @@ class Trial:
         before = contexts(self.ground, self._seed("scale", "requests"), SCALE_TRIES)
         openings = [self.ground.opening(context) for context in before]
         seeds = [[self._seed("scale", what, row) for row in range(SCALE_TRIES)] for what in ("attack", "answer")]
-        attacks = write_in_batches(make_engine(*self._load_attacker()), openings, before, self.config.attack, seeds[0])
+        attacks = write_in_batches(self._engine(self._load_attacker()), openings, before, self.config.attack, seeds[0])
         verdict = scaled(reward, self.target, attacks, seeds[1])
         return Target(self.target.model, self.ground, self.config.answer, verdict)
+
+    def _engine(self, writer: LanguageModel) -> Engine:
+        return make_engine(*writer, self.runtime.log_once)
 
     def _seed(self, *names: str | int) -> int:
         return self.runtime.seed_for(*names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 from pydantic import PositiveInt, model_validator
@@ -55,10 +55,15 @@ class Target:
     """The frozen policy that is attacked."""
 
     def __init__(
-        self, model: LanguageModel, ground: Ground, sampling: SamplingConfig, verdict: Verdict | None = None
+        self,
+        model: LanguageModel,
+        ground: Ground,
+        sampling: SamplingConfig,
+        verdict: Verdict | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        """`verdict`: who says how harmful an answer is; None: the ground does."""
-        self.model, self.ground, self.sampling = model, ground, sampling
+        """`verdict`: who says how harmful an answer is; None: the ground does. `say`: as of `make_engine`."""
+        self.model, self.ground, self.sampling, self.say = model, ground, sampling, say
         self.verdict = verdict or ground.harm
 
     def attack(self, source: str, attacks: Sequence[Attack], seeds: Sequence[int]) -> list[Try]:
@@ -76,7 +81,7 @@ class Target:
         if not sent:
             return tries
         asked = [prompt for i in sent if (prompt := prompts[i]) is not None]
-        answers = answer(self.model, asked, self.sampling, [seeds[i] for i in sent])
+        answers = answer(self.model, asked, self.sampling, [seeds[i] for i in sent], self.say)
         harms, succeeded = self.verdict(asked, answers, self.model.tokenizer)
         for i, text, harm, success in zip(sent, answers.texts, harms, succeeded, strict=True):
             tries[i] = tries[i]._replace(answer=text, harm=harm, success=success)

@@ -271,5 +271,5 @@ def reference_rows(
         for i in rng.sample(range(max(len(prompts), config.reference_samples)), config.reference_samples)
     ]
     seeds = [runtime.seed_for("reference", i) for i in range(len(chosen))]
-    rollouts = make_engine(lm, tokenizer).generate(chosen, config.sampling, seeds)
+    rollouts = make_engine(lm, tokenizer, runtime.log).generate(chosen, config.sampling, seeds)
     return [rollouts.prompt_tokens(i) + rollouts.response_tokens(i) for i in range(len(chosen))]

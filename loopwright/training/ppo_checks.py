@@ -21,7 +21,7 @@ class Tolerance(NamedTuple):
     worth_a_word: float  # mean from which a run is told
 
 
-TOLERANCES = {"float32": Tolerance(1e-4, 1e-3, 1e-4), "bfloat16": Tolerance(0.05, 2.0, 0.01)}
+TOLERANCES = {"float32": Tolerance(1e-4, 1e-3, 3e-5), "bfloat16": Tolerance(0.05, 2.0, 0.01)}
 PADDING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 PADDED_ROWS = 8  # how many rows the padding checks look at
 
@@ -50,10 +50,13 @@ def check_ratio_is_one(drift: Tensor, step: int, precision: Precision = "float32
 
 def watch_sampler(drift: float, step: int, precision: Precision, say: Callable[[str], None]) -> None:
     """A word where sampler and learner part by more than is usual at this precision; nats, mean over tokens."""
-    if drift > TOLERANCES[precision].worth_a_word:
+    tolerance = TOLERANCES[precision]
+    if drift > tolerance.worth_a_word:
+        float32 = f"the run stops at {tolerance.mean:.0e}; look at the model's largest activations"
+        other = "tokens are weighed for it, but look at the model's largest activations, or use float32"
         say(
             f"step {step}: sampler and learner differ by {drift:.2g} nats a token on average, more than {precision} "
-            "usually does; tokens are weighed for it, but look at the model's largest activations, or use float32"
+            f"usually does; {float32 if precision == 'float32' else other}"
         )
 
 

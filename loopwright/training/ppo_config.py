@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from loopwright.models.trainable import TrainableConfig
+from loopwright.objectives.kl import LARGEST_ERROR
 from loopwright.objectives.masking import Aggregation
 from loopwright.training.config import Fraction, OptimizerConfig
 from loopwright.training.ppo_watch import WatchConfig
@@ -16,6 +17,7 @@ from loopwright.training.precision import Precision
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+SMALLEST_MOVE = 0.01  # of kl_coef over a run, for an adaptive controller to be one
 KL_SETTINGS = ("kl_estimator", "kl_coef", "kl_controller", "kl_target", "kl_horizon")
 
 
@@ -141,6 +143,20 @@ class PolicySettings(OptimizerConfig):
         return self
 
     @model_validator(mode="after")
+    def _kl_coef_can_move(self) -> Self:
+        if self.kl_target is None:
+            return self
+        once = LARGEST_ERROR * self.rollouts_per_step / self.kl_horizon
+        most = (1 + once) ** (self.steps - 1) - 1  # what the last step changes is never used
+        if most < SMALLEST_MOVE:
+            raise ValueError(
+                f"kl_controller = adaptive moves kl_coef by {most:.1%} at the most with kl_horizon = "
+                f"{self.kl_horizon}, steps = {self.steps} and rollouts_per_step = {self.rollouts_per_step}; lower "
+                "kl_horizon, to the responses of 2 to 5 steps, or set kl_controller = fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clipping_can_happen(self) -> Self:
         if self.epochs_per_batch == 1 and self.minibatch_size == self.rollouts_per_step:
             for name in self.clip_ranges:
@@ -232,6 +248,16 @@ class PPOSettings(PolicySettings):
         """The same with the critic's learning rates."""
         rates = {"learning_rate": self.critic_learning_rate, "muon_learning_rate": self.critic_muon_learning_rate}
         return self.model_copy(update=rates)
+
+    @model_validator(mode="after")
+    def _there_is_a_later_token(self) -> Self:
+        for name in ("gamma", "lam"):
+            if self.max_new_tokens == 1 and name in self.model_fields_set:
+                raise ValueError(
+                    f"{name} has no effect with max_new_tokens = 1, where no token follows whose reward or value could "
+                    "count; leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _dropout_of_the_critic_is_off(self) -> Self:

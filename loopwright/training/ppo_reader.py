@@ -30,6 +30,7 @@ class Reader:
         self._base = unwrapped(model)
         found = Decoder.of(model)
         self.decoder = found if isinstance(found, Decoder) else None
+        self.why_not = None if isinstance(found, Decoder) else found  # why the model's own forward pass is taken
         self.below = 0  # so many of the lowest blocks are not computed: episodes bring what they give
         if checkpointing and self.decoder is None:
             raise ModelError(

@@ -194,6 +194,28 @@ def test_modules_and_functions_are_short(path):
             assert length <= MAX_FUNCTION_LINES, f"{_name(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_who_asks_for_an_engine_hears_of_a_slower_one(path):
+    """`make_engine(model, tokenizer, say)`: no call of the package leaves `say` out."""
+    if not any(name == "loopwright.generation.engines.make_engine" for _, name in _imports(path)):
+        return
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "make_engine":
+            count = sum(2 if isinstance(one, ast.Starred) else 1 for one in node.args)
+            assert count == 3, f"{_name(path)}:{node.lineno}: give make_engine somebody to tell"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_nobody_collects_garbage_or_draws_with_torch_multinomial(path):
+    """One stops the whole process, the other is slow on a vocabulary and draws a row by what else is in the batch."""
+    imported = {name for _, name in _imports(path)}
+    assert "gc" not in imported, f"{_name(path)} imports gc; keep no reference instead"
+    if any(name.split(".")[0] == "torch" for name in imported):
+        named = {node.attr: node.lineno for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
+        drawn = "torch.multinomial" in imported or "multinomial" in named
+        assert not drawn, f"{_name(path)}: draw with generation/sampling.py, from the row's own seed"
+
+
 def test_no_module_is_called_utils():
     assert not [_name(path) for path in MODULES if re.search(r"(^|_)(utils?|helpers?|common|misc)$", path.stem)]
 
@@ -206,6 +228,15 @@ def test_works_without_torch(layer):
         for path in MODULES
         if _layer(path) == layer and not path.relative_to(PACKAGE).as_posix().startswith(BUT_FOR)
     ]
+    _import_without_torch(modules)
+
+
+def test_what_an_engine_decides_works_without_torch():
+    """Which row computes where, and when, beside what computes it."""
+    _import_without_torch([PACKAGE / "generation" / "slots.py"])
+
+
+def _import_without_torch(modules: list[Path]) -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules]
     code = "import sys, importlib\nsys.modules['torch'] = None\n"
     code += f"for name in {names!r}: importlib.import_module(name)"

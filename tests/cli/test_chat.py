@@ -64,11 +64,11 @@ def test_special_tokens_that_a_person_types_stay_text():
     assert [token for token in tokens if token.startswith("<|")] == ["<|user|>", "<|assistant|>"]
 
 
-def chat(tmp_path, typed, *options):
+def chat(tmp_path, typed, *options, family="llama"):
     """The command itself, on a tiny model."""
     tokenizer = tiny_tokenizer()
     ensure_chat_template(tokenizer)
-    save_model(tiny_model("llama"), tokenizer, tmp_path / "model")
+    save_model(tiny_model(family), tokenizer, tmp_path / "model")
     command = [sys.executable, "-m", "loopwright", "chat", "model", "--max-new-tokens", "4", *options]
     return subprocess.run(command, cwd=tmp_path, input=typed, capture_output=True, check=False)
 
@@ -78,6 +78,13 @@ def test_a_line_of_json_an_answer_whatever_bytes_come_in(tmp_path):
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, b"")
     assert [answer["role"] for answer in answers] == ["assistant"] * 3
+
+
+def test_a_model_that_the_fast_engine_does_not_know_is_named_once_on_stderr(tmp_path):
+    done = chat(tmp_path, b"hello\nhello\n", "--json", family="granite")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("sampling through transformers, which is slower: granite models are not among")
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,22 @@ from loopwright.generation import fast_engine, transformers_engine
 from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.generation.fast_engine import FastEngine
+from loopwright.generation.replay import step_by_step
 from loopwright.generation.sampling import uniforms
 from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.models.decoder import Decoder
 from loopwright.models.loading import without_dropout
 from loopwright.models.padding import position_ids
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
-from tests.tiny import CONTEXT, KNOWN, tiny_model, tiny_tokenizer
+from tests.tiny import CONTEXT, KNOWN, STRETCHED, tiny_model, tiny_tokenizer
 
 ENGINES = {
     "transformers": TransformersEngine,
     "fast": FastEngine,
     "fast_in_torch": FastEngine,
     "fast_packed": FastEngine,
+    "fast_recorded": FastEngine,  # as on a GPU, but for the graph
 }
 PROMPTS = [[72, 101, 108], [70], [10, 20, 30, 40, 50, 60, 70, 80], [72, 101, 108, 108, 111]]
 
@@ -33,9 +36,21 @@ def prepare(name, request):
     """Switch to what the engine of this name computes with, for one test."""
     if fixture := {"fast_in_torch": "kernels_in_torch", "fast_packed": "products_packed"}.get(name):
         request.getfixturevalue(fixture)
+    if name == "fast_recorded":
+        request.getfixturevalue("kernels_in_torch")
+        made = FastEngine.__init__
+
+        def recording(self, *arguments, **settings):
+            made(self, *arguments, **settings)
+            self.record = step_by_step
+
+        request.getfixturevalue("monkeypatch").setattr(FastEngine, "__init__", recording)
 
 
-@pytest.fixture(params=[(engine, family) for engine in ENGINES for family in KNOWN], ids="-".join)
+CASES = [(engine, family) for engine in ENGINES for family in KNOWN] + [("fast", family) for family in STRETCHED]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
 def engine(request):
     name, family = request.param
     prepare(name, request)
@@ -170,6 +185,84 @@ def test_waiting_rows_join_and_end_as_if_alone(engine):
     with torch.no_grad():
         expected = learner_logprobs(engine.model, engine.tokenizer, together)
     assert_close(together.logprobs, expected, atol=1e-4, rtol=0)
+
+
+def test_samples_of_a_prompt_are_as_if_alone(engine):
+    """More of some prompts than of others, in four slots: late ones find their prompt read, and its place is reused."""
+    make_eos_likely(engine.model, engine.tokenizer.eos_token_id)
+    counts = [5, 1, 7, 2, 3, 6]
+    prompts = [
+        [(50 * i + j) % 256 for j in range(1 + 3 * i % 8)] for i, count in enumerate(counts) for _ in range(count)
+    ]
+    sampling, seeds = SamplingConfig(max_new_tokens=12), range(24)
+    together = engine.generate(prompts, sampling, seeds)
+    assert 0 < together.finished.sum() < 24
+    for row in range(0, 24, 5):
+        alone = engine.generate([prompts[row]], sampling, [row])
+        assert_same_draws(engine, prompts[row], together.response_tokens(row), alone.response_tokens(0), seed=row)
+    with torch.no_grad():
+        expected = learner_logprobs(engine.model, engine.tokenizer, together)
+    assert_close(together.logprobs, expected, atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Those that the fast engine makes, and in `read` how many tokens of prompts the model read in one pass."""
+    made, read = [], []
+
+    class Recorded(fast_engine._Batch):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self)
+
+    plain = Decoder.read
+    monkeypatch.setattr(fast_engine, "_Batch", Recorded)
+    monkeypatch.setattr(
+        Decoder, "read", lambda self, tokens, *a, **k: (read.append(len(tokens.ids)), plain(self, tokens, *a, **k))[1]
+    )
+    return made, read
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "transformers"])
+def test_samples_of_a_prompt_take_one_place(name, batches, request):
+    prepare(name, request)
+    engine, (made, read) = FastEngine(tiny_model("llama"), tiny_tokenizer()), batches
+    engine.generate([[1] * 9, [2] * 9] * 8, SamplingConfig(max_new_tokens=3), range(16))
+    engine.generate([[i] * 9 for i in range(16)], SamplingConfig(max_new_tokens=3), range(16))
+    shared, distinct = ([sum(x.nbytes for x in part) for part in (b.cache[:2], b.cache[2:])] for b in made)
+    token = 2 * 2 * 2 * 4 * 4  # layers, keys and values, heads, their size, float32
+    assert shared == [2 * 9 * token, 16 * 3 * token] and distinct == [16 * 9 * token, 16 * 3 * token]
+    assert read == [2 * 9, 16 * 9]
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "transformers"])
+def test_a_prompt_is_read_once_however_late_its_samples_join(name, batches, request):
+    prepare(name, request)
+    engine, (made, read) = FastEngine(tiny_model("llama"), tiny_tokenizer(), rows_at_once=2), batches
+    prompts = [[i + 1] * 5 for i in range(9) for _ in range(5)]
+    engine.generate(prompts, SamplingConfig(max_new_tokens=6), range(45))
+    assert sum(read) == 9 * 5 and made[0].cache.prompt_keys.shape[1] == 2  # places, of two slots, for nine prompts
+
+
+def test_products_with_each_prompt_never_have_twice_the_queries(batches, kernels_in_torch):
+    """One prompt of many samples among many of one: torch shares out the many on several places."""
+    engine, (made, read) = FastEngine(tiny_model("llama"), tiny_tokenizer()), batches
+    prompts = [[7] * 4] * 20 + [[i] * 4 for i in range(8, 28)]
+    together = engine.generate(prompts, SamplingConfig(max_new_tokens=6), range(40))
+    assert made[0].slots.most_places * made[0].most_samples < 2 * 40 and read == [21 * 4]  # and yet each is read once
+    alone = engine.generate(prompts[:1], SamplingConfig(max_new_tokens=6), [3])
+    assert together.response_tokens(3) == alone.response_tokens(0)
+
+
+@pytest.mark.parametrize("samples", [1, 16])
+def test_keys_and_values_stay_within_their_bytes(samples, batches, monkeypatch):
+    """With shared prompts more rows fit."""
+    engine, (made, _) = FastEngine(tiny_model("llama"), tiny_tokenizer()), batches
+    token = 2 * 2 * 2 * 4 * 4
+    monkeypatch.setattr(fast_engine, "CACHE_BYTES", 8 * (40 + 2 * 4) * token)
+    engine.generate([[i // samples] * 40 for i in range(64)], SamplingConfig(max_new_tokens=4), range(64))
+    assert made[0].cache.keys.shape[1] == {1: 8, 16: 28}[samples]
+    assert sum(part.nbytes for part in made[0].cache) <= fast_engine.CACHE_BYTES
 
 
 def test_weights_that_change_between_calls_are_read_anew(engine):

@@ -9,11 +9,22 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loopwright.data.importers import IMPORTERS, alpaca_eval, import_feedback
+from loopwright.data.importers import IMPORTERS, alpaca_eval, import_feedback, own
 from loopwright.data.importers.base import Notes, Row, Settings, Unreadable
 from loopwright.data.readers import read_records
 from loopwright.errors import ConfigError, DataError
-from loopwright.schemas import Comparison, Correction, Demonstration, Prompt, Ranking, Rating, SpanFeedback, Thumb
+from loopwright.schemas import (
+    KINDS,
+    Attack,
+    Comparison,
+    Correction,
+    Demonstration,
+    Prompt,
+    Ranking,
+    Rating,
+    SpanFeedback,
+    Thumb,
+)
 
 
 def read(format: str, *rows: dict, columns: dict | None = None, references: dict | None = None):
@@ -109,6 +120,42 @@ def test_hh_rlhf_rows_that_are_none(row, reason):
     assert reason in refusal("hh-rlhf", row)
 
 
+ATTEMPT = {
+    "transcript": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Insult me\n\nAssistant: You fool.",
+    "min_harmlessness_score_transcript": -1.5, "num_params": "52B", "model_type": "rlhf", "rating": 4.0,
+    "task_description": "asked for an insult", "task_description_harmlessness_score": 0.1, "red_team_member_id": 7,
+    "is_upworker": True, "tags": ["Offensive language"],
+}  # fmt: skip
+
+
+def test_hh_rlhf_red_team_attempts_are_attacks():
+    ratings = [4.0, 3, 2.0, 1, 0.0]
+    records, notes = read("hh-rlhf", *(ATTEMPT | {"rating": rating} for rating in ratings))
+    assert [record.broke for record in records] == [True, True, False, False, False]
+    first = records[0]
+    assert isinstance(first, Attack) and first.responses == ("You fool.",)
+    assert turns(first.prompt) == [("user", "Hi"), ("assistant", "Hello."), ("user", "Insult me")]
+    assert (first.annotator, first.policy, first.rationale) == ("7", "rlhf 52B", "asked for an insult")
+    assert (first.reasons, first.harm) == (("Offensive language",), None)
+    assert counts(notes.warnings) == {"a rating of 2, the middle, is read as not broken": 1}
+    assert notes.fields_left == dict.fromkeys(
+        ("min_harmlessness_score_transcript", "task_description_harmlessness_score", "is_upworker"), 5
+    )
+
+
+def test_hh_rlhf_red_team_attempts_that_are_odd():
+    unanswered = ATTEMPT | {"transcript": ATTEMPT["transcript"] + "\n\nHuman: Go on", "num_params": 13.5, "tags": None}
+    (record,), notes = read("hh-rlhf", unanswered)
+    assert (record.responses, record.reasons, record.policy) == (("You fool.",), (), "rlhf")
+    assert "cut after its last one" in next(iter(notes.warnings)) and notes.fields_left["num_params"] == 1
+    for change, reason in (
+        ({"rating": 5}, "not a whole number from 0 to 4"), ({"rating": None}, 'no "rating"'),
+        ({"transcript": "Hi"}, 'does not start with "\\n\\nHuman:"'), ({"tags": [3]}, "no text"),
+        ({"transcript": "\n\nHuman: Hi"}, "no answer to attack"),
+    ):  # fmt: skip
+        assert reason in refusal("hh-rlhf", ATTEMPT | change)
+
+
 # summarize-from-feedback
 
 
@@ -143,18 +190,22 @@ def test_summarize_comparisons_and_axis_evals():
     comparison, rating = records
     assert (comparison.responses, comparison.choice, comparison.annotator) == (("s0", "s1"), 1, "w1")
     assert turns(comparison.prompt) == [("user", "SUBREDDIT: r/x\n\nTITLE: T\n\nPOST: P\n\nTL;DR:")]
-    assert comparison.policy is None  # two policies wrote them
+    assert (comparison.policy, comparison.policies) == (None, ("sup4", "ref"))
     assert (rating.scores, rating.scale_low, rating.scale_high) == ({"overall": 3, "accuracy": 5}, 1, 7)
     assert rating.policy == "ref" and rating.higher_is_better
     assert turns(rating.prompt) == [("user", "TITLE: T\n\nARTICLE: A\n\nTL;DR:")]
-    assert notes.fields_left == {"batch": 1, "split": 2, "extra": 1}
+    assert notes.fields_left == {
+        "batch": 1, "split": 2, "extra": 1, "info.id": 2, "info.site": 1, "summaries.note": 1,
+    }  # fmt: skip
 
 
 def test_summarize_two_summaries_of_one_policy_name_it_and_a_third_is_an_error():
     summaries = [{"text": " a", "policy": "ppo"}, {"text": " b", "policy": "ppo"}]
     row = {"info": {"post": "P"}, "summaries": summaries, "choice": 0}
-    (record,), _ = read("summarize-from-feedback", row)
-    assert record.policy == "ppo"
+    (record,), notes = read("summarize-from-feedback", row)
+    assert (record.policy, record.policies) == ("ppo", ()) and not notes.warnings
+    (record,), notes = read("summarize-from-feedback", row | {"summaries": [summaries[0], {"text": " b"}]})
+    assert (record.policy, record.policies) == (None, ()) and "who wrote some" in next(iter(notes.warnings))
     assert "has 3 items" in refusal("summarize-from-feedback", row | {"summaries": [*summaries, summaries[0]]})
     assert '"choice" is 2, not a whole number from 0 to 1' in refusal("summarize-from-feedback", row | {"choice": 2})
     assert '"choice" is True' in refusal("summarize-from-feedback", row | {"choice": True})
@@ -185,17 +236,20 @@ def test_ultrafeedback_ratings_are_texts_and_scores_a_ranking():
     assert first.scores == dict.fromkeys(("helpfulness", "honesty", "instruction_following", "truthfulness"), 4)
     assert (first.scale_low, first.scale_high, first.policy, first.id) == (1, 5, "m1", "file:1/0")
     assert second.scores["honesty"] == 5
-    assert (ranking.responses, ranking.ranks) == (("A", "B", "C"), (2, 1, 2))
+    assert (ranking.responses, ranking.ranks, ranking.policy) == (("A", "B", "C"), (2, 1, 2), "m1")
     assert [reason.split()[0] for reason in notes.warnings] == ["an", "equal"]
     assert counts(notes.skipped) == {"no completions": 1}
 
 
 def test_ultrafeedback_a_ten_that_was_a_one_is_not_ranked():
     bad = completion(10, 1.5, "1", "bad")
-    row = {"instruction": "Q", "completions": [completion(7, 4.25), bad, completion(8, 4.5, "5", "B")]}
+    row = {
+        "instruction": "Q",
+        "completions": [completion(7, 4.25), bad, completion(8, 4.5, "5", "B") | {"model": "m2"}],
+    }
     records, notes = read("ultrafeedback", row)
     ranking = records[-1]
-    assert (ranking.responses, ranking.ranks) == (("A", "B"), (2, 1))
+    assert (ranking.responses, ranking.ranks, ranking.policies) == (("A", "B"), (2, 1), ("m1", "m2"))
     assert any(reason.startswith("overall_score 10 with a low") for reason in notes.warnings)
     # A ten that the aspects agree with is a ten.
     records, notes = read(
@@ -529,8 +583,10 @@ def test_arena_battles():
     assert (first.id, first.annotator, first.created) == ("q1", "j", "2023-03-28T10:40:00.500000+00:00")
     assert (first.policy, records[3].policy, first.order_shown) == (None, "x", (0, 1))
     assert [reason[:13] for reason in notes.skipped] == ["several turns"]
-    assert len(notes.warnings) == 2
-    assert notes.fields_left == {"model_a": 3, "model_b": 3, "language": 4}  # the row that was skipped left nothing
+    assert [record.both_bad for record in records] == [False, False, True, False]
+    assert [record.policies for record in records] == [("x", "y")] * 3 + [()]
+    assert counts(notes.warnings) == {"the models' names were visible (anony is false)": 1}
+    assert notes.fields_left == {"language": 4}  # the row that was skipped left nothing
 
 
 def test_arena_rows_that_are_none():
@@ -738,13 +794,15 @@ def test_columns_make_every_kind():
         {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "1.5", "annotator": 7, "extra": "x"},
         {"prompt": "Q", "response_a": "A", "response_b": "B", "probability": "0.25", "weight": "2"},
         {"prompt": "Q", "response": "A", "good": "no", "seconds": "3"},
+        {"prompt": "Q", "response": "A", "broke": "yes", "harm": "2", "rationale": "it told"},
         {"prompt": "Q", "response": "A", "annotator": "p"},
         {"id": "p1", "messages": '[{"role": "user", "content": "Q"}]', "prompt": ""},
     )
-    chosen, soft, thumb, demonstration, prompt = records
+    chosen, soft, thumb, attack, demonstration, prompt = records
     assert (chosen.choice, chosen.margin, chosen.annotator) == (0, 1.5, "7")
     assert (soft.choice, soft.probability, soft.weight) == (1, 0.25, 2.0)
     assert (thumb.good, thumb.seconds) == (False, 3.0)
+    assert (attack.broke, attack.harm, attack.rationale) == (True, 2, "it told")
     assert (demonstration.response, demonstration.annotator) == ("A", "p")
     assert (prompt.id, turns(prompt.messages)) == ("p1", [("user", "Q")])
     assert notes.fields_left == {"extra": 1}
@@ -841,10 +899,84 @@ def test_columns_of_csv_tsv_and_parquet_are_one(tmp_path):
 
 
 def test_our_own_records_are_checked():
+    assert set(own.KINDS.values()) == set(KINDS.values())  # no kind is forgotten
     record = Ranking(id="1", responses=("a", "b"), ranks=(1, 2))
     assert read("loopwright", record.model_dump(mode="json"))[0] == [record]
     assert refusal("loopwright", {"id": "1", "responses": ["a", "b"], "ranks": [1]}).startswith("ranks [1] must give")
     assert "tell our records apart" in refusal("loopwright", {"id": "1"})
+
+
+# What no importer reads is counted
+
+
+def test_ultrafeedback_counts_the_system_prompt_and_the_critique_it_leaves():
+    more = completion(7, 4.25) | {"custom_system_prompt": "Be brief.", "principle": "honesty"}
+    row = {"source": "s", "instruction": "Q", "models": ["m1"], "completions": [more, completion(8, 4.5, "5", "B")]}
+    _, notes = read("ultrafeedback", row, row)
+    aspects = ("helpfulness", "honesty", "instruction_following", "truthfulness")
+    assert notes.fields_left == {
+        "source": 2, "models": 2, "completions.critique": 2, "completions.custom_system_prompt": 2,
+        "completions.principle": 2, **{f"completions.annotations.{aspect}.Rationale": 2 for aspect in aspects},
+    }  # fmt: skip  # two rows, whatever the number of their completions
+
+
+def test_open_assistant_counts_what_it_leaves_of_messages_at_any_depth():
+    deeper = reply("u1", "And?", role="prompter", replies=[reply("m3", "So.", 1, detoxify={"toxicity": 0.1})])
+    answers = [reply("m1", "Hello", 0, replies=[deeper], labels={"humor": {"value": 1}}, parent_id="t1")]
+    gone = reply("m2", "bad", 1, deleted=True, model_name="m", replies=[reply("m4", "x", emojis={"+1": 2})])
+    _, notes = read("open-assistant", tree(*answers, gone, origin="web"))
+    assert notes.fields_left == {
+        "origin": 1, "prompt.replies.lang": 1, "prompt.replies.labels": 1, "prompt.replies.detoxify": 1,
+        "prompt.replies.message_id": 1,
+    }  # fmt: skip  # what was deleted counts as that
+
+
+def test_ground_truth_counts_comments_and_metadata():
+    texts = {"prompt": "Q", "response_a": "one", "response_b": "two", "topic": "x"}
+    annotations = [work({"choice": "B", "comment": "hm"}), work({"comment": "hm"}), work({"choice": None, "why": "x"})]
+    job = {"job": {"annotationsFromAllWorkers": annotations}, "job-metadata": {"job-name": "job"}}
+    _, notes = read("ground-truth", {"source": json.dumps(texts)} | job)
+    form = "job.annotationsFromAllWorkers.annotationData.content"
+    assert notes.fields_left == {"job-metadata": 1, "source.topic": 1, f"{form}.comment": 1}
+    _, notes = read("ground-truth", texts | {"source": "plain"} | job)
+    assert notes.fields_left.keys() == {"job-metadata", "source", "topic", f"{form}.comment"}
+
+
+def test_label_studio_counts_other_results_predictions_and_drafts():
+    comment = {"from_name": "why", "type": "textarea", "value": {"text": ["clearer"]}}
+    both = annotation("left", completed_by={"id": 1, "first_name": "Ann"})
+    both["result"] = [comment, *both["result"]]
+    cancelled = {"id": 10, "was_cancelled": True, "result": [comment], "lead_time": 3}
+    alone = {"id": 11, "was_cancelled": False, "result": [comment], "completed_by": 3}
+    _, notes = read("label-studio", task(both, cancelled, alone, drafts=[{"result": [comment]}]))
+    assert notes.fields_left == {
+        "predictions": 1, "drafts": 1, "annotations.result.value": 1, "annotations.result.from_name": 1,
+        "annotations.completed_by.first_name": 1,
+    }  # fmt: skip  # the two that are skipped are counted as that
+
+
+def test_argilla_counts_fields_that_nothing_asks_about():
+    draft = {"value": ranks(2, 1), "user_id": "u2", "status": "draft", "note": "x"}
+    given = {"value": [{"label": "x", "start": 0, "end": 1, "score": 0.5}], "user_id": "u1", "status": "submitted"}
+    fields = {"instruction": "Q", "response": "AB", "source": "web"}
+    nested = {"id": "3", "status": "completed", "fields": fields, "responses": {"marks": [given], "ranking": [draft]}}
+    _, notes = read("argilla", nested | {"suggestions": {"marks": {"value": []}}, "vectors": {}})
+    assert notes.fields_left == {"status": 1, "fields.source": 1, "suggestions": 1, "responses.marks.value.score": 1}
+    flat = fields | {"marks.responses": [given["value"]], "marks.suggestion.score": 0.5}
+    _, notes = read("argilla", flat)
+    assert notes.fields_left == {"source": 1, "marks.suggestion.score": 1, "marks.responses.value.score": 1}
+
+
+def test_messages_count_what_is_more_than_role_and_content():
+    named = [{"role": "user", "content": "Q", "name": "ann"}]
+    rows = (
+        {"prompt": named, "completion": said("assistant", "A")},
+        {"prompt": "Q", "completion": said("assistant", "A")},
+    )
+    _, notes = read("trl", *rows)
+    assert notes.fields_left == {"prompt.name": 1}
+    _, notes = read("columns", {"messages": json.dumps(named), "response": "A"})
+    assert notes.fields_left == {"messages.name": 1}
 
 
 @pytest.mark.parametrize("format", sorted(IMPORTERS))

@@ -52,7 +52,16 @@ ROWS = {
         {"prompt": "Q", "response": "A", "helpfulness": 1, "correctness": 1, "coherence": 1},
         {"prompt": "Q", "response_1": "A", "response_2": "B", "preference_strength": 1},
     ],
-    "hh-rlhf": [{"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"}],
+    "hh-rlhf": [
+        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
+        {
+            "transcript": "\n\nHuman: Q\n\nAssistant: A",
+            "rating": 3.0,
+            "num_params": 1,
+            "model_type": "m",
+            "tags": ["x"],
+        },
+    ],
     "label-studio": [task(annotation("left", completed_by={"id": 1}))],
     "loopwright": [
         Comparison(id="1", responses=("a", "b"), choice=0).model_dump(mode="json"),

@@ -3,6 +3,7 @@ import os
 from contextlib import nullcontext
 
 import pytest
+import torch
 
 from loopwright.errors import ConfigError
 from loopwright.kernels import choice, library, linear
@@ -70,9 +71,54 @@ def test_without_a_compiler_torch_computes(measured, tmp_path, monkeypatch):
     assert choice.choose(tmp_path).operations == "torch"
 
 
-def test_a_measurement_takes_what_is_accurate_and_faster():
-    found = choice._measured()
-    assert found.known()
+GOOD, SLOW, WRONG = (1.0, 0.0), (1.9, 0.0), (1.0, 1e-3)  # seconds where MKL takes 2, error of the largest number
+
+
+@pytest.mark.parametrize(
+    ("learning", "sampling", "taken"),
+    [
+        (GOOD, GOOD, Products("onednn", "packed")),
+        (SLOW, GOOD, Products("mkl", "packed")),
+        (WRONG, GOOD, Products("mkl", "packed")),
+        (GOOD, SLOW, Products("onednn", "mkl")),
+        (GOOD, WRONG, Products("onednn", "mkl")),
+    ],
+)
+def test_a_measurement_takes_what_is_accurate_and_faster(monkeypatch, learning, sampling, taken):
+    """1.9 seconds for 2 is too little to change for."""
+    of_rows = {choice.ROWS_LEARNING: learning, choice.ROWS_SAMPLING: sampling}
+    ran: list[float] = []
+
+    def onednn(x, weight):
+        seconds, error = of_rows[len(x)]
+        ran.append(seconds)
+        right = x @ weight.T
+        return right + error * right.abs().max()
+
+    def seconds_of(product):
+        ran.clear()
+        product()
+        return ran[0] if ran else 2.0
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(choice, "onednn", onednn)
+    monkeypatch.setattr(choice, "pack", lambda weight, _rows: weight)
+    monkeypatch.setattr(choice, "_seconds", seconds_of)
+    assert choice._measured() == taken
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_what_is_measured_is_the_same_product(monkeypatch):
+    """Were one of the two always faster: it is taken, so oneDNN's numbers, packed and not, are accurate here."""
+    timed: list[int] = []
+    monkeypatch.setattr(choice, "_seconds", lambda _product: timed.append(1) or 1.0 / len(timed) ** 2)
+    assert choice._measured() == Products("onednn", "packed") and len(timed) == 4
+
+
+def test_without_onednn_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(choice, "_seconds", None)
+    assert choice._measured() == Products()
 
 
 @pytest.mark.parametrize("command", ["no-such-compiler", "false"])

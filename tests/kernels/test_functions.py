@@ -120,22 +120,6 @@ def test_a_row_never_sees_another(junk):
 
 
 @needs_compiler
-@pytest.mark.parametrize(("heads", "kv_heads", "size", "width"), [(4, 2, 8, 8), (3, 3, 5, 4), (2, 1, 64, 0)])
-def test_a_step_of_attention_in_c_equals_torch(heads, kv_heads, size, width):
-    first, columns, end = torch.tensor([0, 3, 9, 12]), 20, 12
-    results = []
-    for on in (True, False):
-        library.switch(on=on)
-        keys, values = normal(6, kv_heads, size, columns, seed=1), normal(6, kv_heads, columns, size, seed=2)
-        qkv = normal(4, (heads + 2 * kv_heads) * size, seed=3)
-        out = functions.attend_cached(qkv, tables(width) if width else None, keys, values, first, end, 0.4)
-        results.append((out, keys, values))
-    library.switch(on=True)
-    for ours, theirs in zip(*results, strict=True):
-        assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
-
-
-@needs_compiler
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("vocabulary", [5, 64, 300])
 def test_sampling_in_c_draws_as_torch_does(vocabulary, temperature):

@@ -6,7 +6,7 @@ from loopwright.kernels.functions import Rows
 from loopwright.models.decoder import Decoder, Tokens
 from loopwright.models.heads import reward_model_from
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable
-from tests.tiny import KNOWN, tiny_model
+from tests.tiny import KNOWN, STRETCHED, tiny_model
 
 LENGTHS = [7, 19, 1, 12]
 
@@ -29,7 +29,7 @@ def operations(request):
 
 
 @pytest.mark.usefixtures("operations")
-@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("family", [*KNOWN, *STRETCHED])
 def test_hidden_states_and_gradients_are_those_of_transformers(family):
     model, tokens = tiny_model(family), batch()
     decoder = Decoder.of(model)

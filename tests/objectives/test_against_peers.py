@@ -47,12 +47,54 @@ LOGPROBS, REFERENCE_LOGPROBS, REWARDS, VALUES = (
 )
 
 
+def peers_with(quantity, output):
+    """What each peer says that has this output of this quantity."""
+    found = {name: peer[quantity] for name, peer in PEERS.items() if quantity in peer}
+    return {name: theirs for name, theirs in found.items() if theirs.get(output) is not None}
+
+
 def each_peer(quantity, output):
     """The test for every peer that has this output of this quantity."""
-    found = {name: peer[quantity] for name, peer in PEERS.items() if quantity in peer}
-    found = {name: theirs for name, theirs in found.items() if theirs.get(output) is not None}
+    found = peers_with(quantity, output)
     assert found
     return pytest.mark.parametrize("theirs", list(found.values()), ids=list(found))
+
+
+OF_PPO = {
+    "token_rewards": ("rewards",),
+    "gae": ("returns", "returns_padded_on_the_left"),
+    "whiten": ("whitened", "mean_kept", "one_token"),
+    "kl": ("k1", "k2", "k3"),
+    "adaptive_kl": ("coefficients",),
+    "policy_loss": ("loss", "gradient", "clip_fraction"),
+    "value_loss": ("loss", "gradient", "clip_fraction"),
+    "logprobs": ("positions", "logprobs"),
+    "rollout": ("rewards", "returns", "whitened_advantages"),
+}
+# The whole rollout is TRL's alone: its penalty for a missing EOS is in no other, and its parts are asked of two above.
+# One token is OpenRLHF's alone: the others divide by n - 1, which is 0. The share of clipped values is verl's alone:
+# the others report none.
+ALONE = {("rollout", output): "trl" for output in OF_PPO["rollout"]}
+ALONE |= {("whiten", "one_token"): "openrlhf", ("value_loss", "clip_fraction"): "verl"}
+
+
+@pytest.mark.parametrize("case", [(quantity, output) for quantity in OF_PPO for output in OF_PPO[quantity]], ids=str)
+def test_two_independent_peers_are_asked_but_where_only_one_answers(case):
+    found = set(peers_with(*case))
+    assert found == {ALONE[case]} if case in ALONE else len(found) >= 2
+
+
+def test_the_peers_are_asked_about_every_end_of_a_response():
+    width, lengths = MASK.shape[1], MASK.sum(1).tolist()
+    ends = set(zip(lengths, FINISHED.tolist(), strict=True))
+    assert {
+        (width, False),
+        (width, True),
+        (1, True),
+        (0, False),
+    } < ends  # truncated, in the last place, EOS alone, empty
+    assert any(1 < length < width and finished for length, finished in ends)  # EOS early
+    assert len({len(prompt) for prompt in INPUTS.prompts}) > 1  # so that some are padded on the left
 
 
 def same(ours, theirs):

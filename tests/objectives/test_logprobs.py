@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 
 from loopwright.objectives import logprobs as module
+from loopwright.objectives.kl import Head, exact_kl
 from loopwright.objectives.logprobs import row_chunks, summed_losses, token_logprobs
 
 
@@ -154,22 +155,39 @@ def test_chunks_cover_every_row_once():
         assert covered == list(range(rows))
 
 
-def test_no_tensor_of_the_whole_size_is_kept_for_the_backward_pass():
+def loss_of_tokens(hidden, weight, targets):
+    got = token_logprobs(hidden, weight, targets)
+    return got.logprobs.sum() - got.entropy.sum()
+
+
+def loss_in_one_pass(hidden, weight, targets):
+    return summed_losses(hidden, weight, targets, lambda logprobs, entropy, _: logprobs - entropy).total
+
+
+def loss_of_exact_kl(hidden, weight, targets):
+    return exact_kl(Head(hidden, weight), Head(hidden.detach(), weight.detach().flip(0))).sum()
+
+
+CHUNKED = pytest.mark.parametrize("loss", [loss_of_tokens, loss_in_one_pass, loss_of_exact_kl])
+
+
+@CHUNKED
+def test_no_tensor_of_the_whole_size_is_kept_for_the_backward_pass(loss):
     hidden, weight, _, targets = problem(rows=300, dim=4, vocabulary=5000)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        token_logprobs(hidden, weight, targets)
+        loss(hidden, weight, targets)
     assert max(kept) <= max(hidden.numel(), weight.numel()) < 300 * 5000
 
 
-def test_twice_the_rows_take_no_more_memory_of_the_vocabularys_size(tmp_path):
+@CHUNKED
+def test_twice_the_rows_take_no_more_memory_of_the_vocabularys_size(tmp_path, loss):
     dim, vocabulary, few, many = 4, 5000, 512, 1024
     peaks = []
     for rows in (few, many):
         hidden, weight, _, targets = problem(rows, dim, vocabulary)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            got = token_logprobs(hidden, weight, targets)
-            (got.logprobs.sum() - got.entropy.sum()).backward()
+            loss(hidden, weight, targets).backward()
         peaks.append(most_bytes(profiled, tmp_path / "trace.json"))
     assert peaks[0] > 256 * vocabulary * 4  # a block of logits; it is seen at all
     assert abs(peaks[1] - peaks[0]) < 0.02 * (many - few) * vocabulary * 4

@@ -10,7 +10,10 @@ from loopwright.errors import ArtifactError, DataError
 from loopwright.generation.base import SamplingConfig, decode_responses
 from loopwright.generation.engines import make_engine
 from loopwright.models.loading import save_model
+from loopwright.responders.judge import JudgeModelConfig
+from loopwright.responders.judges import open_judge
 from loopwright.responders.local import LocalResponder, _Letters, identity
+from loopwright.responders.sources import ResponderConfig
 from loopwright.schemas import Message, ReplySettings, whole
 from loopwright.tracking import ArtifactStore, Origin
 from loopwright.tracking.artifacts import id_of_file
@@ -82,6 +85,19 @@ def test_replies_of_a_runs_policy_name_its_artifact(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"changed": 1}))
     with pytest.raises(ArtifactError, match="config.json was changed after the artifact was made"):
         LocalResponder.open(artifact.path / "model")
+
+
+def test_a_responder_and_a_judge_that_write_slowly_say_so(tmp_path):
+    tokenizer = tiny_tokenizer()
+    ensure_chat_template(tokenizer)
+    save_model(tiny_model("granite"), tokenizer, tmp_path / "model")
+    device, said = torch.device("cpu"), []
+    ResponderConfig(path=tmp_path / "model").open(device, said.append)
+    assert len(said) == 1 and "slower: granite models are not among" in said[0]
+    chooser = open_judge(JudgeModelConfig(path=tmp_path / "model"), None, device, said.append)
+    for _ in range(2):
+        chooser.write([QUESTION], [ReplySettings(max_new_tokens=2, seed=0)])
+    assert len(said) == 2 and said[1] == said[0]
 
 
 def test_a_plain_folder_is_known_by_its_content(tmp_path):

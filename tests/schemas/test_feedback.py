@@ -14,11 +14,12 @@ def test_swapping_twice_changes_nothing_and_once_changes_every_index():
         criteria={"kind": 0, "true": None},
         order_shown=(1, 0),
         off_topic=(1,),
+        policies=("x", "y"),
         created="2026-03-14T09:26:53+00:00",
     )
     swapped = given.swap()
     assert (swapped.responses, swapped.choice, swapped.criteria) == (("b", "a"), 0, {"kind": 1, "true": None})
-    assert (swapped.order_shown, swapped.off_topic) == ((0, 1), (0,))
+    assert (swapped.order_shown, swapped.off_topic, swapped.policies) == ((0, 1), (0,), ("y", "x"))
     assert (swapped.probability, swapped.safe, swapped.strength) == (0.75, (False, True), "slightly")
     assert swapped.created == given.created
     assert swapped.swap() == given

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
+from loopwright.generation import engines
 from loopwright.generation.base import SamplingConfig
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
@@ -97,6 +98,17 @@ def test_a_policy_that_is_its_reference(finished):
     assert versions["ppo"]["greedy"] == versions["sft"]["greedy"]
     assert versions["ppo"]["sets"]["held_out"]["kl_exact"] == 0.0
     assert versions["base"]["perplexity_ratio"] == 1.0
+
+
+def test_models_that_the_fast_engine_does_not_know_are_named_once(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "why_not", lambda model: "of a new family")
+    runtime = Runtime.temporary(tmp_path, stage="evaluate")
+    runtime.log = (said := []).append
+    config = SMALL.model_copy(update={"held_out_prompts": 2, "greedy": False, "best_of": 0})
+    run(config, replace(inputs, reward=None), runtime)
+    assert [line for line in said if "slower" in line] == [
+        "sampling through transformers, which is slower: of a new family"
+    ]
 
 
 def test_samples_hold_a_row_for_each_answer(finished):

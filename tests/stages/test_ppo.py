@@ -20,6 +20,7 @@ from loopwright.generation.base import Rollouts, SamplingConfig, decode_response
 from loopwright.generation.engines import make_engine
 from loopwright.generation.fast_engine import FastEngine
 from loopwright.generation.transformers_engine import TransformersEngine
+from loopwright.kernels import library
 from loopwright.models.adapters import FILE, save_adapters
 from loopwright.models.decoder import Decoder
 from loopwright.models.heads import Critic, head_of, reward_model_from
@@ -27,6 +28,7 @@ from loopwright.models.loading import load_causal_lm, load_reward_model, load_to
 from loopwright.models.sharing import resident_bytes
 from loopwright.models.tokens import forbidden_token_ids
 from loopwright.models.trainable import LoRAConfig, TrainableConfig, make_trainable, trainable_parameters
+from loopwright.objectives import logprobs
 from loopwright.rewards import CallableReward, RewardModel
 from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
@@ -42,11 +44,12 @@ from loopwright.training.ppo_batch import (
     even_parts,
     microbatches,
     prompts_of_step,
+    spread,
     with_advantages,
 )
 from loopwright.training.ppo_learner import PPOLearner, schedule
 from loopwright.training.ppo_reader import Reader
-from tests.tiny import FAMILIES, Elsewhere, saved, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, KNOWN, Elsewhere, saved, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tiny_ppo.json"
@@ -204,12 +207,34 @@ def test_eight_rows_at_once_equal_one_row_eight_times(folders, tmp_path, threads
     run(folders, tmp_path / "tokens", minibatch_size=8, microbatch_tokens=30)
     run(folders, tmp_path / "default", minibatch_size=8)
     for size in ("1", "2", "tokens", "default"):
-        for ours, eight in zip(recorded(tmp_path / size), recorded(tmp_path / "8"), strict=True):
-            assert set(ours) == set(eight)
-            for name in ours:
-                assert math.isclose(ours[name], eight[name], rel_tol=1e-4, abs_tol=1e-5), (size, ours["step"], name)
-    for name, value in weights(tmp_path / "1").items():
-        assert_close(value, weights(tmp_path / "8")[name], rtol=0, atol=1e-5)
+        assert_same_training(tmp_path / size, tmp_path / "8")
+
+
+def assert_same_training(one, other):
+    """The figures of every step, but for the order in which numbers are summed."""
+    for ours, theirs in zip(recorded(one), recorded(other), strict=True):
+        assert set(ours) == set(theirs)
+        for name in ours:
+            assert math.isclose(ours[name], theirs[name], rel_tol=1e-4, abs_tol=1e-5), (ours["step"], name)
+    for name, value in weights(one).items():
+        assert_close(value, weights(other)[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(library.compiled() is None, reason="no C compiler on this machine")
+def test_operations_in_c_train_as_those_of_torch(folders, tmp_path, request):
+    run(folders, tmp_path / "c")
+    request.getfixturevalue("kernels_in_torch")
+    run(folders, tmp_path / "torch")
+    assert_same_training(tmp_path / "c", tmp_path / "torch")
+
+
+def test_real_tokens_alone_train_as_padded_rows_through_transformers(folders, tmp_path, monkeypatch):
+    """Sampled and learned by our own forward pass, and by the model's."""
+    run(folders, tmp_path / "own")
+    monkeypatch.setattr(Decoder, "of", lambda model: "of a new family")
+    monkeypatch.setattr(Decoder, "_block", None)
+    run(folders, tmp_path / "transformers")
+    assert_same_training(tmp_path / "own", tmp_path / "transformers")
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "gemma2"])
@@ -230,7 +255,7 @@ def test_a_reward_that_is_known_is_reached_as_far_as_the_kl_allows(folders, tmp_
     beta, prompts = 0.4, PROMPTS[:1]
     settings = dict(
         steps=24, rollouts_per_step=256, minibatch_size=128, max_new_tokens=1, missing_eos_penalty=0.0, kl_coef=beta,
-        learning_rate=4e-3, schedule="cosine", lam=1.0, save_steps=100,
+        learning_rate=4e-3, schedule="cosine", save_steps=100,
     )  # fmt: skip
 
     def capital(prompts, responses):
@@ -659,6 +684,17 @@ def test_gradient_checkpointing_of_an_unknown_family_is_an_error(folders, tmp_pa
         run((granite, folders[1]), tmp_path / "run", gradient_checkpointing=True)
 
 
+def test_an_unknown_family_learns_and_samples_more_slowly_and_says_so(tmp_path):
+    tokenizer, policy = tiny_tokenizer(), tiny_model("gemma2")
+    start = saved(policy, tokenizer, tmp_path / "policy")
+    runtime = Runtime.temporary(tmp_path / "run", stage="ppo")
+    runtime.log = (said := []).append
+    ppo.run(PPOConfig(**SMALL), PPOInputs(start, callable_reward(length_of), PROMPTS), runtime)
+    learning, sampling = [line for line in said if "slower" in line]
+    assert learning.startswith("learning reads policy, reference, critic through transformers, which is slower: gemma2")
+    assert sampling.startswith("sampling through transformers, which is slower: gemma2 models are not among")
+
+
 def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatch):
     """The critic is made from the policy's body: what its lower block gives serves policy, reference and critic."""
     reward, whole = callable_reward(length_of), Decoder._block
@@ -678,6 +714,41 @@ def test_frozen_blocks_are_computed_once_a_rollout(folders, tmp_path, monkeypatc
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     for name, value in weights(tmp_path / "once").items():
         assert_close(value, weights(tmp_path / "again")[name], rtol=0, atol=1e-6)
+
+
+def test_each_token_is_read_once_a_pass_and_only_responses_reach_the_last_block_and_the_head(
+    folders, tmp_path, monkeypatch
+):
+    learner, engine, prompts = make_learner(folders, tmp_path, rollouts_per_step=20, minibatch_size=10)
+    episodes = sample(engine, prompts * 4, seed=0)
+    real, responses = int(episodes.lengths().sum()), int(episodes.mask.sum())
+    assert responses < 0.7 * real
+    into, out, heads, whole, head = [0, 0], [0, 0], [], Decoder._block, logprobs.head_logits
+
+    def counted(self, number, x, *inputs):
+        found = whole(self, number, x, *inputs)
+        into[number], out[number] = into[number] + len(x), out[number] + len(found)
+        return found
+
+    def of_head(hidden, *inputs):
+        heads.append(len(hidden))
+        return head(hidden, *inputs)
+
+    monkeypatch.setattr(Decoder, "_block", counted)
+    monkeypatch.setattr(logprobs, "head_logits", of_head)
+    models = (learner.policy, learner.reference, learner.critic.model.model)
+    beside = []  # whoever is not read by our own forward pass
+    for model in models:
+        model.register_forward_pre_hook(lambda module, _: beside.append(module))
+
+    observed = learner.observe(episodes)
+    assert into == [2 * real, 2 * real] and out == [2 * real, 2 * responses]  # reference and critic
+    assert sum(heads) == responses
+    experience, _ = with_advantages(episodes, observed, (torch.arange(20.0), None), 0.1, learner.config)
+    into[:], out[:], heads[:] = [0, 0], [0, 0], []
+    learner.update(experience, 0, int)
+    assert into == [4 * real, 4 * real] and out == [4 * real, 4 * responses]  # policy and critic, two epochs
+    assert sum(heads) == 2 * responses and not beside
 
 
 @pytest.fixture(scope="module")
@@ -804,20 +875,23 @@ def test_a_critic_of_other_weights_computes_its_own_blocks(folders, tmp_path):
 
 
 def test_an_update_in_bfloat16_is_that_in_float32_but_for_rounding(folders, tmp_path):
+    """Four steps on the same responses, as if each step had drawn them anew."""
     figures, moved = [], []
     _, engine, prompts = make_learner(folders, tmp_path)
-    episodes = sample(engine, prompts * 8, seed=0)
+    drawn = sample(engine, prompts * 8, seed=0)
     for precision in ("float32", "bfloat16"):
         settings = dict(rollouts_per_step=40, minibatch_size=20, optimizer="adamw", adam_eps=1e-2)
         learner, _, _ = make_learner(folders, tmp_path, precision=precision, **settings)
         start = learner.policy_masters.state()["model.layers.0.mlp.up_proj.weight"].clone()
-        observed = learner.observe(episodes)
-        experience, _ = with_advantages(episodes, observed, (torch.arange(40.0) % 3, None), 0.1, learner.config)
-        figures.append(learner.update(experience, 0, int))
+        for step in range(4):
+            episodes = drawn._replace(logprobs=spread(learner.response_logprobs(drawn), drawn.mask))
+            observed = learner.observe(episodes)
+            experience, _ = with_advantages(episodes, observed, (torch.arange(40.0) % 3, None), 0.1, learner.config)
+            figures.append(learner.update(experience, step, int))
         moved.append(learner.policy_masters.state()["model.layers.0.mlp.up_proj.weight"] - start)
-    exact, coarse = figures
-    for name in ("value_loss", "entropy", "policy_grad_norm", "critic_grad_norm"):
-        assert coarse[name] == pytest.approx(exact[name], rel=0.05), name
+    for step, (exact, coarse) in enumerate(zip(figures[:4], figures[4:], strict=True)):
+        for name in ("value_loss", "entropy", "policy_grad_norm", "critic_grad_norm"):
+            assert coarse[name] == pytest.approx(exact[name], rel=0.02), (step, name)
     assert torch.nn.functional.cosine_similarity(*(x.flatten() for x in moved), dim=0) > 0.98
 
 
@@ -835,9 +909,43 @@ def test_bfloat16_learns_and_saves_its_masters(folders, tmp_path):
 
 def test_a_word_where_sampler_and_learner_part():
     said = []
-    for drift, precision in ((0.009, "bfloat16"), (0.02, "bfloat16"), (1e-6, "float32")):
+    drifts = ((0.009, "bfloat16"), (0.02, "bfloat16"), (1e-6, "float32"), (5e-5, "float32"))
+    for drift, precision in drifts:
         ppo_checks.watch_sampler(drift, 7, precision, said.append)
-    assert len(said) == 1 and said[0].startswith("step 7: sampler and learner differ by 0.02 nats a token")
+    assert [line.partition(" nats a token")[0] for line in said] == [
+        f"step 7: sampler and learner differ by {drift}" for drift in ("0.02", "5e-05")
+    ]
+    assert "tokens are weighed for it" in said[0] and "the run stops at 1e-04" in said[1]
+    ppo_checks.check_ratio_is_one(torch.tensor([5e-5]), 7)  # the word comes before the end
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_sampler_and_learner_are_watched_in_every_step(folders, tmp_path, monkeypatch, precision):
+    usual = ppo_checks.TOLERANCES[precision]
+    monkeypatch.setitem(ppo_checks.TOLERANCES, precision, usual._replace(worth_a_word=1e-9))
+    runtime = Runtime.temporary(tmp_path, stage="ppo")
+    runtime.log = (said := []).append
+    ppo.run(PPOConfig(**SMALL, precision=precision), PPOInputs(*folders, PROMPTS), runtime)
+    drifts = [line["sampler_drift"] for line in recorded(tmp_path)]
+    assert len(drifts) == 3 and all(1e-9 < drift < usual.worth_a_word for drift in drifts)
+    assert [line.partition(" nats a token")[0] for line in said if "sampler" in line] == [
+        f"step {step}: sampler and learner differ by {drift:.2g}" for step, drift in enumerate(drifts)
+    ]
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_the_samplers_logprobs_are_the_learners_in_bfloat16(tmp_path, family):
+    tokenizer, model = tiny_tokenizer(), tiny_model(family)
+    start = (
+        saved(model, tokenizer, tmp_path / "policy"),
+        saved(reward_model_from(model, seed=1), tokenizer, tmp_path / "reward"),
+    )
+    learner, _, prompts = make_learner(start, tmp_path / "run", precision="bfloat16")
+    engine = make_engine(learner.policy, tokenizer)
+    assert isinstance(engine, FastEngine)
+    episodes = sample(engine, prompts * 8, seed=0)
+    apart = (learner.response_logprobs(episodes) - episodes.logprobs[episodes.mask]).abs()
+    assert len(apart) > 100 and 0 < apart.mean() < 0.003  # 0.0014 at the most; 0.01 is what is promised
 
 
 def test_tokens_are_weighed_where_sampler_and_learner_part():
@@ -1078,6 +1186,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_led_there(folder
         (dict(kl_estimator="exact"), "set kl_penalty = loss"),
         (dict(kl_penalty="loss"), "k1 has an expected gradient of zero"),
         (dict(kl_controller="adaptive", kl_target=3.0, max_kl=2.0), "max_kl = 2 is not above kl_target = 3"),
+        (
+            dict(kl_controller="adaptive", kl_target=3.0, steps=2, rollouts_per_step=64, kl_horizon=2_000),
+            "moves kl_coef by 0.6% at the most with kl_horizon = 2000, steps = 2 and rollouts_per_step = 64",
+        ),
+        (dict(kl_controller="adaptive", kl_target=3.0, steps=1), "moves kl_coef by 0.0% at the most"),
+        (dict(max_new_tokens=1, gamma=0.9), "gamma has no effect with max_new_tokens = 1"),
+        (dict(max_new_tokens=1, lam=1.0), "lam has no effect with max_new_tokens = 1"),
         (dict(epochs_per_batch=1, minibatch_size=512, clip_range=0.1), "clip_range has no effect with one epoch"),
         (dict(epochs_per_batch=1, minibatch_size=512, value_clip_range=0.1), "value_clip_range has no effect"),
         (dict(steps=10, warmup_steps=10), "warmup_steps = 10 leaves nothing"),
@@ -1102,6 +1217,8 @@ def test_settings_that_contradict_or_do_nothing_are_errors(settings, message):
 
 def test_defaults_and_a_resolved_dump_are_accepted():
     assert PPOConfig.model_validate(PPOConfig().model_dump(), context={"resolved": True}) == PPOConfig()
+    assert PPOConfig(max_new_tokens=1).lam == 0.95  # a default, which nobody wrote
+    assert PPOConfig(kl_controller="adaptive", kl_target=3.0, steps=3, rollouts_per_step=64, kl_horizon=2_000)
     assert PPOConfig().clip_range == 0.2 and PPOConfig().missing_eos_penalty == 1.0
 
 

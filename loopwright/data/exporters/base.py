@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loopwright.schemas import Comparison, Correction, Message, Ranking, Record
+from loopwright.schemas import Comparison, Correction, Judgement, Message, Ranking, Rating, Record
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Exporter:
     keeps: dict[type[Record], frozenset[str]]
     writes: str
     where_all: frozenset[str] = frozenset()
-    container: Literal["jsonl", "csv", "parquet"] = "jsonl"
+    container: Literal["jsonl", "json", "csv", "parquet"] = "jsonl"
 
 
 PAIRS: dict[type[Record], frozenset[str]] = {
@@ -80,6 +80,37 @@ def pairs(record: Record, account: Account) -> Iterator[tuple[str, str]]:
         for i, other in enumerate(record.responses):
             if i != record.chosen:
                 yield edited_from, other
+
+
+def text_of(prompt: tuple[Message, ...], account: Account) -> str | None:
+    """The one text of a prompt, for formats without conversations; None, and counted, where it is no such prompt."""
+    if not prompt:
+        return ""
+    if len(prompt) == 1 and prompt[0].role == "user" and prompt[0].content:
+        return prompt[0].content
+    account.leave("a prompt that is not one text of a user")
+    return None
+
+
+def as_shown(record: Comparison, account: Account) -> tuple[int, int]:
+    """Which response stood left, and which right."""
+    if record.order_shown is None:
+        account.change("nobody knows which answer was shown first; it is read back as the one that is stored first")
+        return 0, 1
+    return record.order_shown[0], record.order_shown[1]
+
+
+def writers(record: Judgement, account: Account) -> tuple[str | None, ...]:
+    """Who wrote each response."""
+    if record.policies and record.policy:
+        account.change("which of several policies is the newest is not told")
+    return record.policies or (record.policy,) * len(record.responses)
+
+
+def on_scale(record: Rating, scale: tuple[int, int], criteria: Collection[str] | None = None) -> bool:
+    """Whether a format of this scale, on which more is better, and of these criteria has a place for a rating."""
+    known = criteria is None or record.scores.keys() <= set(criteria)
+    return known and record.higher_is_better and (record.scale_low, record.scale_high) == scale
 
 
 def turns(messages: tuple[Message, ...]) -> list[dict[str, str]]:

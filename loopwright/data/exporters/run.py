@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from loopwright.runtime.display import Display
 
 ROWS_AT_ONCE = 1000  # in a batch of a Parquet file
-_ENDINGS = {"jsonl": (".jsonl", ".jsonl.gz"), "csv": (".csv", ".csv.gz"), "parquet": (".parquet",)}
+_ENDINGS = {
+    "jsonl": (".jsonl", ".jsonl.gz"),
+    "json": (".json", ".json.gz"),
+    "csv": (".csv", ".csv.gz"),
+    "parquet": (".parquet",),
+}
 
 
 class ExportReport(NamedTuple):
@@ -98,7 +103,7 @@ def _records(path: Path, exporter: Exporter, display: Display | None) -> Iterato
                 known = ", ".join(kind.__name__ for kind in exporter.keeps)
                 raise DataError(f"{where}: a {kind.__name__}, but this format holds {known}; export another file")
             first = first or kind
-            if exporter.container != "jsonl" and kind is not first:
+            if exporter.container in ("csv", "parquet") and kind is not first:
                 raise DataError(
                     f"{where}: a {kind.__name__} among {first.__name__} records; a table has one kind, split the file"
                 )
@@ -140,6 +145,19 @@ def _json_lines(file: BinaryIO) -> Iterator[Write]:
         file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     yield write
+
+
+@contextmanager
+def _json_array(file: BinaryIO) -> Iterator[Write]:
+    before = b"["
+
+    def write(kind: type[Record], row: Row) -> None:
+        nonlocal before
+        file.write(before + json.dumps(row, ensure_ascii=False).encode())
+        before = b",\n"
+
+    yield write
+    file.write(b"]\n")
 
 
 @contextmanager
@@ -192,4 +210,4 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
         writer.close()
 
 
-_WRITERS = {"jsonl": _json_lines, "csv": _csv, "parquet": _parquet}
+_WRITERS = {"jsonl": _json_lines, "json": _json_array, "csv": _csv, "parquet": _parquet}

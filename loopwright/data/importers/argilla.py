@@ -19,7 +19,7 @@ COLUMNS = {
 
 class Answer(NamedTuple):
     question: str
-    value: Any
+    given: Fields  # with a "value"
     person: str | None
 
 
@@ -33,13 +33,12 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
         return
     prompt = user(fields.text_or_none(settings.column("prompt")) or "")
     name = row.name_of("id") or row.name
-    row.get("status"), row.get("_server_id")
-    marking = {answer.question for answer in answers if _each_has(answer.value, "label")}
+    marking = {answer.question for answer in answers if _each_has(answer.given.get("value"), "label")}
     counted = Counter[str]()
     for answer in answers:
         counted[answer.question] += 1
         about = {"id": f"{name}/{answer.question}/{counted[answer.question]}", "annotator": answer.person}
-        if answer.value == [] and answer.question not in marking:
+        if answer.given.get("value") == [] and answer.question not in marking:
             notes.skip("an empty list: unmarked text or no ranks, which only other answers to the question could tell")
             continue
         yield from _record(answer, fields, prompt, settings, notes, about)
@@ -48,14 +47,13 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
 def _record(
     answer: Answer, fields: Fields, prompt: tuple[Message, ...], settings: Settings, notes: Notes, about: dict[str, Any]
 ) -> Iterator[Record]:
-    value, column = answer.value, settings.column
+    value, column = answer.given.get("value"), settings.column
     if _each_has(value, "rank"):
         yield _ranking(answer, fields, prompt, settings, notes, about)
     elif value == [] or _each_has(value, "label"):
-        marked = (Fields(item, f"{answer.question}.") for item in value)
         found = tuple(
             Span(start=item.whole("start", 0, 2**31), end=item.whole("end", 0, 2**31), label=item.text("label"))
-            for item in marked
+            for item in answer.given.objects("value")
         )
         responses = (fields.text(column("response")),)
         yield SpanFeedback(prompt=prompt, responses=responses, spans=found, **about)
@@ -92,7 +90,7 @@ def _ranking(
     notes: Notes,
     about: dict[str, Any],
 ) -> Comparison | Ranking:
-    places = [Fields(item, f"{answer.question}.") for item in answer.value]
+    places = answer.given.objects("value")
     ranks = [place.whole("rank", 1, 1000) for place in places]
     responses = tuple(fields.text(place.text("value")) for place in places)  # values name the fields of the answers
     note_same(responses, notes)
@@ -114,7 +112,9 @@ def _flat(row: Row, notes: Notes) -> Iterator[Answer]:
             raise Unreadable(f'"{key[:60]}" has {len(values)} answers, {len(users)} users and {len(states)} states')
         for place, value in enumerate(values):
             if _submitted(states[place] if states else None, notes):
-                yield Answer(key.removesuffix(".responses"), value, _person(users[place] if users else None))
+                given = Fields({"value": value}, f"{key}.{place}.")
+                row.below.setdefault(key, []).append(given)
+                yield Answer(key.removesuffix(".responses"), given, _person(users[place] if users else None))
 
 
 def _nested(row: Row, notes: Notes) -> Iterator[Answer]:
@@ -125,7 +125,9 @@ def _nested(row: Row, notes: Notes) -> Iterator[Answer]:
     for question in responses.values:
         for given in responses.objects(question):
             if _submitted(given.get("status"), notes):
-                yield Answer(question, given.get("value"), _person(given.get("user_id")))
+                yield Answer(question, given, _person(given.get("user_id")))
+            else:
+                given.ignore()
 
 
 def _submitted(state: Any, notes: Notes) -> bool:

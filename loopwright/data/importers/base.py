@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from loopwright.schemas import Comparison, Message, Record
 MAX_REASONS = 50  # distinct ones; a hostile file must not fill the memory with them
 MAX_FIELDS_NAMED = 200
 LARGEST = 1e300  # of numbers; Python's whole numbers have no end, and NaN is not smaller either
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_SPEAKERS = ("system", "user", "assistant")
+_TURN = {"role", "content"}
 _TRUTH = {"true": True, "1": True, "good": True, "up": True, "yes": True}
 _TRUTH |= {"false": False, "0": False, "bad": False, "down": False, "no": False}
 
@@ -20,7 +24,8 @@ class Unreadable(ValueError):
 
 
 class Fields:
-    """A JSON object read field by field. It remembers which were read; errors name the field.
+    """A JSON object read field by field. It remembers which were read, its own and those of the objects in it, so that
+    what nothing has asked for can be counted (`Notes.leave`); errors name the field.
 
     Args:
         cells: the values are cells of a table that has texts alone, so numbers and booleans are spelled.
@@ -29,13 +34,14 @@ class Fields:
         Unreadable: from every method, when the field is missing (unless it may be) or of another type.
     """
 
-    __slots__ = ("cells", "path", "read", "values")
+    __slots__ = ("below", "cells", "path", "read", "values")
 
     def __init__(self, values: Mapping[str, Any], path: str = "", cells: bool = False) -> None:
         self.values = values
         self.cells = cells
         self.path = path
         self.read: set[str] = set()
+        self.below: dict[str, list[Fields]] = {}  # key -> the objects that were taken from there
 
     def get(self, key: str) -> Any:
         """The value as it is; None where there is none."""
@@ -121,18 +127,61 @@ class Fields:
         return value or []
 
     def inside(self, key: str) -> Fields:
-        value = self.get(key)
-        if not isinstance(value, dict):
-            raise self.wrong(key, "an object")
-        return Fields(value, f"{self.path}{key}.")
+        return self._inside(key, self.get(key))
+
+    def spelled_object(self, key: str) -> Fields:
+        """An object, or one that a text spells as JSON."""
+        return self._inside(key, self._spelled(key))
 
     def objects(self, key: str) -> Sequence[Fields]:
+        return self._objects(key, self.items(key))
+
+    def messages(self, key: str) -> tuple[Message, ...]:
+        """A conversation from [{role, content}, …], or from a text that spells it as JSON."""
+        values = self._spelled(key)
+        if not isinstance(values, list):
+            raise self.wrong(key, "a list of messages")
+        if all(_is_plain(value) for value in values):  # nearly always, and faster
+            return tuple(Message(role=value["role"], content=value["content"]) for value in values)
         found = []
-        for number, value in enumerate(self.items(key)):
+        for turn in self._objects(key, values):
+            role = turn.text("role")
+            if role not in _SPEAKERS:
+                raise Unreadable(f'"{turn.path}role" is {role[:40]!r}, not system, user or assistant')
+            found.append(Message.model_validate({"role": role, "content": turn.text("content")}))
+        return tuple(found)
+
+    def ignore(self, *keys: str) -> None:
+        """These fields, or all, are not counted one by one: as a whole they are, or they say nothing of their own."""
+        for key in keys or self.values:
+            self.read.add(key)
+            self.below.pop(key, None)
+
+    def _inside(self, key: str, value: Any) -> Fields:
+        if key not in self.below:
             if not isinstance(value, dict):
-                raise Unreadable(f'"{self.path}{key}.{number}" is {_kind(value)}, not an object')
-            found.append(Fields(value, f"{self.path}{key}.{number}."))
-        return found
+                raise self.wrong(key, "an object")
+            self.below[key] = [Fields(value, f"{self.path}{key}.")]
+        return self.below[key][0]
+
+    def _objects(self, key: str, values: Sequence[Any]) -> list[Fields]:
+        if key not in self.below:
+            found = []
+            for number, value in enumerate(values):
+                if not isinstance(value, dict):
+                    raise Unreadable(f'"{self.path}{key}.{number}" is {_kind(value)}, not an object')
+                found.append(Fields(value, f"{self.path}{key}.{number}."))
+            self.below[key] = found
+        return self.below[key]
+
+    def _spelled(self, key: str) -> Any:
+        value = self.get(key)
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise Unreadable(f'"{self.path}{key}" is text that is not JSON') from None
 
     def has(self, key: str) -> bool:
         return self.values.get(key) is not None
@@ -184,11 +233,14 @@ class Notes:
         self._count(self.skipped, reason)
 
     def leave(self, row: Fields) -> None:
-        """Count the fields of a row that nothing has asked for."""
-        for key in row.values.keys() - row.read:
-            if row.values[key] in (None, "", [], {}):
-                continue
-            name = str(key)[:100]
+        """Count the fields of a row that nothing has asked for, those inside others by their dotted names.
+
+        The items of a list go by the name of the list, and replies to replies by the name of replies: each name
+        counts once in a row.
+        """
+        left: set[str] = set()
+        _unread(row, "", left)
+        for name in left:
             if name not in self.fields_left and len(self.fields_left) >= MAX_FIELDS_NAMED:
                 name = "other fields"
             self.fields_left[name] = self.fields_left.get(name, 0) + 1
@@ -199,6 +251,20 @@ class Notes:
             reason = "other reasons"
         found = noted.setdefault(reason, Noted(first=self.where))
         found.count += 1
+
+
+def _unread(fields: Fields, start: str, found: set[str]) -> None:
+    """Add the names of what nothing has asked for. It runs for every object that was read: it has to be fast."""
+    values, read = fields.values, fields.read
+    if not read.issuperset(values):
+        for key in values:
+            if key not in read and values[key] not in _NOTHING:
+                found.add(f"{start}{key}"[:100])
+    if fields.below:
+        for key, inside in fields.below.items():
+            repeated = start and f".{start}".endswith(f".{key}.")
+            for one in inside:
+                _unread(one, start if repeated else f"{start}{key}.", found)
 
 
 @dataclass(frozen=True)
@@ -231,24 +297,6 @@ class Importer:
     takes_references: bool = False
 
 
-def messages(values: Any, where: str) -> tuple[Message, ...]:
-    """A conversation from [{role, content}, …].
-
-    Raises:
-        Unreadable: it is none.
-    """
-    if not isinstance(values, list):
-        raise Unreadable(f'"{where}" is {_kind(values)}, not a list of messages')
-    found = []
-    for number, value in enumerate(values):
-        turn = Fields(value if isinstance(value, dict) else {}, f"{where}.{number}.")
-        role = turn.text("role")
-        if role not in ("system", "user", "assistant"):
-            raise Unreadable(f'"{where}.{number}.role" is {role[:40]!r}, not system, user or assistant')
-        found.append(Message(role=role, content=turn.text("content")))
-    return tuple(found)
-
-
 def user(text: str) -> tuple[Message, ...]:
     """A prompt of one user message; an empty text is no prompt."""
     return (Message(role="user", content=text),) if text else ()
@@ -262,6 +310,16 @@ def shared_turns(first: Sequence[Message], second: Sequence[Message]) -> int:
             break
         count += 1
     return count
+
+
+def written_by(policies: Sequence[str | None], notes: Notes) -> dict[str, Any]:
+    """`policy` where one policy wrote all answers, `policies` where each answer's is known."""
+    if len(set(policies)) == 1:
+        return {"policy": policies[0]}
+    if None in policies:
+        notes.warn("who wrote some of the answers is known, but not who wrote the others; left out")
+        return {}
+    return {"policies": tuple(policies)}
 
 
 def note_same(responses: Sequence[str], notes: Notes) -> None:
@@ -280,6 +338,16 @@ def comparison_of_two(better: str, worse: str, notes: Notes, **about: Any) -> Co
     """Formats of the columns chosen and rejected: the better answer is stored first."""
     note_same((better, worse), notes)
     return Comparison(responses=(better, worse), choice=0, **about)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a message, and nothing more."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == _TURN
+        and value["role"] in _SPEAKERS
+        and isinstance(value["content"], str)
+    )
 
 
 def _kind(value: Any) -> str:

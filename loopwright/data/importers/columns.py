@@ -1,6 +1,5 @@
 """Tables of any make: the user says which column is what."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,23 +10,22 @@ from loopwright.data.importers.base import (
     Settings,
     Unreadable,
     choice_of,
-    messages,
     note_same,
     user,
 )
 from loopwright.data.importers.choices import read_choice
-from loopwright.schemas import Comparison, Demonstration, Message, Prompt, Record, Thumb
+from loopwright.schemas import Attack, Comparison, Demonstration, Message, Prompt, Record, Thumb
 
 ROLES = (
     "id", "prompt", "messages", "chosen", "rejected", "response_a", "response_b", "choice", "probability", "strength",
     "margin", "weight", "response", "good", "annotator", "seconds", "guideline", "policy", "reward_model",
-    "selection_probability", "created",
+    "selection_probability", "created", "rationale", "both_bad", "broke", "harm",
 )  # fmt: skip
 COLUMNS = {role: role for role in ROLES} | {"first": "a", "second": "b", "tie": "tie"}
 
 
 def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
-    """A comparison, a thumb, a demonstration or a prompt, by the columns that have a value in the row."""
+    """A comparison, an attack, a thumb, a demonstration or a prompt, by the columns that have a value in the row."""
     prompt = _prompt(row, settings)
     name = {"id": row.name_of(settings.column("id")) or row.name}
     pair = _pair(row, notes, settings)
@@ -35,18 +33,8 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
         note_same(pair, notes)
         about = name | {"prompt": prompt, "responses": pair} | _choice(row, settings) | _about(row, settings)
         yield Comparison.model_validate(about)
-    elif row.has(settings.column("response")) or row.has(settings.column("good")):
-        response = _answer(row, settings.column("response"), notes)
-        if row.has(settings.column("good")):
-            about = name | {
-                "prompt": prompt,
-                "responses": (response,),
-                "good": row.spelled_truth(settings.column("good")),
-            }
-            yield Thumb.model_validate(about | _judgement(row, settings))
-        else:
-            about = {key: row.name_of(settings.column(key)) for key in ("annotator", "created")}
-            yield Demonstration(**name, prompt=prompt, response=response, **about)
+    elif any(row.has(settings.column(role)) for role in ("response", "good", "broke")):
+        yield _about_one(row, notes, settings, name | {"prompt": prompt})
     elif prompt:
         yield Prompt(**name, messages=prompt)
     else:
@@ -54,17 +42,26 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
         raise Unreadable(f"{reason}; say what the columns are called: --columns prompt=…, chosen=…, rejected=…, …")
 
 
+def _about_one(row: Row, notes: Notes, settings: Settings, about: dict[str, Any]) -> Record:
+    """An attack, a thumb or a demonstration: what the row says of its one answer."""
+    response, good, broke = (settings.column(role) for role in ("response", "good", "broke"))
+    text = _answer(row, response, notes)
+    if row.has(broke):
+        said = {"broke": row.spelled_truth(broke), "harm": row.spelled_number(settings.column("harm"))}
+        return Attack.model_validate(about | {"responses": (text,)} | said | _judgement(row, settings))
+    if row.has(good):
+        said = {"good": row.spelled_truth(good)}
+        return Thumb.model_validate(about | {"responses": (text,)} | said | _judgement(row, settings))
+    return Demonstration(
+        response=text, **about, **{key: row.name_of(settings.column(key)) for key in ("annotator", "created")}
+    )
+
+
 def _prompt(row: Row, settings: Settings) -> tuple[Message, ...]:
     key = settings.column("messages")
     if not row.has(key) or row.values[key] == "":
         return user(row.text_or_none(settings.column("prompt")) or "")
-    value = row.get(key)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unreadable(f'"{key}" is text that is not JSON') from None
-    return messages(value, key)
+    return row.messages(key)
 
 
 def _pair(row: Row, notes: Notes, settings: Settings) -> tuple[str, str] | None:
@@ -101,12 +98,15 @@ def _about(row: Row, settings: Settings) -> dict[str, Any]:
     found = _judgement(row, settings)
     found |= {key: row.spelled_number(settings.column(key)) for key in ("margin", "weight")}
     found["strength"] = row.name_of(settings.column("strength"))
+    if row.has(settings.column("both_bad")):
+        found["both_bad"] = row.spelled_truth(settings.column("both_bad"))
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _judgement(row: Row, settings: Settings) -> dict[str, Any]:
     texts = ("annotator", "guideline", "policy", "reward_model", "created")
     found: dict[str, Any] = {key: row.name_of(settings.column(key)) for key in texts}
+    found["rationale"] = row.text_or_none(settings.column("rationale"))
     return found | {key: row.spelled_number(settings.column(key)) for key in ("seconds", "selection_probability")}
 
 

@@ -36,6 +36,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
     if feedback.has("errors"):
         spans = _spans(feedback, len(responses[0]))
         if spans is None:
+            feedback.ignore("errors")
             notes.skip("spans of which one does not lie in the answer")
         else:
             yield SpanFeedback(id=f"{row.name}/spans", prompt=prompt, responses=responses[:1], spans=spans)

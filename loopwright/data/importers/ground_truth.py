@@ -1,6 +1,5 @@
 """SageMaker Ground Truth: the output manifest of a custom job that shows two answers."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +22,6 @@ _ALL = "annotationsFromAllWorkers"
 def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     """A comparison of each worker's answer."""
     shown = _shown(row)
-    for key in row.values:
-        if key.endswith("-metadata"):
-            row.get(key)
     jobs = [key for key, value in row.values.items() if isinstance(value, dict) and _ALL in value]
     if len(jobs) != 1:
         raise Unreadable(f'{len(jobs)} fields hold "{_ALL}", not one; is this the output of a custom job?')
@@ -37,15 +33,17 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     responses = (shown.text(settings.column("response_a")), shown.text(settings.column("response_b")))
     note_same(responses, notes)
     for number, annotation in enumerate(annotations):
-        content = _parsed(annotation.inside("annotationData").get("content"), f"{annotation.path}content")
+        content = annotation.inside("annotationData").spelled_object("content")
         key = settings.column("choice")
         if key not in content.values:
             names = ", ".join(f'"{str(name)[:30]}"' for name in list(content.values)[:4]) or "nothing"
             notes.skip(f'no "{key[:30]}" in a form (--columns choice=…); found {names}')
+            annotation.ignore()
             continue
         given = _selected(content.get(key))
         if given is None:
             notes.skip("a form without a choice")
+            annotation.ignore()
             continue
         yield Comparison(
             id=f"{row.name}/{number}",
@@ -62,21 +60,10 @@ def _shown(row: Row) -> Fields:
         raise Unreadable('the text is not in the file ("source-ref" points elsewhere); put it into "source"')
     if not row.has("source"):
         return row
-    source = row.get("source")
+    source = row.values["source"]
     if isinstance(source, str) and not source.lstrip().startswith("{"):
         return row  # a plain text; the answers must stand beside it
-    return _parsed(source, "source")
-
-
-def _parsed(value: Any, where: str) -> Fields:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Unreadable(f'"{where}" is text that is not JSON') from None
-    if not isinstance(value, dict):
-        raise Unreadable(f'"{where}" is no JSON object')
-    return Fields(value, f"{where}.")
+    return row.spelled_object("source")
 
 
 def _selected(value: Any) -> Any:

@@ -12,7 +12,6 @@ COLUMNS = {"prompt": "prompt", "left": "answer1", "right": "answer2"}  # the nam
 def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     """A comparison of each annotation that was not skipped."""
     data = row.inside("data")
-    row.get("predictions"), row.get("drafts")  # a model's guesses and unfinished answers are no feedback
     annotations = row.objects("annotations")
     if not annotations:
         notes.skip("a task without annotations")
@@ -23,10 +22,12 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
     for number, annotation in enumerate(annotations):
         if annotation.flag("was_cancelled"):
             notes.skip("an annotation that was skipped (was_cancelled)")
+            annotation.ignore()
             continue
         selected = _selected(annotation)
         if selected is None:
             notes.skip("an annotation without a pairwise result")
+            annotation.ignore()
             continue
         if annotation.flag("ground_truth"):
             notes.warn("an annotation marked as ground truth")

@@ -19,6 +19,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
     if not row.has("message_tree_id") or not row.has("prompt"):
         _other_kind(row, notes)
         return
+    row.ignore("message_tree_id")  # that of its prompt
     state = row.text_or_none("tree_state")
     if state not in (READY, None):
         notes.skip(f"tree_state {state}")
@@ -36,6 +37,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
         parent, path = open_messages.pop()
         if len(path) > MAX_TURNS:
             notes.skip(f"what follows after {MAX_TURNS} turns")
+            parent.ignore("replies")
             continue
         replies = [reply for reply in parent.objects("replies") if _usable(reply, notes)]
         turns = [_message(reply) for reply in replies]
@@ -89,13 +91,15 @@ def _other_kind(row: Row, notes: Notes) -> None:
 
 
 def _usable(message: Fields, notes: Notes) -> bool:
+    message.ignore("parent_id")  # the tree says it
     if message.flag("deleted"):
         notes.skip("a deleted message, with its replies")
-        return False
-    if message.get("review_result") is False:
+    elif message.get("review_result") is False:
         notes.skip("a message that reviewers rejected, with its replies")
-        return False
-    return True
+    else:
+        return True
+    message.ignore()
+    return False
 
 
 def _message(message: Fields) -> Message:

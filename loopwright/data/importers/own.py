@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from loopwright.data.importers.base import Importer, Notes, Row, Settings, Unreadable
 from loopwright.schemas import (
+    Attack,
     Comparison,
     Correction,
     Demonstration,
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Record]] = {
     "ranks": Ranking,
     "scores": Rating,
     "good": Thumb,
+    "broke": Attack,
     "edited": Correction,
     "spans": SpanFeedback,
     "messages": Prompt,

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from loopwright.data.importers.base import Fields, Importer, Notes, Row, Settings, Unreadable, note_same, user
+from loopwright.data.importers.base import (
+    Fields,
+    Importer,
+    Notes,
+    Row,
+    Settings,
+    Unreadable,
+    note_same,
+    user,
+    written_by,
+)
 from loopwright.schemas import Comparison, Message, Rating, Record
 
 SCALE = (1, 7)
@@ -38,14 +48,13 @@ def _comparison(row: Row, notes: Notes) -> Comparison:
         raise Unreadable(f'"summaries" has {len(summaries)} items, not 2')
     first, second = (_summary(summary) for summary in summaries)
     note_same((first, second), notes)
-    policies = {summary.name_of("policy") for summary in summaries}
     return Comparison(
         id=row.name,
         prompt=post(row.inside("info")),
         responses=(first, second),
         choice=0 if row.whole("choice", 0, 1) == 0 else 1,
         annotator=row.name_of("worker"),
-        policy=policies.pop() if len(policies) == 1 else None,
+        **written_by([summary.name_of("policy") for summary in summaries], notes),
     )
 
 

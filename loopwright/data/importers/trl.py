@@ -9,7 +9,6 @@ from loopwright.data.importers.base import (
     Settings,
     Unreadable,
     comparison_of_two,
-    messages,
     shared_turns,
     user,
 )
@@ -51,7 +50,7 @@ def explicit(row: Row, notes: Notes) -> tuple[tuple[Message, ...], str, str]:
     if isinstance(row.values.get("chosen"), str) or isinstance(row.values.get("rejected"), str):
         # Texts that hold the prompt do not say where it ends, so they stay whole: the prompt is empty then.
         return prompt, row.text("chosen"), row.text("rejected")
-    chosen, rejected = (messages(row.get(key), key) for key in ("chosen", "rejected"))
+    chosen, rejected = (row.messages(key) for key in ("chosen", "rejected"))
     shared = min(shared_turns(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
     if shared > 0:
         inside = chosen[:shared]
@@ -67,12 +66,12 @@ def _conversation(row: Row, key: str) -> tuple[Message, ...]:
     value = row.get(key)
     if value is None:
         raise row.wrong(key, "a text or messages")
-    return user(value) if isinstance(value, str) else messages(value, key)
+    return user(value) if isinstance(value, str) else row.messages(key)
 
 
 def _answer(row: Row, key: str) -> str:
     value = row.get(key)
-    return value if isinstance(value, str) else _only(messages(value, key), key)
+    return value if isinstance(value, str) else _only(row.messages(key), key)
 
 
 def _only(turns: Sequence[Message], key: str) -> str:

@@ -5,7 +5,17 @@ Cui et al. 2023 (arXiv:2310.01377).
 
 from collections.abc import Iterator
 
-from loopwright.data.importers.base import Fields, Importer, Notes, Row, Settings, Unreadable, note_same, user
+from loopwright.data.importers.base import (
+    Fields,
+    Importer,
+    Notes,
+    Row,
+    Settings,
+    Unreadable,
+    note_same,
+    user,
+    written_by,
+)
 from loopwright.data.importers.trl import explicit
 from loopwright.schemas import Comparison, Message, Ranking, Rating, Record
 
@@ -20,9 +30,9 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
     completions = row.objects("completions")
     if not completions:
         notes.skip("no completions")
-    ranked: list[tuple[str, float]] = []
+    ranked: list[tuple[str, str | None, float]] = []
     for number, completion in enumerate(completions):
-        response = completion.text("response")
+        response, model = completion.text("response"), completion.name_of("model")
         if scores := _scores(completion, notes):
             yield Rating(
                 id=f"{row.name}/{number}",
@@ -32,11 +42,11 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
                 scale_low=SCALE[0],
                 scale_high=SCALE[1],
                 higher_is_better=True,
-                policy=completion.name_of("model"),
+                policy=model,
             )
         overall = _overall(completion, scores, notes)
         if overall is not None:
-            ranked.append((response, overall))
+            ranked.append((response, model, overall))
     if len(ranked) > 1:
         yield _ranking(row.name, prompt, ranked, notes)
 
@@ -71,12 +81,14 @@ def _overall(completion: Fields, scores: dict[str, int], notes: Notes) -> float 
     return overall
 
 
-def _ranking(name: str, prompt: tuple[Message, ...], ranked: list[tuple[str, float]], notes: Notes) -> Ranking:
-    responses, scores = zip(*ranked, strict=True)
+def _ranking(
+    name: str, prompt: tuple[Message, ...], ranked: list[tuple[str, str | None, float]], notes: Notes
+) -> Ranking:
+    responses, models, scores = zip(*ranked, strict=True)
     if len(set(scores)) < len(scores):
         notes.warn("equal scores are a tie")
     ranks = tuple(1 + sum(other > score for other in scores) for score in scores)
-    return Ranking(id=name, prompt=prompt, responses=responses, ranks=ranks)
+    return Ranking(id=name, prompt=prompt, responses=responses, ranks=ranks, **written_by(models, notes))
 
 
 def convert_binarized(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
