@@ -376,9 +376,11 @@ def test_helpsteer_leaves_out_what_has_no_number(tmp_path):
         rating(MERITS | {"correctness": 1}, 1, 5), rating(MERITS | {"verbosity": 1}, 0, 4),
         rating({"helpfulness": 1}, 0, 4),
         rating(MERITS, 0, 4).model_copy(update={"higher_is_better": False}),
+        rating(MERITS, 0, 4).model_copy(update={"directions": {"coherence": False}}),
     )  # fmt: skip
     assert [row["preference_strength"] for row in rows_of(path)] == [0, 2, 0]
-    assert list(account.left_out.values()) == [2, 4] and account.lost == {"id": 9, "both_bad": 1}
+    assert list(account.left_out.values()) == [2, 5]
+    assert account.lost == {"id": 10, "both_bad": 1, "directions": 1}
     assert list(account.changed.values()) == [1, 1]
 
 
