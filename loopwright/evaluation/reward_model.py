@@ -21,7 +21,7 @@ from loopwright.schemas import Judgement
 
 T = TypeVar("T")
 
-MOST_PAIRS_CHANGED = 200  # whose answers are changed: each is scored once for every change
+MOST_PAIRS_CHANGED = 200  # whose answers are changed: each is scored once for every change; also of reworded questions
 
 
 def assess_pairs(
@@ -39,7 +39,7 @@ def assess_pairs(
         pairs: held-out ones, see `judged_pairs`; ties count only as votes of annotators.
         scale: P(first preferred) = sigmoid(scale * (first - second)).
         score: the model; without it there is neither `sensitivity` nor `worthless`.
-        rewordings: questions asked in two ways, see `rewordings_of`.
+        rewordings: questions asked in two ways, see `rewordings_of`; the first 200 are scored.
         points: of a learning curve; without them there is no forecast.
 
     Sensitivity and worthless answers are None where the answers do not allow them.
@@ -50,7 +50,7 @@ def assess_pairs(
     overall = accuracy(pairs)
     if overall is None:
         score = None
-    changed = _sample(pairs)
+    changed, rewordings = _sample(pairs), rewordings[:MOST_PAIRS_CHANGED]
     return {
         "pairs": len(pairs),
         "ties": sum(pair.record.choice is None for pair in pairs),

@@ -64,6 +64,12 @@ PPO_CURVES = (
     ("Explained variance", ("explained_variance",), "Of the returns, by the critic"),
     ("KL coefficient", ("kl_coef",), ""),
     ("Finished", ("finished_share",), "Share of responses that ended by themselves"),
+    (
+        "Do the reward models differ?",
+        ("watch_spread", "watch_unsure"),
+        "On a response; in standard deviations of the start",
+    ),
+    ("Repetition", ("watch_repetition",), "Share of pairs of tokens that a response repeats"),
 )
 FROM_ZERO = ("KL to the reference", "Value loss", "Clip fraction", "KL coefficient")
 

@@ -205,12 +205,14 @@ def _aspects(record: Record) -> set[str | None]:
 def _on_the_scale(record: Record, config: ProjectConfig) -> None:
     """Raises ValueError where a rating is on another scale than the project's."""
     if isinstance(record, Rating):
-        scale, direction = (record.scale_low, record.scale_high), record.higher_is_better
-        if (scale, direction) != (tuple(config.scale), config.higher_is_better):
-            low, high = config.scale
+        scale, names = (record.scale_low, record.scale_high), list(record.scores) or [""]
+        turned = [name for name in names if record.is_high_good(name) != config.is_high_good(name)]
+        if scale != tuple(config.scale) or turned:
+            (low, high), name = config.scale, (turned or names)[0]
+            by = f" by {name}" if 0 < len(turned) < len(names) else ""
             raise ValueError(
-                f"is on the scale {scale[0]} to {scale[1]}, {_best(direction)}; the project's is {low} to {high}, "
-                f"{_best(config.higher_is_better)}"
+                f"is on the scale {scale[0]} to {scale[1]}, {_best(record.is_high_good(name))}{by}; the project's is "
+                f"{low} to {high}, {_best(config.is_high_good(name))}{by}"
             )
 
 

@@ -113,8 +113,11 @@ def _rankings(answer: RankingAnswer, asked: Asked, about: Mapping[str, Any]) -> 
 
 def _ratings(answer: RatingAnswer, asked: Asked, about: Mapping[str, Any]) -> list[Record]:
     low, high = asked.project.scale
+    usual = asked.project.higher_is_better
+    own = {name: asked.project.is_high_good(name) for name in answer.scores}
     kept = {"responses": (asked.responses[0],), "scale_low": low, "scale_high": high, "checks": answer.checks}
-    return [Rating(scores=answer.scores, higher_is_better=asked.project.higher_is_better, **kept, **about)]
+    kept["directions"] = {name: high_is_good for name, high_is_good in own.items() if high_is_good != usual}
+    return [Rating(scores=answer.scores, higher_is_better=usual, **kept, **about)]
 
 
 def _thumb(answer: ThumbAnswer, asked: Asked, about: Mapping[str, Any]) -> list[Record]:

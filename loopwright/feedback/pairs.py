@@ -360,7 +360,9 @@ def _worth(record: Rating, config: JudgementConfig) -> float | None:
     names = list(record.scores) if config.criterion is None else [config.criterion]
     if not names or any(name not in record.scores for name in names):
         return None
-    mean = sum(record.scores[name] for name in names) / len(names)
+    ends = record.scale_low + record.scale_high
+    turned = {name for name in names if record.is_high_good(name) != record.higher_is_better}
+    mean = sum(ends - record.scores[name] if name in turned else record.scores[name] for name in names) / len(names)
     share = (mean - record.scale_low) / (record.scale_high - record.scale_low)
     return share if record.higher_is_better else 1 - share
 

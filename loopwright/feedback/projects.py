@@ -39,6 +39,7 @@ class Criterion(Config):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     definition: Annotated[str, Field(min_length=1, max_length=500)]
+    higher_is_better: bool | None = None  # of its marks in a rating; None: as the project says
 
 
 class ProjectConfig(Config):
@@ -93,6 +94,8 @@ class ProjectConfig(Config):
             raise ValueError("two of the reasons are the same; leave one out")
         if self.kind == "spans" and not self.span_labels:
             raise ValueError("a spans project needs span_labels: what can be the matter with a passage")
+        if self.kind != "rating" and any(one.higher_is_better is not None for one in self.criteria):
+            raise ValueError(f"higher_is_better of a criterion has no effect on a {self.kind} project; leave it out")
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale {self.scale[0]} to {self.scale[1]} has no levels; write it as low, high")
         return self
@@ -101,6 +104,12 @@ class ProjectConfig(Config):
     def talks(self) -> bool:
         """The labeler talks with a model, and judges what it says."""
         return FORMS[self.kind].written
+
+    def is_high_good(self, criterion: str) -> bool:
+        """The direction of a criterion's marks; of a name that is none, the project's."""
+        found = (one.higher_is_better for one in self.criteria if one.name == criterion)
+        own = next(found, None)
+        return self.higher_is_better if own is None else own
 
     @property
     def criterion_names(self) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ def answer(
         return {"ranks": ranks_of(felt(None)), "criteria": {name: ranks_of(felt(name)) for name in known}}
     if task.kind == "rating":
         names = config.criterion_names or ("overall",)
-        return {"scores": {name: on_scale(felt(name if name in judges else None)[0], config) for name in names}}
+        return {"scores": {name: on_scale(felt(name if name in judges else None)[0], config, name) for name in names}}
     return {"good": felt(None)[0] >= GOOD}
 
 
@@ -160,8 +160,8 @@ def ranks_of(felt: Sequence[float]) -> list[int]:
     return [1 + sum(other > own + TIE for other in felt) for own in felt]
 
 
-def on_scale(felt: float, config: ProjectConfig) -> int:
-    """A worth in [0, 1] as a level of the project's scale, in its direction."""
+def on_scale(felt: float, config: ProjectConfig, criterion: str) -> int:
+    """A worth in [0, 1] as a level of the project's scale, in the criterion's direction."""
     low, high = config.scale
     level = min(int(max(felt, 0.0) * (high - low + 1)), high - low)
-    return low + level if config.higher_is_better else high - level
+    return low + level if config.is_high_good(criterion) else high - level

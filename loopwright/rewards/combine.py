@@ -16,6 +16,7 @@ from loopwright.objectives.masking import whiten
 from loopwright.rewards.agreement import Trends
 from loopwright.rewards.base import Reward, Sample, Scores, Stateful
 from loopwright.rewards.ensemble import Ensemble
+from loopwright.rewards.logits import as_logits
 from loopwright.rewards.normalised import Negated, Normalised, Scale, measure
 from loopwright.rewards.reward_model import RewardModel
 from loopwright.rewards.rules import ROLES, RULES, Case, Rule, ascend, constrained
@@ -100,9 +101,10 @@ class Merged:
         Raises:
             CheckError: a reward scores tokens, and the rule cannot merge these.
         """
-        found = {name: reward.score(samples).cpu() for name, (reward, _) in zip(self.names, self.rewards, strict=True)}
+        rewards = [as_logits(reward) if self.merge.how.takes_raw else reward for reward, _ in self.rewards]
+        found = {name: reward.score(samples).cpu() for name, reward in zip(self.names, rewards, strict=True)}
         parts = {name: scores.total for name, scores in found.items()}
-        weights = torch.tensor([weight for _, weight in self.rewards], dtype=torch.float32)
+        weights = self._weights()
         tokens = [(float(w), s.per_token) for w, s in zip(weights, found.values(), strict=True)]
         alone = found[self.names[0]].std if len(found) == 1 and self.merge.how.weighs else None
         return Scores(
@@ -111,6 +113,13 @@ class Merged:
             std=None if alone is None else weights[0].abs() * alone,
             parts={name: scores.whole() for name, scores in found.items()},
         )
+
+    def shares(self, scores: Scores, samples: Sequence[Sample]) -> dict[str, float]:
+        """What each reward had of these scores, which are of these samples, mean over the batch; see `Rule.shares`."""
+        how, weights = self.merge.how, self._weights()
+        names = [str(getattr(self.merge, role)) for role in ROLES] if how.has_roles else self.names
+        rows = how.shares.of(self._case(scores.parts, weights, samples)).float().mean(1)
+        return {f"{how.shares.name}_{name}": share for name, share in zip(names, rows.tolist(), strict=True)}
 
     def to_learn_from(self, scores: Scores) -> tuple[Tensor, Tensor | None]:
         """[B] and [B, T] or None: what an update is given, whitened over the batch where the rule says so."""
@@ -161,6 +170,9 @@ class Merged:
             (Normalised(reward, scales[name]), weight)
             for name, (reward, weight) in zip(self.names, self.rewards, strict=True)
         ]
+
+    def _weights(self) -> Tensor:
+        return torch.tensor([weight for _, weight in self.rewards], dtype=torch.float32)
 
     def _case(self, parts: Mapping[str, Tensor], weights: Tensor, samples: Sequence[Sample]) -> Case:
         helpful, safe = (parts[getattr(self.merge, role) or self.names[0]] for role in ROLES)

@@ -40,6 +40,9 @@ class RewardSource(Config):
     url: str | None = None  # of a server; its token comes from the environment
     judge: ScoringConfig | None = None  # which model scores answers, and what it is asked
     content_hash: str | None = None  # of the model that the server should have
+    batch_size: PositiveInt | None = None  # samples a request to a server; None, as of the next two: RemoteReward's
+    timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # of a request, to the last byte
+    attempts: PositiveInt | None = None  # requests to a server until one succeeds
     label: str | int | None = None  # of a classifier, as are the next three
     output: str | None = None
     reads: str | None = None
@@ -180,7 +183,7 @@ KINDS: dict[str, Kind] = {
     "model": Kind(_model, needs=("path", "stage")),
     "classifier": Kind(_classifier, needs=("path",), takes=("label", "output", "reads", "max_tokens")),
     "spans": Kind(_spans, needs=("path", "stage")),
-    "remote": Kind(_remote, needs=("url",), takes=("content_hash",)),
+    "remote": Kind(_remote, needs=("url",), takes=("content_hash", "batch_size", "timeout_seconds", "attempts")),
     "ensemble": Kind(_ensemble, needs=("paths", "path", "stage"), takes=("rule", "penalty")),
     "judge": Kind(_judge, needs=("judge",)),
     "callable": Kind(_callable, needs=("function",)),

@@ -132,13 +132,14 @@ class Ranking(Judgement):
 
 
 class Rating(Judgement):
-    """One answer on a scale, per criterion. The scale stores its direction."""
+    """One answer on a scale, per criterion. The scale stores its direction, and that of a criterion of its own."""
 
     responses: tuple[str]
     scores: dict[str, int]  # criterion -> value
     scale_low: int = 1
     scale_high: int = 3
     higher_is_better: bool
+    directions: dict[str, bool] = {}  # criterion -> whether higher is better, where it is not as above
     checks: dict[str, bool] = {}  # yes or no beside the scores, such as "fails the instruction" (InstructGPT, table 3)
 
     @model_validator(mode="after")
@@ -147,6 +148,16 @@ class Rating(Judgement):
             if not self.scale_low <= score <= self.scale_high:
                 raise ValueError(f"{criterion} = {score} is not on the scale {self.scale_low}..{self.scale_high}")
         return self
+
+    @model_validator(mode="after")
+    def _directions_are_of_scores(self) -> Self:
+        if stray := sorted(self.directions.keys() - self.scores.keys()):
+            raise ValueError(f"directions names {stray[0]}, which has no score")
+        return self
+
+    def is_high_good(self, criterion: str) -> bool:
+        """The direction of a criterion's scores."""
+        return self.directions.get(criterion, self.higher_is_better)
 
 
 class Thumb(Judgement):

@@ -107,6 +107,7 @@ class Watcher:
                 kl=assessed["held_out_kl"],
                 length_tokens=assessed["held_out_length_tokens"],
                 repetition=repeated_share([sample.response_ids for sample in seen.samples]),
+                unsure=None if seen.scores.std is None else seen.scores.std.tolist(),
             )
         )
         self._figures["last"] = {**assessed, **verdict.figures}

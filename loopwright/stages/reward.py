@@ -114,6 +114,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         assessment |= assess_labels(final, labels, config, tokenizer)
     final.config.append_eos = config.append_eos  # so that whoever scores text knows how rows end
     final.config.preference_scale = folded.scale  # and what a difference of scores means: sigmoid(scale * difference)
+    final.config.preference_mean = folded.mean  # and a score itself, to the loss: scale * score + mean
     save_model(final, tokenizer, runtime.output / "model")
     if config.trainable.mode == "lora":
         save_adapters(model, config.trainable.lora or LoRAConfig(), runtime.output / "model")
@@ -345,6 +346,7 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
         **_judgements(config, feedback),  # type: ignore[arg-type]
         ages=ages_of_rounds("reward", config.earlier_rounds_weight, feedback),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
+        paraphrased=() if world is None else world.file("prompts_paraphrased.jsonl"),
         judges=None if world is None else WORLDS[world.manifest.config["name"]].judges,
         held_out=() if dataset is None else dataset.file(HELD_OUT),
     )

@@ -72,11 +72,11 @@ def whole_assessment(
     texts = [(group.messages, response) for group in data.held_out for response in group.responses]
     scores = score_rows(model, [row for group in data.held_out for row in group.rows], tokenizer.pad_token_id)
     known = dict(zip(texts, scores.tolist(), strict=True))
-    prompts = _prompts(inputs)
+    prompts = _read(inputs.prompts)
     pairs = judged_pairs(held_out, known, {prompt.messages: prompt.tags for prompt in prompts})
     score = text_scores(model, tokenizer, append_eos=config.append_eos, max_length=config.max_length)
-    report = assess_pairs(pairs, scale=scale, score=score, rewordings=rewordings_of(prompts), points=points)
-    return report | on_data
+    rewordings = rewordings_of([*prompts, *_read(inputs.paraphrased)])
+    return assess_pairs(pairs, scale=scale, score=score, rewordings=rewordings, points=points) | on_data
 
 
 def _thumbs(judgements: Sequence[Judgement], config: RewardConfig) -> list[Thumb]:
@@ -161,7 +161,7 @@ def _by_task_and_gold(
     difference: Tensor, right: Tensor, groups: Sequence[Group], inputs: RewardInputs
 ) -> dict[str, Any]:
     """Accuracy by the prompts' task, and against the judges' noise-free order; what the inputs allow."""
-    prompts = {prompt.messages: prompt for prompt in _prompts(inputs)}
+    prompts = {prompt.messages: prompt for prompt in _read(inputs.prompts)}
     by_task: dict[str, list[float]] = {}
     true: list[float] = []
     pairs = [(one, pair) for one in groups for pair in one.pairs]
@@ -185,5 +185,5 @@ def _by_task_and_gold(
     return figures
 
 
-def _prompts(inputs: RewardInputs) -> Sequence[Prompt]:
-    return read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
+def _read(prompts: Path | Sequence[Prompt]) -> Sequence[Prompt]:
+    return read_records(prompts, Prompt).records if isinstance(prompts, Path) else prompts

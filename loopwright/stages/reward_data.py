@@ -63,6 +63,9 @@ class RewardInputs:
     spans: Files | Sequence[SpanFeedback] = ()  # alone: they make a model of tokens
     ages: Sequence[int] = ()  # of the files of each kind, in rounds before the newest
     prompts: Path | Sequence[Prompt] = ()  # optional: task tags for the assessment
+    paraphrased: (
+        Path | Sequence[Prompt]
+    ) = ()  # optional: questions in several wordings, which are scored, never learned
     teacher: Reward | None = None  # any reward whose scores take the place of what people said; or the config's
     judges: Mapping[str, Judge] | None = None  # optional: what the answers are truly worth
     held_out: Path | Sequence[Judgement] = ()  # to assess on; none: the config's file, or a share of the prompts

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
 
 from loopwright.data.splits import split_by_hash
@@ -15,6 +14,7 @@ from loopwright.evaluation.metrics import area_under_curve
 from loopwright.models.heads import Critic, reward_model_from
 from loopwright.models.loading import load_causal_lm, load_tokenizer, merged, save_model
 from loopwright.models.trainable import make_trainable
+from loopwright.objectives.spans import span_loss
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import StageOutput, check_max_length
 from loopwright.stages.reward_config import RewardConfig
@@ -89,9 +89,8 @@ def train(model: Any, config: RewardConfig, rows: Sequence[Marked], pad_id: int,
         return [collate_marked([rows[i] for i in numbers], pad_id, runtime.device) for numbers in micros]
 
     def loss(micro: MarkedBatch) -> MicroLoss:
-        logits = critic(micro.input_ids, micro.attention_mask)[micro.learned]
-        total = binary_cross_entropy_with_logits(logits, micro.marks[micro.learned], reduction="sum")
-        return MicroLoss(total, len(logits))
+        logits = critic(micro.input_ids, micro.attention_mask)
+        return MicroLoss(span_loss(logits, micro.marks, micro.learned), float(micro.learned.sum()))
 
     steps = steps_to_train(config, len(rows))
     return fit(

@@ -211,7 +211,7 @@ def score(reward: Merged, tasks: Sequence[Task], rollouts: Rollouts, tokenizer: 
     if scores.std is not None:
         figures["score_uncertainty"] = scores.std.mean().item()
     if len(scores.parts) > 1:
-        figures |= figures_of_parts(scores.parts)
+        figures |= figures_of_parts(scores.parts) | reward.shares(scores, samples)
     return Scored(samples, responses, scores, figures)
 
 

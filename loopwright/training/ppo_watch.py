@@ -31,7 +31,8 @@ class WatchConfig(Config):
     stall_looks: PositiveInt | None = 8  # without a new best, while the proxy rose; None: only a fall counts
     max_length_ratio: Annotated[float, Field(gt=1)] = 2.0  # longer or shorter than at the start; a word of warning
     max_repetition_rise: Annotated[float, Field(gt=0, le=1)] = 0.1  # of the share of repeated pairs of tokens
-    max_spread_ratio: Annotated[float, Field(gt=1)] = 2.0  # of the disagreement between the reward models
+    max_spread_ratio: Annotated[float, Field(gt=1)] = 2.0  # of the disagreement between, or within, reward models
+    max_kl: PositiveFloat = 10.0  # nats per response; as far as the best of 60,000 is, a word of warning, too
 
     @field_validator("reward", "stage", mode="before")
     @classmethod
@@ -54,6 +55,7 @@ class Look(NamedTuple):
     kl: float  # nats per response
     length_tokens: float
     repetition: float  # see `repeated_share`
+    unsure: Sequence[float] | None = None  # [P] std of the proxy, where it is an ensemble or has several heads
 
 
 class Verdict(NamedTuple):
@@ -90,7 +92,7 @@ class Watch:
         self.config = config
         self.stopped_at: int | None = None
         self.reason: str | None = None
-        self._start: dict[str, Any] = {}  # the first look: scale of each reward, length, repetition, spread
+        self._start: dict[str, Any] = {}  # the first look: scale of each reward, length, repetition, spread, unsure
         self._best: dict[str, Any] = {}  # the best look
         self._parted = 0  # looks in a row
         self._without_best = 0  # looks in a row
@@ -121,7 +123,7 @@ class Watch:
             ValueError: looks differ in their prompts or rewards, or a number is not finite.
         """
         rewards = [list(look.proxy), *(list(scores) for scores in look.held_out)]
-        self._check(rewards)
+        self._check(rewards, look.unsure)
         if not self._start:
             self._start = {"scales": [[fmean(scores), _deviation(scores) or 1.0] for scores in rewards]}
         scaled = [
@@ -130,7 +132,9 @@ class Watch:
         ]
         proxy, held_out = scaled[0], _means(scaled[1:])
         spread = fmean(_deviation(of_prompt) for of_prompt in zip(*scaled, strict=True))
-        now = {"length_tokens": look.length_tokens, "repetition": look.repetition, "spread": spread}
+        now = {"length_tokens": look.length_tokens, "repetition": look.repetition, "spread": spread, "kl": look.kl}
+        if look.unsure is not None:
+            now["unsure"] = fmean(look.unsure) / self._start["scales"][0][1]
         self._start = {**now, **self._start}  # the first look's figures stay
 
         is_best = not self._best or difference(held_out, self._best["held_out"]).exceeds(BETTER)
@@ -152,6 +156,7 @@ class Watch:
             "watch_spread": spread,
             "watch_repetition": look.repetition,
             "watch_kl": look.kl,
+            **({"watch_unsure": now["unsure"]} if "unsure" in now else {}),
         }
         return self._verdict(look.step, is_best, rise, fall, self._drift(now), figures)
 
@@ -209,18 +214,25 @@ class Watch:
             found["spread"] = (
                 f"the reward models differ by {now['spread']:.2f} on a response, {start['spread']:.2f} at the start"
             )
+        if now.get("unsure", 0.0) > config.max_spread_ratio * start.get("unsure", math.inf):
+            found["unsure"] = (
+                f"the members of the reward differ by {now['unsure']:.2f} on a response, {start['unsure']:.2f} at the "
+                "start"
+            )
+        if now["kl"] > config.max_kl:
+            found["kl"] = f"the policy is {now['kl']:.1f} nats of KL from the reference, more than {config.max_kl:g}"
         new = tuple(sentence for name, sentence in found.items() if name not in self._drifting)
         self._drifting = list(found)
         return new
 
-    def _check(self, rewards: Sequence[Sequence[float]]) -> None:
+    def _check(self, rewards: Sequence[Sequence[float]], unsure: Sequence[float] | None) -> None:
         counts = {len(scores) for scores in rewards}
         expected = len(self._best["proxy"]) if self._best else None
         if len(rewards) < 2 or len(counts) != 1 or expected not in (None, *counts):
             raise ValueError(f"a look needs a proxy and a held-out reward on the same prompts each time, got {counts}")
         if min(counts) < FEWEST_PROMPTS:
             raise ValueError(f"a look needs at least {FEWEST_PROMPTS} prompts, got {min(counts)}")
-        if not all(math.isfinite(score) for scores in rewards for score in scores):
+        if not all(math.isfinite(score) for scores in (*rewards, unsure or ()) for score in scores):
             raise ValueError("a look got a score that is not a finite number")
 
 

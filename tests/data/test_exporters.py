@@ -41,7 +41,9 @@ BOTH_BAD = Comparison(id="c9", prompt=ASKED, responses=("A", "B"), choice=None, 
 ONE_OF_EACH = (
     FULL,
     Ranking(id="r", prompt=ASKED, responses=("A", "B", "C"), ranks=(2, 1, 2), criterion="kind"),
-    Rating(id="s", prompt=ASKED, responses=("A",), scores={"kind": 2}, higher_is_better=False),
+    Rating(
+        id="s", prompt=ASKED, responses=("A",), scores={"kind": 2}, higher_is_better=False, directions={"kind": True}
+    ),
     Thumb(id="t", prompt=ASKED, responses=("A",), good=True, annotator="ann"),
     Attack(id="a", prompt=ASKED, responses=("A",), broke=True, harm=2),
     Correction(id="e", prompt=ASKED, responses=("A", "B"), chosen=1, edited="C"),
@@ -374,9 +376,11 @@ def test_helpsteer_leaves_out_what_has_no_number(tmp_path):
         rating(MERITS | {"correctness": 1}, 1, 5), rating(MERITS | {"verbosity": 1}, 0, 4),
         rating({"helpfulness": 1}, 0, 4),
         rating(MERITS, 0, 4).model_copy(update={"higher_is_better": False}),
+        rating(MERITS, 0, 4).model_copy(update={"directions": {"coherence": False}}),
     )  # fmt: skip
     assert [row["preference_strength"] for row in rows_of(path)] == [0, 2, 0]
-    assert list(account.left_out.values()) == [2, 4] and account.lost == {"id": 9, "both_bad": 1}
+    assert list(account.left_out.values()) == [2, 5]
+    assert account.lost == {"id": 10, "both_bad": 1, "directions": 1}
     assert list(account.changed.values()) == [1, 1]
 
 

@@ -219,6 +219,7 @@ def test_the_watch_is_drawn_over_kl_with_its_marks(tmp_path):
     with (folder / "metrics.jsonl").open("a") as file:
         for step, kl, proxy, held_out in looks:
             row = {"stage": "ppo", "step": step, "watch_kl": kl, "watch_proxy": proxy, "watch_held_out": held_out}
+            row |= {"watch_spread": 0.1 * step, "watch_unsure": 0.2 * step, "watch_repetition": 0.01 * step}
             file.write(json.dumps(row) + "\n")
     page = render(folder).read_text()
     panel = page[page.index("Reward and held-out reward") :].split("</figure>")[0]
@@ -228,3 +229,5 @@ def test_the_watch_is_drawn_over_kl_with_its_marks(tmp_path):
         f'<line class="mark" x1="{left + (right - left) / 4}"' in panel and f'<line class="mark" x1="{right}"' in panel
     )
     assert "back to step 5" in panel and "stopped at step 15" in panel and "held-out reward" in panel
+    panel = page[page.index("Do the reward models differ?") :].split("</figure>")[0]
+    assert "watch spread" in panel and "watch unsure" in panel and ">Repetition<" in page

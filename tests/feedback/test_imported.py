@@ -21,6 +21,8 @@ from loopwright.schemas import Comparison, Correction, Demonstration, Message, R
 PAIR = ("a", "b")
 PROMPT = (Message(role="user", content="Why?"),)
 CRITERIA = ({"name": "helpful", "definition": "It helps."}, {"name": "honest", "definition": "It is true."})
+RUDE = (CRITERIA[0], {"name": "rude", "definition": "It insults.", "higher_is_better": False})
+LOW_IS_KIND = {"directions": {"rude": False}}
 ABOUT = {"id": "1", "prompt": PROMPT, "annotator": "ann", "rationale": "So."}
 CASES = [  # a record, the kind of project, what it needs
     (
@@ -32,6 +34,8 @@ CASES = [  # a record, the kind of project, what it needs
     (Ranking(responses=("c", "a", "b"), ranks=(1, 3, 1), **ABOUT), {"kind": "ranking"}),
     (Rating(responses=("a",), scores={"overall": 4}, scale_low=0, scale_high=4, higher_is_better=True, **ABOUT),
      {"kind": "rating", "scale": (0, 4)}),
+    (Rating(responses=("a",), scores={"helpful": 1, "rude": 3}, higher_is_better=True, **LOW_IS_KIND, **ABOUT),
+     {"kind": "rating", "criteria": RUDE}),
     (Thumb(responses=("a",), good=False, **ABOUT), {"kind": "thumb"}),
     (Correction(responses=("c", "a", "b"), chosen=2, edited="b!", **ABOUT), {"kind": "correction"}),
     (SpanFeedback(responses=("abc",), spans=({"start": 1, "end": 2, "label": "wrong"},), **ABOUT),
@@ -121,6 +125,11 @@ def test_rankings_by_criteria_are_one_label_of_their_annotator():
         (Ranking(responses=tuple("abcdefghij"), ranks=(1,) * 10, **ABOUT), {"kind": "ranking"}, "10 responses"),
         (Ranking(responses=PAIR, ranks=(1, 2), criterion="wit", **ABOUT), {"kind": "ranking"}, "'wit' is not"),
         (Rating(responses=("a",), scores={"overall": 1}, higher_is_better=False, **ABOUT), {"kind": "rating"}, "scale"),
+        (
+            Rating(responses=("a",), scores={"helpful": 1, "rude": 3}, higher_is_better=True, **ABOUT),
+            {"kind": "rating", "criteria": RUDE},
+            "is on the scale 1 to 3, the highest best by rude; the project's is 1 to 3, the lowest best by rude",
+        ),
         (Demonstration(id="1", prompt=PROMPT, response="a" * 20_001), {"kind": "demonstration"}, "response: String"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """What people said, as what is trained on."""
 
 import pytest
+from pydantic import ValidationError
 
 from loopwright.errors import ConfigError, DataError
 from loopwright.feedback.pairs import (
@@ -20,13 +21,14 @@ def compare(a, b, choice, **more):
     return Comparison(id=f"{a}{b}", prompt=ASK, responses=(a, b), choice=choice, **more)
 
 
-def rate(response, annotator="ann", *, low_is_good=False, **scores):
+def rate(response, annotator="ann", *, low_is_good=False, turned=(), **scores):
     return Rating(
         id=response,
         prompt=ASK,
         responses=(response,),
         scores=scores,
         higher_is_better=not low_is_good,
+        directions={name: low_is_good for name in turned},
         annotator=annotator,
     )
 
@@ -116,6 +118,33 @@ def test_the_direction_of_a_scale_is_heeded():
     assert winners(converted(said)) == [("a", "b")]
     assert [label.target for label in converted(said, ratings_as="thumbs").labels] == [1.0, 0.0]
     assert [label.target for label in converted(said, ratings_as="regression").labels] == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("low_is_good", [False, True])
+def test_criteria_of_either_direction_stand_in_one_record(low_is_good):
+    """Of `kind` more is better, of `rude` less, however the record says so."""
+    turned = ("kind",) if low_is_good else ("rude",)
+
+    def said(response, kind, rude):
+        return rate(response, low_is_good=low_is_good, turned=turned, kind=kind, rude=rude)
+
+    rated = [said("a", 3, 1), said("b", 2, 2), said("c", 1, 3)]
+    assert winners(converted(rated)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert winners(converted(rated, criterion="rude")) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert winners(converted(rated, criterion="kind")) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for criterion in (None, "kind", "rude"):
+        found = converted(rated, criterion=criterion, ratings_as="thumbs")
+        assert [(label.response, label.target) for label in found.labels] == [("a", 1.0), ("c", 0.0)]
+        targets = [label.target for label in converted(rated, criterion=criterion, ratings_as="regression").labels]
+        assert targets == pytest.approx([1.5**0.5, 0.0, -(1.5**0.5)])
+    mixed = [said("a", 3, 3), said("b", 1, 1), said("c", 3, 2)]  # a and b are worth the same, c more
+    assert winners(converted(mixed, ties="davidson")) == [{"a", "b"}, ("c", "a"), ("c", "b")]
+    assert convert(mixed[:1], JudgementConfig(ratings_as="thumbs")).labels == []  # in the middle, exactly
+
+
+def test_a_direction_is_of_a_score():
+    with pytest.raises(ValidationError, match="directions names rude, which has no score"):
+        rate("a", turned=("rude",), kind=1)
 
 
 def test_the_middle_of_the_scale_is_no_thumb():

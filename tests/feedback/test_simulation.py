@@ -50,6 +50,11 @@ def test_ranks_ratings_and_thumbs():
     assert [said("thumb", text)["good"] for text in ("bad", "good")] == [False, True]
 
 
+def test_marks_go_in_the_direction_of_their_criterion():
+    low = (Criterion(name="quality", definition="How bad it is.", higher_is_better=False),)
+    assert [said("rating", text, criteria=low)["scores"]["quality"] for text in ("bad", "good")] == [3, 1]
+
+
 def test_what_takes_a_person_is_refused():
     config = ProjectConfig(kind="demonstration")
     with pytest.raises(ConfigError, match="a demonstration project needs people"):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch.testing import assert_close
 from loopwright.config import build, dump_yaml
 from loopwright.errors import CheckError, ConfigError
 from loopwright.rewards import CallableReward, MergeConfig, Merged, RewardModel
-from loopwright.rewards.combine import reward_models, unique
+from loopwright.rewards.combine import SAFETY_TAG, reward_models, unique
 from loopwright.rewards.ensemble import Ensemble
 from loopwright.rewards.normalised import Negated, Normalised, Scale
+from loopwright.worlds import WORLDS
 from tests.rewards.said import Says, samples
 
 HELPFUL, SAFE = Says("helpful", [4.0, 1.0, -2.0, 3.0]), Says("safe", [-5.0, 1.0, 2.0, 0.5])
@@ -39,6 +41,40 @@ def test_llama2_reads_the_tag_of_the_prompt_and_whitens_what_is_learned_from():
     other = merged(HELPFUL, SAFE, rule="llama2", safety_tag="attack", **ROLES)
     assert torch.equal(other.score(samples(4, tagged={3}, tag="attack")).total, chosen)
     assert other.score(samples(4, tagged={3})).total[3] == 3.0
+
+
+def test_what_each_reward_had_of_the_score_is_told_by_name():
+    reward = merged(SAFE, HELPFUL, rule="llama2", **ROLES)  # by role, whatever the order
+    given = samples(4, tagged={3})
+    assert reward.shares(reward.score(given), given) == {"decided_by_helpful": 0.5, "decided_by_safe": 0.5}
+    given = samples(4)
+    assert reward.shares(reward.score(given), given) == {"decided_by_helpful": 0.75, "decided_by_safe": 0.25}
+    dense = Says("dense", [1.0, 1.0], per_token=[[1.0, 2.0], [3.0, 4.0]])
+    summed = Merged([(dense, 0.5), (Says("plain", [1.0, 2.0]), -2.0)])
+    scores = summed.score(samples(2))
+    had = summed.shares(scores, samples(2))
+    assert had == {"contribution_dense": 3.0, "contribution_plain": -3.0}  # tokens are part of it
+    assert scores.whole().mean().item() == sum(had.values())
+
+
+def test_what_each_had_is_of_normalised_scores():
+    reward = Merged([(HELPFUL, 2.0), (SAFE, 1.0)], MergeConfig(normalise=True))
+    reward.normalise(samples(4))
+    scores = reward.score(samples(4))
+    had = reward.shares(scores, samples(4))
+    assert had == pytest.approx({"contribution_helpful": 0.0, "contribution_safe": 0.0}, abs=1e-6)
+    part = reward.score(samples(1))
+    mean, std = HELPFUL.scores.mean(), HELPFUL.scores.std(correction=0)
+    expected = float(2 * (HELPFUL.scores[0] - mean) / std)
+    assert reward.shares(part, samples(1))["contribution_helpful"] == pytest.approx(expected)
+
+
+def test_the_tag_of_the_recipe_is_on_what_asks_for_harm_and_the_usual_one_on_nothing_to_train_on():
+    recipe = (Path(__file__).parents[2] / "recipes" / "llama2.yaml").read_text(encoding="utf-8")
+    assert "rule: llama2, helpful: helpful, safe: safe, safety_tag: attack}" in recipe  # and the threshold is Llama 2's
+    prompts = list(WORLDS["front_desk"].prompts("train", seed=0, count=300))
+    assert [bool(one.tags.get("attack")) for one in prompts] == [one.tags["task"] == "harmful" for one in prompts]
+    assert not any(one.tags.get(SAFETY_TAG) for one in prompts)
 
 
 def test_llama2_without_danger_is_whitened_helpfulness():

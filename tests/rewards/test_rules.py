@@ -107,3 +107,32 @@ def test_the_order_of_rewards_never_matters(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_the_settings_that_a_rule_names_are_settings(rule):
     assert set(RULES[rule].settings) <= set(MergeConfig.model_fields)
+
+
+# ---- what each reward had of the number
+
+
+def shares(rule, **changed):
+    return RULES[rule].shares.of(case(**changed))
+
+
+def test_what_each_reward_had_of_the_number_by_hand():
+    weights = torch.tensor([2.0, -1.0])
+    assert shares("weighted_sum", weights=weights).tolist() == [[2.0, -4.0, 0.0, 6.0], [-2.0, -0.5, 1.0, 3.0]]
+    assert shares("worst").tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert_close(shares("product"), torch.sigmoid(SCORES))
+    # The first is tagged, of the last sigmoid(-3) < 0.15: there safety decides.
+    tagged = torch.tensor([True, False, False, False])
+    assert shares("llama2", adversarial=tagged).tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
+    assert shares("constraint", multiplier=3.0).tolist() == [[0.25, -0.5, 0.0, 0.75], [1.5, 0.375, -0.75, -2.25]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_shares_make_up_the_number(rule):
+    given = case(weights=torch.tensor([0.5, -2.0] if rule == "weighted_sum" else [1.0, 1.0]), multiplier=0.7)
+    had, merged = RULES[rule].shares.of(given), RULES[rule].merge(given)
+    if RULES[rule].shares.name == "decided_by":  # of one reward each
+        assert_close((had * SCORES).sum(0), merged)
+        assert had.sum(0).tolist() == [1] * 4
+    else:
+        assert_close(had.prod(0) if RULES[rule].shares.name == "factor" else had.sum(0), merged)

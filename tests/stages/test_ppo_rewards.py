@@ -19,7 +19,7 @@ from loopwright.loop import run as run_loop
 from loopwright.loop.plan import make_plan
 from loopwright.loop.table import load_stages
 from loopwright.models.heads import reward_model_from
-from loopwright.rewards import CallableReward, MergeConfig, Merged, RewardModel, Sample, Scores
+from loopwright.rewards import CallableReward, MergeConfig, Merged, RemoteReward, RewardModel, Sample, Scores
 from loopwright.rewards.combine import reward_models
 from loopwright.rewards.sources import KINDS, RewardSource, load_source
 from loopwright.runtime.runtime import Runtime
@@ -159,7 +159,9 @@ def test_llama2_learns_from_whitened_scores_and_reports_them_as_they_are(folders
     for line in recorded(tmp_path):
         paid = (1.0 - line["finished_share"]) + 0.05 * line["kl"]
         assert line["reward"] == pytest.approx(-paid, abs=1e-4)  # the mean of what is whitened is 0
+        assert line["decided_by_length"] + line["decided_by_vowels"] == pytest.approx(1.0)
     assert recorded(tmp_path)[0]["score"] > 0.5
+    assert 0 < recorded(tmp_path)[0]["decided_by_vowels"] < 1  # prompts with the tag, and the rest
 
 
 def test_the_multiplier_follows_the_cost_and_is_read_before_it_moves(folders, tmp_path):
@@ -172,6 +174,10 @@ def test_the_multiplier_follows_the_cost_and_is_read_before_it_moves(folders, tm
         assert after["multiplier"] == pytest.approx(max(0.0, now["multiplier"] + 0.7 * (now["cost"] + 0.3)))
     for line in lines:
         price = line["multiplier"]
+        parts = line["contribution_length"] + line["contribution_vowels"]
+        assert line["score"] == pytest.approx(parts) and line["contribution_vowels"] == pytest.approx(
+            price * line["score_vowels"] / (1 + price)
+        )
         assert line["score"] == pytest.approx(
             (line["score_length"] + price * line["score_vowels"]) / (1 + price), abs=1e-5
         )
@@ -274,11 +280,27 @@ def test_recipes_of_the_docs_are_accepted_and_show_every_kind():
         ({"kind": "callable", "function": "a:b", "path": "x"}, "path has no effect with kind = callable"),
         ({"kind": "model", "path": "x", "penalty": 1.0}, "penalty has no effect with kind = model"),
         ({"kind": "model", "path": "x", "name": "a b"}, "should match pattern"),
+        ({"kind": "model", "path": "x", "batch_size": 8}, "batch_size has no effect with kind = model"),
+        ({"kind": "classifier", "path": "x", "attempts": 2}, "attempts has no effect with kind = classifier"),
+        ({"kind": "judge", "judge": {}, "timeout_seconds": 9}, "timeout_seconds has no effect with kind = judge"),
+        ({"kind": "remote", "url": "http://h:1", "batch_size": 0}, "batch_size"),
+        ({"kind": "remote", "url": "http://h:1", "attempts": 0}, "attempts"),
+        ({"kind": "remote", "url": "http://h:1", "timeout_seconds": 0}, "timeout_seconds"),
+        ({"kind": "remote", "url": "http://h:1", "timeout_seconds": ".inf"}, "timeout_seconds"),
     ],
 )
 def test_a_source_that_contradicts_itself_is_an_error(settings, message):
     with pytest.raises(ValidationError, match=message):
         RewardSource(**settings)
+
+
+def test_how_a_server_is_asked_is_said_in_the_recipe():
+    of = {"kind": "remote", "url": "http://judge:8500", "content_hash": "abc"}
+    asked = load_source(RewardSource(**of, batch_size=8, timeout_seconds=2.5, attempts=2), torch.device("cpu"))
+    usual, plain = load_source(RewardSource(**of), torch.device("cpu")), RemoteReward("http://judge:8500")
+    assert (asked.batch_size, asked.timeout_seconds, asked.attempts) == (8, 2.5, 2)
+    for name in ("batch_size", "timeout_seconds", "attempts"):
+        assert getattr(usual, name) == getattr(plain, name)
 
 
 @pytest.mark.parametrize(

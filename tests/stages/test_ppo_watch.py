@@ -105,6 +105,9 @@ def test_it_stops_where_the_rewards_part_and_saves_the_best_policy(folder, tmp_p
     assert best == metrics["watch"]["best_step"] > 0
     assert seen[stop]["held_out_score"] > seen[best]["held_out_score"]
     assert seen[stop]["watch_held_out"] < seen[best]["watch_held_out"]
+    assert all(look["watch_kl"] == look["held_out_kl"] for look in seen.values())
+    assert seen[0]["watch_kl"] == pytest.approx(0.0, abs=1e-4) and seen[stop]["watch_kl"] > 0.1
+    assert "watch_unsure" not in seen[0]  # a function does not say how sure it is
     assert [seen[step]["watch_parted"] for step in (best, stop - 1, stop)] == [0, 1, 2]
     assert f"since step {best}" in watch["reason"] and any(watch["reason"] in line for line in heard)
     assert any(line == f"step {stop}: training stops, back to step {best}" for line in heard)
@@ -168,6 +171,39 @@ def test_a_multiplier_that_moves_does_not_move_what_the_watch_compares(folder, t
     seen = list(looks(tmp_path).values())
     assert seen[0]["held_out_score"] != seen[-1]["held_out_score"]  # under the price of its step
     assert {look["watch_proxy"] for look in seen} == {seen[0]["watch_proxy"]}
+
+
+def test_drift_is_told_in_numbers_and_changes_nothing(folder, tmp_path):
+    """The reward has two heads; what each look says of the policy is in the log once, and training is as without."""
+
+    class TwoHeads:
+        name = "test"
+
+        def score(self, samples):
+            found = torch.tensor(likes_many(None, [sample.response for sample in samples]))
+            return Scores(found, std=0.5 + found)
+
+    def watched(out, **bounds):
+        runtime, heard = Runtime.temporary(out, stage="ppo"), []
+        runtime.log = heard.append
+        held_out = [CallableReward(letters_of, "held out")]
+        inputs = PPOInputs(folder, [(TwoHeads(), 1.0)], PROMPTS, held_out_rewards=held_out)
+        ppo.run(PPOConfig(**SETTINGS | {"steps": 3}, watch=RULE | bounds), inputs, runtime)
+        return looks(out), heard
+
+    loose = dict(max_kl=1e9, max_length_ratio=1e9, max_spread_ratio=1e9, max_repetition_rise=1.0)
+    seen, heard = watched(tmp_path / "loose", **loose)
+    assert not [line for line in heard if "nats of KL" in line or "differ by" in line]
+    tight, told = watched(tmp_path / "tight", **loose | dict(max_kl=1e-3, max_spread_ratio=1.0001))
+    assert tight == seen and equal(weights(tmp_path / "loose"), weights(tmp_path / "tight"))
+    step = next(step for step, look in seen.items() if look["watch_kl"] > 1e-3)
+    kl = f"step {step}: the policy is {seen[step]['watch_kl']:.1f} nats of KL from the reference, more than 0.001"
+    assert told.count(kl) == sum("nats of KL" in line for line in told) == 1
+    start = seen[0]["watch_unsure"]
+    assert start > 0
+    step = next(step for step, look in seen.items() if look["watch_unsure"] > 1.0001 * start)
+    now = seen[step]["watch_unsure"]
+    assert f"step {step}: the members of the reward differ by {now:.2f} on a response, {start:.2f} at the start" in told
 
 
 # ---- killed and resumed

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from loopwright.data.readers import write_records
 from loopwright.errors import CheckError, ConfigError, DataError
+from loopwright.evaluation.sensitivity import rewordings_of
 from loopwright.models.adapters import over_base
 from loopwright.models.heads import head_of, last_token_features, scores_at_last_token
 from loopwright.models.loading import LlamaShape, load_causal_lm, load_reward_model, new_llama
@@ -24,8 +25,10 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Correction, Message, Prompt, Ranking, Rating, SpanFeedback, Thumb
 from loopwright.stages import reward
 from loopwright.stages.reward import RewardConfig, RewardInputs
+from loopwright.tracking.artifacts import Artifact, Manifest
 from loopwright.training.judged_groups import keys_of
 from loopwright.training.preference_pairs import collate, scores_of
+from loopwright.worlds import WORLDS
 from tests.tiny import saved, saved_encoder, tiny_tokenizer
 
 SHAPE = LlamaShape(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_positions=64, initializer_range=0.1)
@@ -325,6 +328,37 @@ def test_thumbs_that_are_mostly_up_are_judged_at_their_own_threshold(policy, tmp
     assert metrics["thumb_accuracy"] > share + 0.5 * (1 - share)
 
 
+def asked_twice():
+    """Four questions in three wordings each, with what answers them."""
+    tags = [{"question_id": f"q{i}", "reference": "yyn" if i % 2 else "nny"} for i in range(4)]
+    return [Prompt.user(f"p{i}{way}", f"{way}{i}?", **tags[i]) for i in range(4) for way in ("Q", "Say ", "Tell ")]
+
+
+def test_questions_in_other_words_are_scored_and_never_learned(policy, tmp_path):
+    records = comparisons(60)
+    metrics, output = train(tmp_path / "asked", RewardInputs(policy, records, paraphrased=asked_twice()))
+    without, plain = train(tmp_path / "plain", RewardInputs(policy, records))
+    ours, theirs = (
+        {row["change"]: row for row in json.loads((one / "assessment.json").read_text())["sensitivity"]["changes"]}
+        for one in (output, plain)
+    )
+    row = ours.pop("question in other words")
+    assert row["pairs"] == 8 and row["size"] > 0  # neighbouring wordings, two of each question
+    assert ours == theirs and metrics == without
+    weights = [load_file(one / "model" / "model.safetensors") for one in (output, plain)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_world_gives_questions_in_other_words_for_the_assessment_alone(policy, tmp_path):
+    names = {"prompts_train.jsonl": "", "prompts_paraphrased.jsonl": ""}
+    manifest = Manifest.model_construct(name="world", files=names, config={"name": "front_desk"})
+    bound = reward.bind(RewardConfig(model=policy, comparisons=tmp_path), {"world": Artifact(tmp_path, manifest)})
+    found = {name for name, value in vars(bound).items() if value == tmp_path / "prompts_paraphrased.jsonl"}
+    assert found == {"paraphrased"} and bound.prompts == tmp_path / "prompts_train.jsonl"
+    wordings = list(WORLDS["front_desk"].prompts("paraphrased", seed=0, count=8))
+    assert rewordings_of(wordings) and not rewordings_of(WORLDS["front_desk"].prompts("train", seed=0, count=40))
+
+
 def test_a_model_of_a_criterion_is_assessed_by_it(policy, tmp_path):
     said = [
         one.model_copy(update={"choice": 1 - one.choice, "criteria": {"kind": one.choice}})
@@ -607,7 +641,8 @@ def test_a_small_model_learns_from_a_large_one(policy, tmp_path):
     shape = SHAPE.model_copy(update={"hidden_size": 48, "layers": 3})
     large = saved(new_llama(shape, tiny_tokenizer(), seed=3), tiny_tokenizer(), tmp_path / "large")
     metrics, output = train(tmp_path / "teacher", RewardInputs(large, comparisons(900)))
-    assert AutoConfig.from_pretrained(output / "model").preference_scale == metrics["normalisation"]["scale"]
+    kept, normalised = AutoConfig.from_pretrained(output / "model"), metrics["normalisation"]
+    assert (kept.preference_scale, kept.preference_mean) == (normalised["scale"], normalised["mean_before"])
     wrong = [one.model_copy(update={"choice": 0}) for one in comparisons(600, seed=9)]  # nobody reads what people said
     learned, _ = train(tmp_path / "pupil", RewardInputs(policy, wrong), teacher=output / "model")
     assert learned["teacher_agreement"] > 0.9

@@ -1,13 +1,16 @@
 """A model of where people mark passages, and its rewards on tokens."""
 
+import json
 import random
 from dataclasses import replace
 
 import pytest
+import torch
 from pydantic import ValidationError
 from torch.testing import assert_close
 
 from loopwright.errors import ConfigError, DataError, ModelError
+from loopwright.models.heads import Critic
 from loopwright.models.loading import LlamaShape, new_llama
 from loopwright.rewards.base import Sample
 from loopwright.rewards.spans import SpanReward
@@ -15,6 +18,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Message, Prompt, Span, SpanFeedback
 from loopwright.stages import reward
 from loopwright.stages.reward import RewardConfig, RewardInputs
+from loopwright.training.marked import marked_tokens
 from tests.tiny import saved, tiny_tokenizer
 
 SHAPE = LlamaShape(hidden_size=32, layers=2, heads=2, intermediate_size=48, max_positions=64, initializer_range=0.1)
@@ -63,6 +67,24 @@ def test_it_finds_what_people_mark_and_tokens_cost_it(policy, tmp_path):
     assert scores.per_token[1, 3:].tolist() == [0.0, 0.0]  # after its end there is nothing
     alone = scorer.score([sample("yo")]).per_token
     assert_close(alone[0], scores.per_token[1, :3], atol=1e-5, rtol=0)
+
+
+def test_the_loss_of_the_first_step_is_the_mean_of_a_token(policy, tmp_path):
+    """-log of the probability that the model it starts from gives each mark, worked out from that model by hand."""
+    records, whole = (
+        marked(24),
+        dict(batch_size_per_device=24, held_out_share=0.0, log_steps=1, max_steps=1, epochs=None),
+    )
+    _, output = train(tmp_path, RewardInputs(policy, spans=records), **whole)
+    recorded = json.loads((output.parent / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    runtime = Runtime.temporary(tmp_path / "again", stage="reward", seed=1)
+    model = reward.reward_model_from(reward.load_causal_lm(policy), runtime.seed_for("head"))
+    losses, critic = [], Critic(model)
+    for row in marked_tokens(records, tiny_tokenizer(), None, append_eos=True):
+        ids = torch.tensor([row.prompt_ids + row.response_ids])
+        chances = critic(ids, torch.ones_like(ids).bool())[0, len(row.prompt_ids) :].sigmoid()
+        losses += [-(chance if mark else 1 - chance).log() for chance, mark in zip(chances, row.marks, strict=True)]
+    assert recorded == pytest.approx(float(torch.stack(losses).mean().detach()), rel=1e-4)
 
 
 def test_the_rest_is_refused(policy, tmp_path):

@@ -134,16 +134,52 @@ def test_warning_says_so_once_an_episode_and_goes_on():
 # ---- drift is told, and never stops
 
 
-@pytest.mark.parametrize("drift", [{"length": 21.0}, {"length": 4.9}, {"repetition": 0.11}])
-def test_drift_of_length_and_repetition_warns_once(drift):
+@pytest.mark.parametrize(
+    ("drift", "sentence"),
+    [
+        ({"length": 21.0}, "responses have 21.0 tokens, 10.0 at the start"),
+        ({"length": 4.9}, "responses have 4.9 tokens, 10.0 at the start"),
+        ({"repetition": 0.11}, "11% of pairs of tokens repeat within a response, 0% at the start"),
+        ({"kl": 10.5}, "the policy is 10.5 nats of KL from the reference, more than 10"),
+    ],
+)
+def test_drift_warns_once_and_says_how_far(drift, sentence):
     looks = [look(0, 0, 0), look(5, 1, 1, **drift), look(10, 2, 2, **drift), look(15, 3, 3), look(20, 4, 4, **drift)]
-    _, said = signals(WatchConfig(), looks)
-    assert said == ["ok", "warn", "ok", "ok", "warn"]
+    watch = Watch(WatchConfig())
+    verdicts = [watch.look(one) for one in looks]
+    assert [one.signal for one in verdicts] == ["ok", "warn", "ok", "ok", "warn"]
+    assert [one.reasons for one in verdicts] == [(), (sentence,), (), (), (sentence,)]
+    assert watch.stopped_at is None
+
+
+def test_kl_is_recorded_at_every_look():
+    watch = Watch(WatchConfig())
+    kls = [0.0, 0.75, 12.5]
+    assert [watch.look(look(5 * i, i, i, kl=kl)).figures["watch_kl"] for i, kl in enumerate(kls)] == kls
+    _, said = signals(WatchConfig(max_kl=0.5), [look(5 * i, i, i, kl=kl) for i, kl in enumerate(kls)])
+    assert said == ["ok", "warn", "ok"]  # told once
+
+
+def test_a_reward_that_becomes_unsure_of_itself_warns():
+    """Of an ensemble: the deviation between its members, in deviations of its own score at the first look."""
+    scale = math.sqrt(1.25)  # of -1.5, -0.5, 0.5, 1.5
+    starts = look(0, 0, 0)._replace(unsure=[0.1, 0.3, 0.1, 0.3])
+    watch = Watch(WatchConfig())
+    first, second, third = (
+        watch.look(starts._replace(step=step, unsure=[factor * x for x in starts.unsure]))
+        for step, factor in ((0, 1.0), (5, 2.0), (10, 2.5))
+    )
+    assert first.figures["watch_unsure"] == pytest.approx(0.2 / scale)
+    assert [one.signal for one in (first, second, third)] == ["ok", "ok", "warn"]
+    assert third.reasons == (
+        f"the members of the reward differ by {0.5 / scale:.2f} on a response, {0.2 / scale:.2f} at the start",
+    )
+    assert "watch_unsure" not in Watch(WatchConfig()).look(look(0, 0, 0)).figures
 
 
 def test_drift_within_bounds_is_not_told():
     _, said = signals(
-        WatchConfig(), [look(0, 0, 0), look(5, 1, 1, length=19.9, repetition=0.09), look(10, 2, 2, length=5.1)]
+        WatchConfig(), [look(0, 0, 0), look(5, 1, 1, length=19.9, repetition=0.09), look(10, 2, 2, length=5.1, kl=10)]
     )
     assert said == ["ok"] * 3
 
@@ -158,7 +194,9 @@ def test_models_that_come_to_differ_on_responses_warn():
     scale = math.sqrt((2 * 1.1**2 + 2 * 0.9**2) / 4)
     assert first.figures["watch_spread"] == pytest.approx(sum(abs(x / scale - 1) for x in (1.1, 0.9)) / 4)
     assert [one.signal for one in (first, second)] == ["ok", "ok"]
-    assert third.signal == "warn" and "differ by" in third.reasons[0]
+    now, before = sum(abs(x / scale - 1) for x in (1.3, 0.7)) / 4, first.figures["watch_spread"]
+    assert third.signal == "warn"
+    assert third.reasons == (f"the reward models differ by {now:.2f} on a response, {before:.2f} at the start",)
 
 
 def test_repeated_pairs_by_hand():
@@ -171,9 +209,13 @@ def test_repeated_pairs_by_hand():
 
 def test_the_unit_of_a_reward_does_not_matter():
     rng = random.Random(0)
-    looks = [look(5 * i, i, rng.gauss(0, 1)) for i in range(8)]
+    looks = [look(5 * i, i, rng.gauss(0, 1))._replace(unsure=[rng.random() for _ in range(4)]) for i in range(8)]
     scaled = [
-        one._replace(proxy=[100 * x - 7 for x in one.proxy], held_out=[[0.01 * x + 3 for x in one.held_out[0]]])
+        one._replace(
+            proxy=[100 * x - 7 for x in one.proxy],
+            held_out=[[0.01 * x + 3 for x in one.held_out[0]]],
+            unsure=[100 * x for x in one.unsure],
+        )
         for one in looks
     ]
     ours, theirs = Watch(WatchConfig(action="warn")), Watch(WatchConfig(action="warn"))
@@ -195,7 +237,8 @@ def test_several_held_out_rewards_count_as_their_mean_whatever_their_units():
 
 def test_a_resumed_watch_goes_on_exactly():
     rng = random.Random(3)
-    looks = [look(5 * i, 0.3 * i, rng.gauss(0.05 * i, 0.5), length=rng.uniform(3, 25)) for i in range(14)]
+    looks = [look(5 * i, 0.3 * i, rng.gauss(0.05 * i, 0.5), length=rng.uniform(3, 25), kl=1.5 * i) for i in range(14)]
+    looks = [one._replace(unsure=[rng.random() for _ in range(4)]) for one in looks]
     config = WatchConfig(action="warn", patience=1, standard_errors=0.1, stall_looks=3)
     whole = Watch(config)
     expected = [whole.look(one) for one in looks]
@@ -264,6 +307,7 @@ def test_a_true_fall_is_found():
         (dict(held_out=[[1.0, 2.0]]), "on the same prompts"),
         (dict(held_out=[[1.0, 2.0, 3.0, math.nan]]), "not a finite number"),
         (dict(proxy=[1.0], held_out=[[1.0]]), "at least 2 prompts"),
+        (dict(unsure=[1.0, 2.0, 3.0, math.inf]), "not a finite number"),
     ],
 )
 def test_looks_that_cannot_be_compared_are_refused(bad, message):
@@ -280,7 +324,14 @@ def test_prompts_may_not_change_between_looks():
 
 @pytest.mark.parametrize(
     "settings",
-    [dict(patience=0), dict(max_length_ratio=1.0), dict(standard_errors=0.0), dict(action="abort"), dict(z=2)],
+    [
+        dict(patience=0),
+        dict(max_length_ratio=1.0),
+        dict(max_kl=0.0),
+        dict(standard_errors=0.0),
+        dict(action="abort"),
+        dict(z=2),
+    ],
 )
 def test_settings_out_of_range_are_errors(settings):
     with pytest.raises(ValidationError):

@@ -110,7 +110,8 @@ def writers(record: Judgement, account: Account) -> tuple[str | None, ...]:
 def on_scale(record: Rating, scale: tuple[int, int], criteria: Collection[str] | None = None) -> bool:
     """Whether a format of this scale, on which more is better, and of these criteria has a place for a rating."""
     known = criteria is None or record.scores.keys() <= set(criteria)
-    return known and record.higher_is_better and (record.scale_low, record.scale_high) == scale
+    high = all(record.is_high_good(name) for name in record.scores) if record.scores else record.higher_is_better
+    return known and high and (record.scale_low, record.scale_high) == scale
 
 
 def turns(messages: tuple[Message, ...]) -> list[dict[str, str]]:

@@ -95,6 +95,9 @@ def change_project(
                 f"project {before.name} asks for a {before.config.kind}; make another project for a {config.kind}"
             )
         changed = [name for name in OF_RECORDS if getattr(config, name) != getattr(before.config, name)]
+        names = dict.fromkeys(before.config.criterion_names + config.criterion_names)  # labels may be on what went, too
+        turned = (name for name in names if config.is_high_good(name) != before.config.is_high_good(name))
+        changed += [f"direction of {name}" for name in turned]
         if changed and _has_labels(connection, id):
             raise StoreError(
                 f"project {before.name} has labels, so its {changed[0]} stays as it is; make another project"

@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from loopwright.feedback.kinds import FORMS
-from loopwright.feedback.projects import HHH, ProjectConfig
+from loopwright.feedback.projects import HHH, Criterion, ProjectConfig
 
 Input = Literal["selection", "text", "number", "money", "share", "yes", "lines", "definitions", "scale"]
 EVERY = frozenset(FORMS)
 JUDGED = frozenset(kind for kind, form in FORMS.items() if not form.written)
 CHOSEN = frozenset(kind for kind, form in FORMS.items() if form.selections)
+DIRECTIONS = {True: "(high is good)", False: "(low is good)"}  # behind the name of a criterion of a rating
 
 
 class Field(NamedTuple):
@@ -25,8 +26,9 @@ class Field(NamedTuple):
 FIELDS = (
     Field("question", "Question", "Stands above the answers. Empty: the kind's own words.", "text", EVERY),
     Field(
-        "criteria", "Criteria", "One a line, its name and what it means: “honest: What it says is true.”",
-        "definitions",
+        "criteria", "Criteria",
+        "One a line, its name and what it means: “honest: What it says is true.” In a rating a name may say where its "
+        "marks do not go as the others: “toxic (low is good): It insults somebody.”", "definitions",
     ),
     Field("checks", "Yes-or-no questions", "One a line.", "lines"),
     Field("scale", "Scale", "The lowest and the highest mark: “1 to 7”.", "scale"),
@@ -127,11 +129,15 @@ def _number(text: str, *, whole: bool) -> float:
         raise ValueError(f"“{text[:40]}” is no {'whole ' if whole else ''}number") from None
 
 
-def _criterion(line: str) -> dict[str, str]:
+def _criterion(line: str) -> dict[str, Any]:
     name, colon, definition = line.partition(":")
     if not colon or not definition.strip():
         raise ValueError(f"“{line.strip()[:60]}” lacks its definition; write it after a colon")
-    return {"name": name.strip().lower().replace(" ", "_"), "definition": definition.strip()}
+    name, own = name.strip().lower(), None
+    for direction, words in DIRECTIONS.items():
+        if name.endswith(words):
+            name, own = name.removesuffix(words).strip(), direction
+    return {"name": name.replace(" ", "_"), "definition": definition.strip(), "higher_is_better": own}
 
 
 def _scale(text: str) -> list[float] | None:
@@ -150,10 +156,14 @@ def _shown(field: Field, value: Any) -> str:
         case "lines":
             return "\n".join(value)
         case "definitions":
-            return "\n".join(f"{one.name}: {one.definition}" for one in value)
+            return "\n".join(f"{one.name}{_direction(one)}: {one.definition}" for one in value)
         case "scale":
             return f"{value[0]} to {value[1]}"
     return "" if value is None else str(value)
+
+
+def _direction(criterion: Criterion) -> str:
+    return "" if criterion.higher_is_better is None else f" {DIRECTIONS[criterion.higher_is_better]}"
 
 
 def _words(message: str) -> str:

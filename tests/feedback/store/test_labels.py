@@ -6,8 +6,10 @@ import pytest
 from sqlalchemy import select
 
 from loopwright.errors import StoreError
+from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.store import exclusions, labels, lineage, own_work, projects, queue
 from loopwright.feedback.store.tables import events
+from loopwright.schemas import Rating
 from tests.feedback.store.team import LEFT, RIGHT, Team
 
 
@@ -251,6 +253,24 @@ def test_a_scale_with_labels_on_it_stays(store):
         team.write(projects.change_project, team.id, config=team.project.config)
     quicker = wider.model_copy(update={"lease_minutes": 5})
     assert team.write(projects.change_project, team.id, config=quicker).config.lease_minutes == 5
+
+
+def test_each_criterion_s_direction_is_in_the_record_and_stays(store):
+    rude = {"name": "rude", "definition": "It insults.", "higher_is_better": False}
+    team = Team(store, kind="rating", criteria=[{"name": "helpful", "definition": "It helps."}, rude])
+    team.join("ann")
+    team.publish("x", responses=("one",))
+    team.submit("ann", team.task("ann"), {"scores": {"helpful": 3, "rude": 1}})
+    (record,) = team.records()
+    assert (record.higher_is_better, record.directions) == (True, {"rude": False})
+    assert (record.is_high_good("helpful"), record.is_high_good("rude")) == (True, False)
+    assert Rating.model_validate_json(record.model_dump_json()) == record
+    only_rude = team.project.config.model_copy(update={"criteria": team.project.config.criteria[1:]})
+    assert team.write(projects.change_project, team.id, config=only_rude).config.criterion_names == ("rude",)
+    for criteria in ([], [{"name": "rude", "definition": "It insults."}]):  # as records are made, rude would be good
+        other = ProjectConfig(kind="rating", criteria=criteria)
+        with pytest.raises(StoreError, match="so its direction of rude stays"):
+            team.write(projects.change_project, team.id, config=other)
 
 
 def test_skipped_by_all_is_nobodys_label(one):

@@ -57,6 +57,10 @@ def test_short_reasons_are_those_of_the_project_and_go_into_the_record():
         ({"kind": "demonstration", "reasons": ("rude",)}, "reasons has no effect on a demonstration project"),
         ({"kind": "thumb", "reasons": ("rude", "rude")}, "two of the reasons are the same"),
         ({"kind": "thumb", "reasons": ("",)}, "at least 1 character"),
+        (
+            {"kind": "ranking", "criteria": [{**CRITERIA[0], "higher_is_better": False}]},
+            "higher_is_better of a criterion has no effect on a ranking project",
+        ),
     ],
 )
 def test_reasons_and_blur_are_for_who_judges(settings, why):

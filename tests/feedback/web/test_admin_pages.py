@@ -109,6 +109,10 @@ def test_a_form_s_settings_by_hand():
         ("honest", "True."),
         ("kind_to_all", "Gentle: always."),
     ]
+    lines = "honest: True.\nrude (low is good): It insults.\nkind (high is good): Gentle: always."
+    config, errors = project_form.read("rating", {"criteria": lines})
+    assert not errors and [one.higher_is_better for one in config.criteria] == [None, False, True]
+    assert project_form.values_of(config)["criteria"] == lines
     assert project_form.read("rating", {})[0].higher_is_better is False  # a box that is not ticked sends nothing
     assert "no scale" in project_form.read("rating", {"scale": "seven"})[1]["scale"]
 

@@ -202,6 +202,17 @@ def test_the_definition_of_a_criterion_is_on_its_buttons_and_in_sight(ground, pa
             assert definition in page.locator("#hint").inner_text()
 
 
+def test_the_words_on_the_buttons_go_in_the_direction_of_their_criterion(ground, page):
+    low = {"name": "rude", "definition": "It insults somebody.", "higher_is_better": False}
+    ground.project("rating", criteria=[{"name": "helpful", "definition": "It helps."}, low])
+    ground.person("ada")
+    ground.open(page, "ada", "rating")
+    for name, words in (("helpful", ["not", "partly", "fully"]), ("rude", ["good", "middling", "bad"])):
+        buttons = page.get_by_role("group", name=name).get_by_role("button").all()
+        said = [button.inner_text() for button in buttons]
+        assert all(word in text for word, text in zip(words, said, strict=True)), said
+
+
 @pytest.mark.parametrize("width", [1024, 1280, 1920])
 def test_two_answers_have_panes_of_one_size_side_by_side(ground, watch, width):
     short_and_long = ("No.", "A much longer answer. " * 200)

@@ -41,10 +41,10 @@ export class RatingForm extends Form {
     for (const check of this.checks) check.box.checked = draft.checks?.[check.name] ?? false;
   }
 
-  #row({ name, definition }) {
+  #row({ name, definition, higher_is_better }) {
     const [low, high] = this.project.scale;
     const levels = Array.from({ length: high - low + 1 }, (_, step) => low + step);
-    const words = wordsOf(levels, this.project.higher_is_better);
+    const words = wordsOf(levels, this.project.higher_is_better, higher_is_better);
     const options = levels.map((level, place) => ({
       value: level, criterion: name, key: level >= 0 && level <= 9 ? String(level) : undefined,
       label: words[place], name: `${name}: ${level}, ${words[place]}`, definition: definition || words[place],
@@ -62,13 +62,13 @@ export class RatingForm extends Form {
   }
 }
 
-/** Words for levels, worst and best by the scale's direction. */
-function wordsOf(levels, higherIsBetter) {
-  const three = ["not", "partly", "fully"];
+/** Words for levels, worst and best by the scale's direction; a criterion with its own may be a vice, so no amounts. */
+function wordsOf(levels, usual, own = null) {
+  const three = own === null ? ["not", "partly", "fully"] : ["bad", "middling", "good"];
   const seven = ["very bad", "bad", "rather bad", "middling", "rather good", "good", "very good"];
   const known = { 3: three, 7: seven }[levels.length];
   const words = known ?? levels.map((_, place) => (place === 0 ? "worst" : place === levels.length - 1 ? "best" : ""));
-  return higherIsBetter ? words : words.toReversed();
+  return (own ?? usual) ? words : words.toReversed();
 }
 
 /** One yes or no. The arrows stop at it, 1 and the space bar tick it, 0 takes the tick away. */
