@@ -279,7 +279,7 @@ def sampler(config: RewardConfig, lm: PreTrainedModel, tokenizer: PreTrainedToke
 
     def sample(labels: Sequence[Label]) -> list[str | None]:
         prompts = render_prompts(tokenizer, [label.prompt for label in labels])
-        room, engine = room_for_prompts(lm, config), make_engine(lm, tokenizer)
+        room, engine = room_for_prompts(lm, config), make_engine(lm, tokenizer, runtime.log_once)
         fitting = [i for i, label in enumerate(labels) if label.prompt and len(prompts[i]) <= room]
         found: list[str | None] = [None] * len(labels)
         for start in range(0, len(fitting), SAMPLES_AT_ONCE):
@@ -330,5 +330,5 @@ def reference_rows(
         for i in rng.sample(range(max(len(prompts), config.reference_samples)), config.reference_samples)
     ]
     seeds = [runtime.seed_for("reference", i) for i in range(len(chosen))]
-    rollouts = make_engine(lm, tokenizer, runtime.log).generate(chosen, config.sampling, seeds)
+    rollouts = make_engine(lm, tokenizer, runtime.log_once).generate(chosen, config.sampling, seeds)
     return [rollouts.prompt_tokens(i) + rollouts.response_tokens(i) for i in range(len(chosen))]
