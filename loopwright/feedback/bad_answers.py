@@ -13,10 +13,10 @@ Sampler = Callable[
 ]  # another answer to the prompt of each label, if there is one
 
 
-def only_bad(*found: Converted) -> bool:
-    """Whether there are thumbs (or what became thumbs) in the first, and in all of them only thumbs down."""
-    thumbs = [[label.target for label in one.labels if label.kind == "thumb"] for one in found]
-    return bool(thumbs[0]) and not any(any(of_one) for of_one in thumbs)
+def only_bad(found: Converted) -> bool:
+    """Whether there are thumbs (or what became thumbs), and all of them are down."""
+    thumbs = [label.target for label in found.labels if label.kind == "thumb"]
+    return bool(thumbs) and not any(thumbs)
 
 
 def compare_bad_answers(

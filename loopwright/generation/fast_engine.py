@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,10 @@ class FastEngine:
         self.tokenizer = tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.rows_at_once = rows_at_once
-        self.record: Record | None = CudaGraphs() if model.device.type == "cuda" else None
+        # What records the steps of a batch; None where none is worth it.
+        self.recorder: Callable[[], Record] | None = (
+            partial(CudaGraphs, model.device) if model.device.type == "cuda" else None
+        )
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, seeds: Sequence[int]) -> Rollouts:
         """One response for each prompt (token ids), in the order given.
@@ -157,11 +161,13 @@ class _Batch:
         self.cache = Cache(*(embeddings.new_zeros(layers, *shape) for shape in shapes))
         self.behind = embeddings.new_zeros(places, embeddings.shape[1])  # the hidden state behind each prompt
         self.tokens = torch.zeros(capacity, dtype=torch.int64, device=self.device)  # last of each slot
+        self.row = torch.zeros_like(self.tokens)
         self.spot, self.length, self.first = (torch.zeros_like(self.tokens) for _ in range(3))  # see `Seats`
         self.seats: Seats | None = None  # of the live slots; None when they have changed
-        self.recordings = None if engine.record is None else Recordings(self._recorded, capacity, engine.record)
+        self.recordings: Recordings | None = None
+        if engine.recorder is not None:
+            self.recordings = Recordings(self._recorded, capacity, engine.recorder())
         self.end = torch.zeros(1, dtype=torch.int64, device=self.device)  # and further down: what recordings read
-        self.uniform = numbers.new_zeros(capacity)
         self.members = self.tokens.new_zeros(places, self.most_samples)
         self.numbered = torch.arange(capacity, device=self.device)
         self.live = self.numbered < 0
@@ -169,14 +175,21 @@ class _Batch:
 
     def steps(self) -> Iterator[None]:
         """Sample until every row has ended or has max_new_tokens. Yields after each token of the live rows."""
+        try:
+            yield from self._steps()
+        finally:
+            if self.recordings is not None:  # they hold the batch, and memory that nothing else may have
+                self.recordings.forget()
+                self.recordings = None
+
+    def _steps(self) -> Iterator[None]:
         slots = self.slots
         while True:
             while (joining := slots.joining()).rows:
                 if joining.unread:
                     self._read(joining.unread)
                 start = len(slots) - len(joining.rows)
-                logits = self._join(joining.rows)
-                self._take(*draw(logits, self._uniform(start), self.forbidden, self.sampling), start)
+                self._take(*self._join(joining.rows), start)
                 yield
             if not len(slots):
                 return
@@ -220,18 +233,20 @@ class _Batch:
         hidden = self.decoder.read(tokens, last, attend=attend)
         self.behind[places.to(self.device)] = hidden[torch.tensor(which, device=self.device)]
 
-    def _join(self, rows: range) -> Tensor:
-        """[J, V] logits behind the prompts of rows that join."""
+    def _join(self, rows: range) -> tuple[Tensor, Tensor]:
+        """[J] the first token of rows that join, and its log-probability."""
         slots = self.slots
         start, places = len(slots) - len(rows), slots.places[len(slots) - len(rows) :]
         spots = [place * self.most_samples + self.ranks[row] for place, row in zip(places, rows, strict=True)]
         lengths = [len(self.prompts[row]) for row in rows]
-        for state, numbers in ((self.spot, spots), (self.length, lengths), (self.first, slots.first[start:])):
+        states = (self.row, rows), (self.spot, spots), (self.length, lengths), (self.first, slots.first[start:])
+        for state, numbers in states:
             state[start : len(slots)] = torch.tensor(numbers, device=self.device)
         self.seats = None
         distinct = {place: number for number, place in enumerate(dict.fromkeys(places))}
         logits = self.step.head(self.behind[torch.tensor(list(distinct), device=self.device)])
-        return logits[torch.tensor([distinct[place] for place in places], device=self.device)]
+        logits = logits[torch.tensor([distinct[place] for place in places], device=self.device)]
+        return draw(logits, self.numbers[self.row[start : len(slots)], 0], self.forbidden, self.sampling)
 
     def _go_on(self, end: int) -> tuple[Tensor, Tensor]:
         """[n] the next token of every live slot, and its log-probability; keys and values go to column `end`."""
@@ -241,33 +256,28 @@ class _Batch:
             self.seats = Seats.of(self.spot[:count], self.length[:count], self.first[:count], shape)
             self.members.copy_(self.seats.members)
             self.live.copy_(self.numbered < count)
-        if self.recordings is not None:
-            self.end.fill_(end)
-            self.uniform[:count] = self._uniform(0)
-            return self.recordings(count)
-        logits = self.step(self.tokens[:count], self.cache, self.seats, end)
-        return draw(logits, self._uniform(0), self.forbidden, self.sampling)
+        if self.recordings is None:
+            return self._next(self.seats, end)
+        self.end.fill_(end)
+        return self.recordings(count)
 
     def _recorded(self, rows: int) -> tuple[Tensor, Tensor]:
         """The same of the first slots, live or not, from tensors that stay where they are."""
         spot, first = self.spot[:rows], self.first[:rows].where(self.live[:rows], self.end)
         seats = Seats(spot // self.most_samples, self.length[:rows], first, spot, spot, self.members)
-        logits = self.step(self.tokens[:rows], self.cache, seats, self.end)
-        return draw(logits, self.uniform[:rows], self.forbidden, self.sampling)
+        return self._next(seats, self.end)
 
-    def _uniform(self, start: int) -> Tensor:
-        """[n] the numbers that draw the tokens of the slots from `start` on."""
-        return self.numbers[self.slots.rows[start:], self._places(start)]
-
-    def _places(self, start: int) -> list[int]:
-        """Where in its response each of their tokens stands."""
-        slots = self.slots
-        return [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
+    def _next(self, seats: Seats, end: int | Tensor) -> tuple[Tensor, Tensor]:
+        count = len(seats.first)
+        logits = self.step(self.tokens[:count], self.cache, seats, end)
+        uniform = self.numbers[self.row[:count], end - seats.first + 1]
+        return draw(logits, uniform, self.forbidden, self.sampling)
 
     def _take(self, tokens: Tensor, logprobs: Tensor, start: int) -> None:
         """Keep what was sampled for the slots from `start` on, and let go of rows that end with it."""
         slots = self.slots
-        rows, places = slots.rows[start:], self._places(start)
+        rows = slots.rows[start:]
+        places = [slots.step - end + slots.most_tokens for end in slots.ends[start:]]
         self.history.append((rows, places, tokens, logprobs))
         self.tokens[start : len(slots)] = tokens
         ids = tokens.tolist()
@@ -281,7 +291,7 @@ class _Batch:
         self.seats = None
         if moves:
             sources, targets = (torch.tensor(side, device=self.device) for side in zip(*moves, strict=True))
-            for state in (self.tokens, self.spot, self.length, self.first):
+            for state in (self.tokens, self.row, self.spot, self.length, self.first):
                 state[targets] = state[sources]
             for part in (self.cache.keys, self.cache.values):
                 part[:, targets] = part[:, sources]

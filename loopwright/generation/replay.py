@@ -37,6 +37,10 @@ class Recordings:
         again()
         return tokens[:count].clone(), logprobs[:count].clone()
 
+    def forget(self) -> None:
+        """Give back what the recordings hold."""
+        self._made.clear()
+
     def _recorded(self, rows: int) -> Recorded:
         try:
             return self._record(lambda: self._step(rows))
@@ -47,22 +51,24 @@ class Recordings:
 
 
 class CudaGraphs:
-    """Records on a GPU. The graphs share memory: one of them runs at a time."""
+    """Records on a GPU. Its graphs share memory and a stream, which no others use: only one of them runs at a time."""
 
-    def __init__(self) -> None:
-        self._memory = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def __call__(self, step: Callable[[], Results]) -> Recorded:
-        """Run it twice unrecorded, when libraries choose their kernels and take their memory, and then record it."""
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(2):
-                step()
-        here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            results = step()
+        """Run it once unrecorded, when libraries choose their kernels and take their memory, and then record it."""
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            step()
+            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
+            try:
+                results = step()
+            finally:
+                graph.capture_end()
+        here.wait_stream(self._stream)
         return graph.replay, results
 
 

@@ -53,7 +53,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 class Matrix(NamedTuple):
     """The weights of linear layers that read the same input; for computing without gradients.
 
-    In float32 on a CPU they are a copy, all layers as one, because a product of few rows takes its time to begin.
+    In float32 on a CPU several layers are a copy as one, because a product of few rows takes its time to begin.
     Elsewhere they are the layers' own.
     """
 

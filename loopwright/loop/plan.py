@@ -1,6 +1,6 @@
 """Which stages run, in which order, from what: and what decides whether one must run again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,8 +47,8 @@ class Plan:
             parents: role -> artifact id.
         """
         module = step.stage.run.__module__
-        # A bar judges an artifact, it does not change it.
-        config = step.config.model_dump(mode="json", exclude={"require"})
+        # A bar judges an artifact, and patience with a server lets it be made: they do not change it.
+        config = _without(step.config.model_dump(mode="json", exclude={"require"}), {"timeout_seconds", "attempts"})
         return Origin(
             kind=step.name,
             parents=dict(sorted(parents.items())),
@@ -175,6 +175,13 @@ def _flat(value: Any, key: str) -> dict[str, Any]:
     if isinstance(value, dict) and value:
         return {name: leaf for inner in value for name, leaf in _flat(value[inner], f"{key}.{inner}").items()}
     return {key: value}
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    """The same settings without those of these names, wherever they stand."""
+    if isinstance(value, dict):
+        return {key: _without(inner, names) for key, inner in value.items() if key not in names}
+    return [_without(inner, names) for inner in value] if isinstance(value, list) else value
 
 
 def _short(hashes: Mapping[str, str]) -> dict[str, str]:

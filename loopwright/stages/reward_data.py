@@ -160,10 +160,10 @@ def load_data(
     as_pairs = settings.model_copy(update={"ties": "drop", "rankings_as": "pairs", "margins": "none"})
     converted = convert(train, settings)
     to_assess = convert(held_out, as_pairs, converted.rating_scale)
-    sample = sampler(config, model, tokenizer, runtime) if config.fresh_samples else None
-    if only_bad(converted, to_assess):
-        compare_bad_answers(converted, train, sample)
-        compare_bad_answers(to_assess, held_out, sample, required=False)
+    for found, said, required in ((converted, train, True), (to_assess, held_out, False)):
+        if only_bad(found):
+            sample = sampler(config, model, tokenizer, runtime, required=required) if config.fresh_samples else None
+            compare_bad_answers(found, said, sample, required=required)
     check_fresh_samples(config, converted)
     check_conversion(settings, converted)
     groups, too_long, cut = _tokenized(group(converted), config, model, tokenizer)
@@ -268,11 +268,18 @@ def _log_odds(groups: Iterable[Group]) -> float:
     return math.log(sum(thumbs) / (len(thumbs) - sum(thumbs)))
 
 
-def sampler(config: RewardConfig, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, runtime: Runtime) -> Sampler:
+def sampler(
+    config: RewardConfig,
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runtime: Runtime,
+    *,
+    required: bool = True,
+) -> Sampler:
     """What samples an answer of the starting policy to the prompt of each label, whole ones alone.
 
     Raises:
-        ConfigError: an encoder writes no answers; the sampler: no sample came to its end.
+        ConfigError: an encoder writes no answers; the sampler, where one is `required`: no sample came to its end.
     """
     if is_encoder(lm.config):
         raise ConfigError("reward.fresh_samples is set, but an encoder writes no samples; leave it out")
@@ -290,7 +297,7 @@ def sampler(config: RewardConfig, lm: PreTrainedModel, tokenizer: PreTrainedToke
                 chosen, decode_responses(tokenizer, rollouts), rollouts.finished.tolist(), strict=True
             ):
                 found[i] = text if whole else None
-        if fitting and not any(text is not None for text in found):
+        if required and fitting and not any(text is not None for text in found):
             raise ConfigError(
                 f"reward.fresh_samples: none of {len(fitting)} samples ended within reward.sampling.max_new_tokens = "
                 f"{config.sampling.max_new_tokens}; raise it"

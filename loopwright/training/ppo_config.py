@@ -144,7 +144,7 @@ class PolicySettings(OptimizerConfig):
 
     @model_validator(mode="after")
     def _kl_coef_can_move(self) -> Self:
-        if self.kl_target is None:
+        if self.kl_target is None or self.steps == 1:  # in a single step, a trial, none can
             return self
         once = LARGEST_ERROR * self.rollouts_per_step / self.kl_horizon
         most = (1 + once) ** (self.steps - 1) - 1  # what the last step changes is never used

@@ -42,7 +42,7 @@ def prepare(name, request):
 
         def recording(self, *arguments, **settings):
             made(self, *arguments, **settings)
-            self.record = step_by_step
+            self.recorder = lambda: step_by_step
 
         request.getfixturevalue("monkeypatch").setattr(FastEngine, "__init__", recording)
 

@@ -65,5 +65,3 @@ def test_what_is_only_bad():
     attack = Attack(id="a", prompt=HI, responses=("no",), broke=True)
     for judgements, expected in (([down(HI, "a")], True), ([down(HI, "a"), up], False), ([attack], True), ([], False)):
         assert only_bad(convert(judgements, JudgementConfig())) is expected
-    bad, good, none = (convert(said, JudgementConfig()) for said in ([down(HI, "a")], [up], []))
-    assert only_bad(bad, none) and not only_bad(bad, good) and not only_bad(none, bad)

@@ -1,8 +1,12 @@
 """Recordings of a step: which are made, what they are given, and what happens where one cannot be made."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
+from loopwright.generation import fast_engine
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.fast_engine import FastEngine
 from loopwright.generation.replay import CudaGraphs, Recordings, step_by_step
@@ -72,10 +76,15 @@ def test_on_a_gpu_a_graph_samples_what_its_operations_do(family):
     torch.manual_seed(0)
     prompts = [[1 + i % 50] * (3 + i % 7) for i in range(40)]
     engine = FastEngine(tiny_model(family).cuda(), tiny_tokenizer(), rows_at_once=16)
-    assert isinstance(engine.record, CudaGraphs)
+    assert engine.recorder is not None and isinstance(engine.recorder(), CudaGraphs)
     sampling = SamplingConfig(max_new_tokens=24)
     with_graphs = engine.generate(prompts, sampling, range(40))
-    engine.record = None
+    taken = torch.cuda.memory_allocated()
+    again = engine.generate(prompts, sampling, range(40))
+    assert torch.equal(with_graphs.response_ids, again.response_ids)
+    del again
+    assert torch.cuda.memory_allocated() <= taken
+    engine.recorder = None
     without = engine.generate(prompts, sampling, range(40))
     assert torch.equal(with_graphs.response_ids, without.response_ids)
     torch.testing.assert_close(with_graphs.logprobs, without.logprobs, rtol=0, atol=1e-5)
@@ -92,3 +101,26 @@ def test_a_step_reads_the_weights_of_the_model_but_for_a_joined_copy_on_a_cpu(dt
     assert all(weight in own for weight in read) != copied
     assert len(read) == len(step.layers) * (4 if copied else 7)
     assert step.head.parts[0][0].data_ptr() in own
+
+
+def test_a_batch_goes_with_its_recordings_as_soon_as_it_has_sampled(monkeypatch, kernels_in_torch):
+    """No collector of garbage is needed: caches and graphs would else stay while learning needs the memory."""
+    batches = []
+    made = fast_engine._Batch.__init__
+
+    def kept(self, *arguments):
+        made(self, *arguments)
+        batches.append(weakref.ref(self))
+
+    monkeypatch.setattr(fast_engine._Batch, "__init__", kept)
+    engine = FastEngine(tiny_model("llama"), tiny_tokenizer())
+    engine.recorder = lambda: step_by_step
+    gc.disable()
+    try:
+        engine.generate([[5, 6, 7]], SamplingConfig(max_new_tokens=5), [0])
+        stream = engine.stream([5, 6, 7], SamplingConfig(max_new_tokens=5), 0)
+        next(stream), next(stream)
+        stream.close()
+        assert len(batches) == 2 and not any(batch() for batch in batches)
+    finally:
+        gc.enable()

@@ -456,6 +456,17 @@ def test_merging_one_reward_model_is_found_before_it_is_trained(tmp_path, sectio
     make_plan(load_config(recipe))
 
 
+def test_patience_with_a_server_is_no_reason_to_train_anew(tmp_path):
+    def key(**settings):
+        source = {"kind": "remote", "url": "http://127.0.0.1:1/", **settings}
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump({"name": "patient", "world": None, "sft": None, "ppo": {"rewards": [source]}}))
+        plan = make_plan(load_config(recipe))
+        return plan.origin(plan.steps[-1], {}).key()
+
+    assert key() == key(timeout_seconds=90, attempts=9) != key(batch_size=3)
+
+
 WATCHED = """
 name: watched
 reward:

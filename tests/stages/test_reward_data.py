@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError, DataError
+from loopwright.feedback.pairs import Label
 from loopwright.models.heads import reward_model_from
 from loopwright.models.loading import LlamaShape, load_causal_lm, load_reward_model, new_llama
 from loopwright.rewards import RewardModel, Sample
@@ -18,8 +19,8 @@ from loopwright.rewards.reward_model import score_rows
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Correction, Message, Prompt, Ranking, Rating, Thumb
 from loopwright.stages import reward
-from loopwright.stages.reward import RewardConfig, RewardInputs
-from loopwright.stages.reward_data import teach
+from loopwright.stages.reward import RewardConfig, RewardInputs, load_start
+from loopwright.stages.reward_data import sampler, teach
 from loopwright.training.preference_pairs import collate
 from tests.stages.letter_writer import writer
 from tests.stages.test_reward import SETTINGS, comparisons, policy, thumbs, train  # noqa: F401 (a fixture)
@@ -79,6 +80,19 @@ def test_bad_answers_are_compared_with_samples_of_the_policy(tmp_path):
     assert high > low + 1
     again, _ = train(tmp_path / "b", inputs, fresh_samples=True, sampling={"max_new_tokens": 12})
     assert again == metrics
+
+
+def test_bad_answers_are_compared_whatever_was_held_out(tmp_path, policy):  # noqa: F811
+    """What was called good there is asked about; samples that do not end there are no reason to stop."""
+    start = writer(tmp_path / "writer")
+    up = Thumb(id="up", prompt=(Message(role="user", content="Q"),), responses=("yes",), good=True)
+    inputs = RewardInputs(start, thumbs=bad_answers(40), held_out=[up])
+    metrics, _ = train(tmp_path / "a", inputs, fresh_samples=True, sampling={"max_new_tokens": 12})
+    assert metrics["judgements"]["bad_answers_below_samples"] > 20 and "thumb_accuracy" in metrics
+    config = RewardConfig(fresh_samples=True, sampling={"max_new_tokens": 1})
+    runtime = Runtime.temporary(tmp_path / "b", stage="reward", seed=0)
+    sample = sampler(config, *load_start(policy, runtime), runtime, required=False)
+    assert sample([Label(up.prompt, "no", "thumb", 0.0)]) == [None]
 
 
 def test_samples_that_nothing_is_compared_with_are_refused(policy, tmp_path):  # noqa: F811

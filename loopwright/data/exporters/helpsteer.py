@@ -26,7 +26,9 @@ def rows(record: Record, account: Account, kept: frozenset[str]) -> Iterator[Row
             return
         if record.choice is None and record.strength:
             account.change("the strength of a tie is left out")
-        if record.margin not in (None, strength):
+        if record.margin is None and record.choice is not None:
+            account.change("the number of a strength is read back as a margin, too")
+        elif record.margin not in (None, strength):
             account.change("a margin other than the number of its strength is read back as that")
         first, second = record.responses
         signed = -strength if record.choice == 0 else strength

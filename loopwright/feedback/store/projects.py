@@ -98,9 +98,10 @@ def change_project(
         names = dict.fromkeys(before.config.criterion_names + config.criterion_names)  # labels may be on what went, too
         turned = (name for name in names if config.is_high_good(name) != before.config.is_high_good(name))
         changed += [f"direction of {name}" for name in turned]
+        advice = "call the criterion otherwise, or " if changed and changed[0].startswith("direction") else ""
         if changed and _has_labels(connection, id):
             raise StoreError(
-                f"project {before.name} has labels, so its {changed[0]} stays as it is; make another project"
+                f"project {before.name} has labels, so its {changed[0]} stays as it is; {advice}make another project"
             )
         connection.execute(update(projects).where(projects.c.id == id).values(config=config.model_dump(mode="json")))
     if state is not None:
