@@ -104,3 +104,19 @@ class Keyboard(Mouse):
 
 
 HANDS = {"mouse": Mouse, "keyboard": Keyboard}
+
+
+def press(page: Any, *keys: str) -> None:
+    """One key after the other, wherever the focus is."""
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def label(page: Any, name: str) -> Any:
+    """The button of a choice, by what screen readers call it."""
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def saved(page: Any) -> None:
+    """Wait until the server has everything."""
+    page.wait_for_function("() => !Object.keys(localStorage).some(key => key.startsWith('loopwright/'))")

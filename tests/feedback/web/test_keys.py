@@ -4,6 +4,7 @@ import pytest
 
 from loopwright.feedback.projects import HHH
 from loopwright.feedback.web.pages.work import SKIPS
+from tests.feedback.web.hands import press, saved
 from tests.feedback.web.labeling import KINDS, RESPONSES, item, labeling_ground
 
 
@@ -11,15 +12,6 @@ from tests.feedback.web.labeling import KINDS, RESPONSES, item, labeling_ground
 def ground(tmp_path):
     with labeling_ground(tmp_path) as ground:
         yield ground
-
-
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def saved(page):
-    page.wait_for_function("() => !Object.keys(localStorage).some(key => key.startsWith('loopwright/'))")
 
 
 def panel(name):

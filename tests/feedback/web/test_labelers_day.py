@@ -6,7 +6,7 @@ import pytest
 
 from loopwright.feedback.kinds import FORMS
 from loopwright.feedback.store import people
-from tests.feedback.web.hands import HANDS, Keyboard
+from tests.feedback.web.hands import HANDS, Keyboard, label, press
 from tests.feedback.web.labeling import labeling_ground
 from tests.feedback.web.world import PASSWORD, Parrot
 
@@ -15,16 +15,6 @@ from tests.feedback.web.world import PASSWORD, Parrot
 def ground(tmp_path, quick_hashes):
     with labeling_ground(tmp_path, {"bird": Parrot()}) as ground:
         yield ground
-
-
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def label(page, name):
-    """The button of a choice, by what screen readers call it."""
-    return page.get_by_role("button", name=name, exact=True)
 
 
 # What is given to a task of each kind, by mouse and by keys, and what the store then has.

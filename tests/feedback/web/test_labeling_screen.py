@@ -10,6 +10,7 @@ from loopwright.feedback.store.labels import submit
 from loopwright.feedback.store.queue import claim
 from loopwright.feedback.web.text import TAGS
 from tests.feedback.web.axe import axe
+from tests.feedback.web.hands import label, press, saved
 from tests.feedback.web.labeling import ANSWERS, KINDS, RESPONSES, item, labeling_ground
 
 PAYLOADS = json.loads((Path(__file__).parent / "payloads.json").read_text())
@@ -21,24 +22,9 @@ def ground(tmp_path):
         yield ground
 
 
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def label(page, name):
-    """The button of a choice, by what screen readers call it."""
-    return page.get_by_role("button", name=name, exact=True)
-
-
 def answers(ground):
     ground.database.write(lambda connection: None)  # whatever was on its way is there
     return [event.answer for event in ground.events() if event.type == "label"]
-
-
-def saved(page):
-    """Until the server has everything."""
-    page.wait_for_function("() => !Object.keys(localStorage).some(key => key.startsWith('loopwright/'))")
 
 
 # Nothing is lost
