@@ -79,10 +79,9 @@ class RewardConfig(TrainConfig, StageConfig):
         for name in ("comparisons", "feedback", "held_out", "part_of_prompts"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} contradicts labelled, which makes its own comparisons; leave one out")
-        if self.fresh_samples:
-            raise ValueError("fresh_samples has no effect with labelled, which brings no prompts; leave one out")
-        if "sampling" in self.model_fields_set:
-            raise ValueError("sampling has no effect with labelled, which brings no prompts; leave one out")
+        for name, written in (("fresh_samples", self.fresh_samples), ("sampling", "sampling" in self.model_fields_set)):
+            if written:
+                raise ValueError(f"{name} has no effect with labelled, which brings no prompts; leave one out")
         if self.normalise_on == "policy":
             raise ValueError("normalise_on = policy contradicts labelled, which brings no prompts; set it to responses")
         if self.held_out_labelled is not None and "held_out_share" in self.model_fields_set:
