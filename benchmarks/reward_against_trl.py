@@ -5,9 +5,11 @@
 
 accuracy: both sides start from the same weights (a pre-trained encoder, MiniLM, under a head from the seed), see the
 same token rows and pairs in as many steps of about 8 pairs at the same learning rate (judged pairs carry
-probabilities, which TRL has no place for), and order held-out pairs of other prompts: 0.3 of `--prompts`, and
-`--further` ones, since some hundred pairs tell no two trainers apart. The interval of the difference is of a paired
-bootstrap over prompts, all seeds together. Real data from $LOOPWRIGHT_DATA.
+probabilities, which TRL has no place for), and say what people will say of held-out pairs of other prompts: 0.3 of
+`--prompts`, and `--further` ones, since some hundred pairs tell no two trainers apart. Ours learns beside its scores
+what length does to labels (`covariates: [length]`) and goes by both; the table has its scores alone, too, and how
+often the longer answer is the better one. The interval of the difference is of a paired bootstrap over prompts, all
+seeds together. Real data from $LOOPWRIGHT_DATA.
 
 speed: pairs a second of a random Llama on prompts of 16 to 64 tokens with some answers of 8 to 96 tokens (any length is
 as likely), all pairs of them compared, 16 answers a step. Ours reads each prompt and answer once; TRL reads both rows
@@ -31,7 +33,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from turns import Turn, Turns, take_turns, with_path
 
@@ -80,19 +82,32 @@ def accuracy(args: argparse.Namespace) -> None:
     for name in args.data:
         results = [one_training(args, name, seed) for seed in args.seeds]
         hits = [hit for result in results for hit in result]
-        low, high = bootstrap(hits)
-        ours, theirs = (statistics.mean(hit[side] for hit in hits) for side in (1, 2))
-        found[name] = {"ours": ours, "trl": theirs, "difference": ours - theirs, "low": low, "high": high}
-        found[name]["by_seed"] = [
-            [statistics.mean(hit[side] for hit in result) for side in (1, 2)] for result in results
-        ]
-        found[name]["pairs_held_out"] = len(results[0])
-        print(f"{name}: ours {ours:.3f}, TRL {theirs:.3f}, difference {ours - theirs:+.3f} ({low:+.3f} to {high:+.3f})")
+        found[name] = accuracies(hits) | {
+            "by_seed": [accuracies(result) for result in results],
+            "pairs_held_out": len(hits),
+        }
+        for side in ("ours", "scores"):
+            low, high = found[name][f"{side}_above_trl"] = bootstrap(
+                [(hit.key, hit.right[side], hit.right["trl"]) for hit in hits]
+            )
+            difference = found[name][side] - found[name]["trl"]
+            print(f"{name}: {side} {difference:+.3f} above TRL ({low:+.3f} to {high:+.3f})")
     print(json.dumps({"benchmark": "reward_against_trl", "what": "accuracy", "data": found}))
 
 
-def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[str, bool, bool]]:
-    """(prompt, whether ours is right, whether TRL is) for each held-out pair."""
+class Hit(NamedTuple):
+    """A held-out pair, and who calls it right: ours, ours by its scores alone, TRL, whoever counts words."""
+
+    key: str  # of its prompt
+    right: dict[str, float]  # a draw: 0.5
+
+
+def accuracies(hits: Sequence[Hit]) -> dict[str, Any]:
+    return {side: statistics.mean(hit.right[side] for hit in hits) for side in hits[0].right}
+
+
+def one_training(args: argparse.Namespace, name: str, seed: int) -> list[Hit]:
+    """What both sides say of each held-out pair."""
     from loopwright.models.encoders import encoder_reward_model, load_encoder_tokenizer  # noqa: PLC0415
     from loopwright.models.loading import save_model  # noqa: PLC0415
     from loopwright.rewards.reward_model import score_rows  # noqa: PLC0415
@@ -114,17 +129,17 @@ def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[s
         config = reward.RewardConfig(
             learning_rate=args.rate, epochs=1, max_length=args.length,
             save_steps=10_000, held_out_share=0.0, normalise_on="responses", adam_betas=(0.9, 0.999),
-            judgements={"weigh_by": "pair"},
+            judgements={"weigh_by": "pair"}, covariates=("length",),
         )  # fmt: skip
         inputs = reward.RewardInputs(folder / "start", train)
         start, tokenizer = reward.load_start(inputs.model, runtime)
         data = reward.load_data(config, replace(inputs, held_out=held_out), start, tokenizer, runtime)
-        pairs = [tuple(rows) for one in data.train for rows in pairs_of(one)]
+        pairs = [rows for one in data.train for *rows, _ in pairs_of(one)]
         prompts_a_step = max(1, round(PAIRS_A_STEP * len(data.train) / len(pairs)))
         config = config.model_copy(update={"batch_size_per_device": prompts_a_step})
         metrics = reward.run(config, inputs, runtime).metrics
         tests = [(one.key, *rows) for one in data.held_out for rows in pairs_of(one)]
-        rows = [row for _, better, worse in tests for row in (better, worse)]
+        rows = [row for _, better, worse, _ in tests for row in (better, worse)]
         trained, _ = reward.load_start(runtime.output / "model", runtime)
         ours = score_rows(trained, rows, tokenizer.pad_token_id).tolist()
 
@@ -136,11 +151,24 @@ def one_training(args: argparse.Namespace, name: str, seed: int) -> list[tuple[s
         )
         subprocess.run(with_path(command, args.peers_path), check=True, stdout=subprocess.DEVNULL)
         theirs = json.loads((folder / "trl_scores.json").read_text())
+
+    def margins(scores: Sequence[float]) -> list[float]:
+        return [better - worse for better, worse in zip(scores[::2], scores[1::2], strict=True)]
+
+    words, alone = [float(test[-1]) for test in tests], margins(ours)
+    scale, nats = metrics["normalisation"]["scale"], metrics["length_nats"] / metrics["length_words"]
+    said = {
+        "ours": [scale * margin + nats * more for margin, more in zip(alone, words, strict=True)],
+        "scores": alone,
+        "trl": margins(theirs),
+        "longer": words,
+    }
     right = [
-        (key, *(scores[2 * i] > scores[2 * i + 1] for scores in (ours, theirs))) for i, (key, *_) in enumerate(tests)
+        Hit(test[0], {side: 0.5 if not values[i] else float(values[i] > 0) for side, values in said.items()})
+        for i, test in enumerate(tests)
     ]
     print(f"  {name} seed {seed}: {len(pairs)} pairs, {metrics['steps']} steps, held out {len(right)} pairs,", end=" ")
-    print(*(f"{side} {statistics.mean(r[n] for r in right):.3f}" for n, side in ((1, "ours"), (2, "TRL"))), flush=True)
+    print(*(f"{side} {value:.3f}" for side, value in accuracies(right).items()), flush=True)
     return right
 
 
@@ -177,16 +205,17 @@ def judgements(name: str) -> Iterator[Any]:
                 yield compare(number, row["instruction"], first, row["output_2"], int(chance < 0.5), chance)
 
 
-def pairs_of(group: Any) -> Iterator[tuple[list[int], list[int]]]:
-    """(better, worse) token rows."""
+def pairs_of(group: Any) -> Iterator[tuple[list[int], list[int], int]]:
+    """(better, worse) token rows, and how many words more the better one has."""
     for pair in group.pairs:
-        rows = group.rows[pair.first], group.rows[pair.second]
-        yield rows if pair.choice == 0 else rows[::-1]
+        better, worse = (pair.first, pair.second) if pair.choice == 0 else (pair.second, pair.first)
+        words = len(group.responses[better].split()) - len(group.responses[worse].split())
+        yield group.rows[better], group.rows[worse], words
 
 
-def bootstrap(hits: Sequence[tuple[str, bool, bool]], draws: int = 2_000) -> tuple[float, float]:
+def bootstrap(hits: Sequence[tuple[str, float, float]], draws: int = 2_000) -> tuple[float, float]:
     """95 % of the difference in accuracy, when prompts are drawn anew."""
-    by_prompt: dict[str, list[int]] = {}
+    by_prompt: dict[str, list[float]] = {}
     for key, ours, theirs in hits:
         by_prompt.setdefault(key, []).append(ours - theirs)
     sums = [(sum(values), len(values)) for values in by_prompt.values()]

@@ -57,6 +57,7 @@ from loopwright.stages.base import (
     judgement_files,
 )
 from loopwright.stages.reward_assessment import (
+    accuracy_with_covariates,
     agreement,
     assess,
     assess_labels,
@@ -107,6 +108,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         final.config.cut_rows = Cut(config.cut, config.max_length)._asdict()  # so that whoever scores text cuts it, too
     folded = normalise(final, reference, tokenizer.pad_token_id)
     assessment, table = assess(final, data.held_out, folded.scale, inputs, tokenizer.pad_token_id)
+    assessment |= accuracy_with_covariates(final, label_model, data.held_out, folded.scale, tokenizer.pad_token_id)
     assessment |= assess_single(final, data, folded, tokenizer.pad_token_id)
     if data.teacher is not None and data.held_out:
         assessment |= agreement(final, data.teacher, data.held_out, tokenizer)

@@ -31,6 +31,8 @@ from loopwright.schemas import Judgement, Prompt, Thumb
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.stages.reward_data import Data, RewardInputs, teacher_scores
 from loopwright.training.judged_groups import Group
+from loopwright.training.label_model import LabelModel
+from loopwright.training.preference_pairs import pairs_of, rows_in_use
 
 
 def assess(
@@ -52,6 +54,21 @@ def assess(
         "ece": table["ece"],
     }
     return figures | _by_task_and_gold(first - second, right, groups, inputs), table
+
+
+@torch.no_grad()
+def accuracy_with_covariates(
+    model: PreTrainedModel, label_model: LabelModel, groups: Sequence[Group], scale: float, pad_id: int
+) -> dict[str, float]:
+    """How often the label model calls held-out pairs right: by scores, and by what else shifts labels.
+
+    Scores alone are what answers are worth; this is what people will say of them. Empty without covariates or pairs.
+    """
+    pairs = pairs_of(groups, {})
+    if not (label_model.has_covariates and len(pairs.chosen)):
+        return {}
+    difference = label_model.cpu().differences(scale * score_rows(model, rows_in_use(groups), pad_id), pairs)
+    return {"accuracy_with_covariates": float(torch.where(difference == 0, 0.5, (difference > 0).double()).mean())}
 
 
 def whole_assessment(

@@ -71,6 +71,11 @@ class LabelModel(nn.Module):
         self.length = nn.Parameter(torch.zeros(())) if "length" in covariates else None  # nats of one deviation
         self.log_nu = nn.Parameter(torch.zeros(())) if ties else None  # of Davidson's ties
 
+    @property
+    def has_covariates(self) -> bool:
+        """Whether anything but the scores shifts labels."""
+        return self.position is not None or self.length is not None
+
     def differences(self, scores: Tensor, pairs: Pairs) -> Tensor:
         """[P] what speaks for the response called better: its score, and whatever else shifted the label."""
         difference = scores[pairs.chosen] - scores[pairs.rejected]

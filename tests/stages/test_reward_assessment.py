@@ -6,8 +6,9 @@ import torch
 from loopwright.rewards.base import Scores
 from loopwright.schemas import Message
 from loopwright.stages import reward_assessment
-from loopwright.stages.reward_assessment import agreement
-from loopwright.training.judged_groups import Group
+from loopwright.stages.reward_assessment import accuracy_with_covariates, agreement
+from loopwright.training.judged_groups import Group, Pair
+from loopwright.training.label_model import LabelModel
 
 
 class Teacher:
@@ -28,3 +29,19 @@ def test_agreement_with_a_teacher_by_hand(monkeypatch):
     found = agreement(None, Teacher(), groups, type("Tokenizer", (), {"pad_token_id": 0})())
     assert found == {"teacher_agreement": pytest.approx(3.5 / 5), "teacher_pairs": 5}
     assert agreement(None, Teacher(), groups[1:2], type("Tokenizer", (), {"pad_token_id": 0})()) == {}
+
+
+def test_accuracy_with_covariates_by_hand(monkeypatch):
+    """Length alone decides the first pair, the score the second; in the third both say nothing."""
+    texts, pairs = ["a", "b b b", "c", "d d d"], [Pair(0, 1, 1), Pair(2, 3, 0), Pair(0, 2, 0)]
+    group = Group("0", (Message(role="user", content="Q"),), texts, pairs, rows=[[1]] * 4)
+    scores = torch.tensor([0.0, -0.5, 0.0, -1.5])
+    monkeypatch.setattr(reward_assessment, "score_rows", lambda model, rows, pad_id: scores)
+    label_model = LabelModel([], ("length",), 2.0, ties=False)
+    with torch.no_grad():
+        label_model.length.fill_(2.0)  # nats of two words, so 2 of each of the first two pairs
+    for scale, right in ((1.0, 1 + 0 + 0.5), (2.0, 1 + 1 + 0.5), (5.0, 0 + 1 + 0.5)):
+        found = accuracy_with_covariates(None, label_model, [group], scale, 0)
+        assert found == {"accuracy_with_covariates": pytest.approx(right / 3)}
+    assert accuracy_with_covariates(None, label_model, [], 1.0, 0) == {}
+    assert accuracy_with_covariates(None, LabelModel([], (), 1.0, ties=False), [group], 1.0, 0) == {}

@@ -237,12 +237,14 @@ def test_what_length_did_to_labels_does_not_end_up_in_the_scores(policy, tmp_pat
         prompt = (Message(role="user", content=f"Q{i}"),)
         first = 1 / (1 + 2.718 ** (2 * (liked(pair[1]) - liked(pair[0]))))
         said.append(Comparison(id=str(i), prompt=prompt, responses=pair, choice=int(rng.random() > first)))
-    pulls = {}
+    pulls, right = {}, {}
     for name, settings in (("without", {}), ("with", {"covariates": ["length"]})):
         metrics, output = train(tmp_path / name, RewardInputs(policy, said), **settings)
+        right[name] = metrics.get("accuracy_with_covariates")
         short, long, worst, best = scored(output, "ny", "ny yn ny yn", "nn on", "yy yy")
         pulls[name] = float((long - short) / (best - worst))
     assert metrics["length_nats"] > 0.5 and pulls["without"] > 0.5
+    assert right["without"] is None and right["with"] > metrics["accuracy"] + 0.05
     assert abs(pulls["with"]) < 0.4 * pulls["without"]
 
 
