@@ -167,6 +167,8 @@ def test_killed_between_any_two_stages_it_ends_the_same(tmp_path, monkeypatch):
         ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from where the rounds began, and stop.kl = 3"),
         ({"no_gain_in": 2}, {"v2": {"gain": 0.0}, "v3": {"gain": 0.0}}, 3, "no significant gain in 2 rounds"),
         ({"no_gain_in": 2}, {"v1": {"gain": 0.0}, "v3": {"gain": 0.0}}, 4, None),
+        ({"kl": 3}, {"v2": {"kl": 3.0}, "v4": {"kl": 4.0}}, 4, None),  # exactly so many; too many where none follows
+        ({"labels": 40}, {}, 4, None),  # given by the last round
     ],
 )
 def test_stop_rules(tmp_path, stop, change, last, why):
@@ -229,12 +231,18 @@ def test_a_resolved_config_means_the_same_rounds(tmp_path):
     [
         ({"schedule": {"v2": METHOD}}, "schedule.v2: v1 comes next"),
         ({"schedule": {"v1-v2": METHOD, "v2": METHOD}}, "schedule.v2: v3 comes next"),
+        ({"schedule": {"v1": METHOD, "v2-v1": METHOD}}, "schedule.v2-v1: v2 comes next"),
         ({"schedule": {"first": METHOD}}, "schedule.first: rounds are called v1, v2"),
         ({"schedule": {"v1": {}}}, "schedule.v1 has no stage"),
         ({"schedule": {"v1": {"ppo": {"gian": 1}}}}, "unknown key rounds.schedule.v1.ppo.gian; did you mean"),
         ({"schedule": {"v1-v2": METHOD}, "until": 2}, "until = 2 has no effect with 2 rounds"),
         ({"schedule": {"v1-v2": METHOD}, "stop": {}}, "stop names nothing to stop at"),
         ({"schedule": {"v1-v2": METHOD}, "stop": {"kl": 3}}, "stop.kl needs each round evaluated"),
+        ({"schedule": {"v1-v2": METHOD}, "stop": {"no_gain_in": 3}}, "stop.no_gain_in needs each round evaluated"),
+        (
+            {"schedule": {"v1": {"feedback": {}, "evaluate": {}}, "v2": METHOD | {"evaluate": {}}}, "stop": {"kl": 3}},
+            "stop.kl asks each round for its version, and v1 makes none",
+        ),
     ],
 )
 def test_what_is_refused(rounds, said):
@@ -248,6 +256,39 @@ def test_an_override_reaches_into_a_round(tmp_path):
     config = load_config(path, ["rounds.schedule.v3.ppo.gain=0.5", "rounds.schedule.v1-v2.feedback=false"], stages=TOYS)
     assert list(config.sections) == ["sft", "v1.ppo", "v2.ppo", "v3.ppo"]
     assert [config.sections[f"v{i}.ppo"].gain for i in (1, 2, 3)] == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("keys", "entries"),
+    [
+        (["v4"], ["v1", "v2-v3", "v4"]),
+        (["v2"], ["v1", "v2", "v3-v4"]),
+        (["v3", "v4"], ["v1", "v2", "v3", "v4"]),
+        (["v3-v4"], ["v1", "v2", "v3-v4"]),
+        (["v2-v4"], ["v1", "v2-v4"]),
+    ],
+)
+def test_an_override_of_one_round_is_of_that_one_alone(tmp_path, keys, entries):
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1: &r {ppo: {labels: 5}}\n    v2-v4: *r\n")
+    plain = load_config(path, stages=TOYS)
+    config = load_config(path, [f"rounds.schedule.{key}.ppo.gain=0.5" for key in keys], stages=TOYS)
+    assert list(config.rounds.schedule) == entries
+    changed = {number for key in keys for number in range(int(key[1]), int(key[-1]) + 1)}
+    for number in range(1, 5):
+        ppo, before = (one.sections[f"v{number}.ppo"] for one in (config, plain))
+        assert ppo == (before.model_copy(update={"gain": 0.5}) if number in changed else before)
+
+
+def test_an_override_of_a_round_that_is_not_there_is_refused_where_it_is_written(tmp_path):
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v2: {ppo: }\n")
+    with pytest.raises(ConfigError, match="schedule.v4: v3 comes next"):
+        load_config(path, ["rounds.schedule.v4.ppo.gain=0.5"], stages=TOYS)
+    with pytest.raises(
+        ConfigError, match="--set rounds.schedule.v2.ppo.gian=1: unknown key rounds.schedule.v2.ppo.gian"
+    ):
+        load_config(path, ["rounds.schedule.v2.ppo.gian=1"], stages=TOYS)
 
 
 def test_rollback_and_forth(tmp_path):
