@@ -119,12 +119,17 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
 def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
     """Artifact id -> folder of the versions that write the answers, the newest first."""
     if config.versions > 1 or config.start_answers:
-        newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
+        newest = [artifacts[role] for role in newest_in(artifacts, config.versions)]
         writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
         return {one.id: one.file("model") for one in writing}
     made = artifacts.get("policy")
     policy = chosen_input(f"{config.section}.policy", config.policy, made, "model", "an sft section")
     return {id_of_file(policy) if made is None else made.id: policy}
+
+
+def newest_in(roles: Iterable[str], versions: int) -> list[str]:
+    """The roles of so many of the newest versions, the oldest first."""
+    return versions_in(roles)[-versions:] if versions > 1 else ["policy"]
 
 
 def versions_in(roles: Iterable[str]) -> list[str]:
@@ -133,8 +138,8 @@ def versions_in(roles: Iterable[str]) -> list[str]:
 
 
 def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
-    """What only some settings need: earlier versions."""
-    versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
+    """What only some settings need: earlier versions. None that writes nothing is a parent."""
+    versions = {"version_*": ANSWERING} if config.versions > 1 else {}
     return versions | ({"start": ANSWERING} if config.start_answers else {})
 
 
@@ -148,8 +153,9 @@ def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:
     if config.versions > max(len(there), 1):
         found = f"{there[0]} is the only version" if there else "no version is there"
         raise ConfigError(f"{config.section}.versions = {config.versions}, but {found} before it; leave it out")
-    if config.start_answers and any(parents["start"] is parents[role] for role in there[-config.versions :]):
+    newest = [parents.get(role) for role in newest_in(parents, config.versions)]
+    if config.start_answers and any(one is parents.get("start") for one in [*newest, None]):
         raise ConfigError(
             f"{config.section}.start_answers has no effect while the version that the rounds begin with is one of the "
-            "newest; leave it out in this round"
+            "newest, or none; leave it out in this round"
         )

@@ -397,7 +397,8 @@ def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_a
     for number in (2, 3):
         fed, improved = parents[f"v{number}.feedback"], parents[f"v{number}.ppo"]
         assert fed["start"] == improved["start"] == "sft"
-        assert fed[f"v{number - 1}"] == improved["policy"] == f"v{number - 1}.ppo"
+        assert fed["policy"] == improved["policy"] == f"v{number - 1}.ppo"
+        assert not fed.keys() & {"v1", "v2"}  # who write nothing
 
     def refused(**sections):
         values["rounds"]["schedule"] = {"v1": plain | sections}
@@ -405,6 +406,10 @@ def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_a
 
     with refused(feedback={"start_answers": True}):  # it is the newest itself
         make_plan(config_from(values, "here", stages=stages), stages)
+    without = {"v1": {"ppo": {"policy": "/", "reward": "/"}}, "v2": {"feedback": {"start_answers": True}}}
+    with pytest.raises(ConfigError, match="is one of the newest, or none; leave it out"):
+        begun = {name: value for name, value in values.items() if name not in ("sft", "evaluate")}
+        make_plan(config_from(begun | {"rounds": {"schedule": without}}, "here", stages=stages), stages)
     with refused(ppo={"reference": "start"}):
         make_plan(config_from(values, "here", stages=stages), stages)
     del values["rounds"]
