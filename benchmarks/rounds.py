@@ -23,6 +23,7 @@ from loopwright.config import read_yaml
 from loopwright.loop import config_from, run
 from loopwright.loop.rounds import RoundsConfig
 from loopwright.loop.seeds import seed_folder
+from loopwright.schemas.steps import round_of
 
 ROOT = Path(__file__).parents[1]
 AMOUNTS = {
@@ -50,25 +51,31 @@ def main() -> int:
         for name, one in runs.items():
             print(f"  {name}: {one['labels']} labels, {one['seconds']:.0f} s")
             for version, figures in one["versions"].items():
-                print(f"    {version:8s}" + "".join(f"{key} {figures[key]:6.3f}  " for key in FIGURES if figures[key]))
+                known = (f"{key} {figures[key]:6.3f}  " for key in FIGURES if figures[key] is not None)
+                print(f"    {version:8s}" + "".join(known))
     print(json.dumps({"benchmark": "rounds", "seeds": found}))
     return 0
 
 
 def both(values: dict[str, Any], seed: int, out: Path) -> dict[str, Any]:
     """The figures of the rounds, and of one round of their size."""
-    return {
-        "rounds": figures_of(copy.deepcopy(values) | {"seed": seed}, seed_folder(out, seed)),
-        "one big round": figures_of(one_big_round(copy.deepcopy(values)) | {"seed": seed}, seed_folder(out, seed)),
-    }
+    rounds = figures_of(copy.deepcopy(values) | {"seed": seed}, seed_folder(out, seed))
+    big = one_big_round(copy.deepcopy(values), rounds["made"]) | {"seed": seed}
+    return {"rounds": rounds, "one big round": figures_of(big, seed_folder(out, seed))}
 
 
-def one_big_round(values: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with all labels given in one round, and each method's work of all rounds done on them."""
+def one_big_round(values: dict[str, Any], made: int | None = None) -> dict[str, Any]:
+    """The recipe with all labels given in one round, and each method's work of all rounds done on them.
+
+    Args:
+        made: rounds, where a rule stopped them before the last: then the big one has the size of these.
+    """
     config = config_from(copy.deepcopy(values), "the recipe").rounds
     assert isinstance(config, RoundsConfig)
-    rounds = [one.sections for _, one in config.rounds()]
-    big = {name: dict(section) for one in values["rounds"]["schedule"].values() for name, section in one.items()}
+    rounds = [one.sections for number, one in config.rounds() if made is None or number <= made]
+    named = {name for one in rounds for name in one}
+    schedule = values["rounds"]["schedule"].values()
+    big = {name: dict(section or {}) for one in schedule for name, section in one.items() if name in named}
     for name, amounts in AMOUNTS.items():
         for amount in set(amounts) & big.get(name, {}).keys():
             big[name][amount] = sum(getattr(one[name], amount) for one in rounds if name in one)
@@ -86,6 +93,7 @@ def figures_of(values: dict[str, Any], out: Path) -> dict[str, Any]:
         "labels": sum(stages[name].get("labels", 0) for name in stages if name.endswith(".feedback")),
         "seconds": summary["seconds"],
         "stopped": summary["stopped"],
+        "made": max(map(round_of, stages)),
         "versions": {name: {key: one[key] for key in FIGURES} for name, one in summary["versions"].items()},
         "rounds": stages["evaluate"]["rounds"],
     }

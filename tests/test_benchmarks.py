@@ -269,3 +269,10 @@ def test_the_big_round_has_the_labels_and_steps_of_all_rounds(benchmark):
     assert ppo.steps == sum(one["ppo"].steps for one in every)
     assert not feedback.start_answers and ppo.reference is None
     assert big[1].sections["reward"].earlier_rounds_weight == 1
+    (stopped,) = config_from(benchmark("rounds").one_big_round(read_yaml(ROUNDS), made=2), "big").rounds.rounds()
+    assert [stopped[1].sections[name] for name in ("feedback", "ppo")] == [
+        feedback.model_copy(update={"labels": 4_000, "prompts": feedback.prompts * 2 // 5}),
+        ppo.model_copy(update={"steps": ppo.steps * 2 // 5}),
+    ]
+    llama2 = benchmark("rounds").one_big_round(read_yaml(ROUNDS.parent / "llama2.yaml"))["rounds"]["schedule"]["v1"]
+    assert llama2["rejection"]["max_prompts"] == 4 * 480 and llama2["ppo"]["steps"] == 40

@@ -110,7 +110,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What ran, what is stale and why, what came from what."""
-    from loopwright.loop import refuse_several, seed_folders, status
+    from loopwright.loop import refuse_several, seed_folders, status, versions
 
     if answer is not None:
         refuse_several(run)
@@ -124,9 +124,11 @@ def show(
     if as_json:
         _print_json([stage.model_dump() for stage in found])
         return
-    from loopwright.cli.tables import lineage_table, print_table
+    from loopwright.cli.tables import lineage_table, print_table, versions_tree
 
     print_table(lineage_table(run, found))
+    if line := versions(run):
+        print_table(versions_tree(line))
 
 
 @app.command()

@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.tree import Tree
 
-from loopwright.loop import StageStatus
+from loopwright.loop import StageStatus, Version
 
 if TYPE_CHECKING:
     from loopwright.feedback.figures import Figures
@@ -19,7 +20,7 @@ _COLORS = {"done": "green", "stale": "yellow", "damaged": "red", "started": "cya
 PIPED = 200  # columns of a table that goes to no terminal: a file or a pager has no edge to fold at
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table | Tree) -> None:
     """On standard output, as wide as the terminal or as $COLUMNS says."""
     as_wide_as_it_is = sys.stdout.isatty() or "COLUMNS" in os.environ
     Console(width=None if as_wide_as_it_is else PIPED).print(table)
@@ -41,6 +42,30 @@ def lineage_table(run: Path, stages: Sequence[StageStatus]) -> Table:
             "\n".join(stage.reasons).replace("[", "\\["),
         )
     return table
+
+
+def versions_tree(versions: Sequence[Version]) -> Tree:
+    """The line of versions, each under the one it went on from."""
+    first = versions[0].after or "a model from outside"
+    tree = Tree(f"{first}, where the rounds began", guide_style="dim")
+    branches = {first: tree}
+    for one in versions:
+        known = branches.get(one.after or first, tree)
+        branches[one.name] = known.add("\n".join(_of_version(one)))
+    return tree
+
+
+def _of_version(one: Version) -> Iterator[str]:
+    helped = {True: ", gained", False: ", [yellow]no sure gain[/]", None: ""}[one.gained]
+    gold = "" if one.gold is None else f": gold {one.gold['mean']:.3f}"
+    gain = "" if one.gain is None else " ({mean:+.3f}, {low:+.3f} to {high:+.3f})".format(**one.gain)
+    yield f"[bold]{one.name}[/] by {', then '.join(one.methods)}{gold}{gain}{helped}"
+    own = f"{one.name}."
+    for labels in (labels for labels in one.labels if labels.step.startswith(own)):
+        by = f", on answers of {' and '.join(labels.written_by)}" if labels.written_by else ""
+        yield f"{labels.count:,} labels of {labels.step}{by}"
+    if earlier := [labels for labels in one.labels if not labels.step.startswith(own)]:
+        yield f"{sum(labels.count for labels in earlier):,} labels of {', '.join(labels.step for labels in earlier)}"
 
 
 def seeds_table(

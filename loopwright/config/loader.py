@@ -1,7 +1,7 @@
 """Strict loading: a YAML file, `--set` overrides on top, one sentence for every mistake."""
 
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -29,9 +29,24 @@ class Section(dict[str, Any]):
         other.where.update(self.where)
         return other
 
+    def rename(self, key: str, names: Sequence[str]) -> None:
+        """The key's value under each of these names, in its place."""
+        old = dict(self)
+        self.clear()
+        for one, value in old.items():
+            self.update(dict.fromkeys(names if one == key else [one], value))
+        self.where |= dict.fromkeys(names, self.where[key])
 
-def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+
+def read_yaml(
+    path: Path,
+    overrides: Sequence[str] = (),
+    prepare: Callable[[dict[str, Any], list[str]], None] = lambda values, keys: None,
+) -> dict[str, Any]:
     """The file's mapping with overrides such as "ppo.clip_range=0.1" applied; the right side is YAML.
+
+    Args:
+        prepare: is given the mapping before that, and the dotted keys that will be set.
 
     Raises:
         ConfigError: the file is missing, not YAML, not a mapping, holds a key twice; an override is malformed.
@@ -49,6 +64,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         values = Section()
     if not isinstance(values, Section):
         raise ConfigError(f"{path}: found {_kind(values)} where a mapping such as `seed: 0` belongs")
+    prepare(values, [override.partition("=")[0].strip() for override in overrides])
     for override in overrides:
         _override(values, override)
     return values

@@ -1,6 +1,6 @@
 """The prompts that a stage asks about."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from loopwright.data.readers import read_records
@@ -17,13 +17,18 @@ def read_prompts(path: Path, tasks: Collection[str] = ()) -> list[Prompt]:
     found = read_records(path, Prompt).records
     if not tasks:
         return found
-    chosen = [prompt for prompt in found if prompt.tags.get("task") in tasks]
+    chosen = of_tasks(found, tasks)
     if not chosen:
         there = ", ".join(sorted({str(prompt.tags.get("task")) for prompt in found}))
         raise DataError(
             f"{path}: no prompt has a task among {', '.join(sorted(tasks))}; found {there}; name one of these in tasks"
         )
     return chosen
+
+
+def of_tasks(prompts: Iterable[Prompt], tasks: Collection[str]) -> list[Prompt]:
+    """Those tagged with one of the tasks; all where none is named."""
+    return [prompt for prompt in prompts if not tasks or prompt.tags.get("task") in tasks]
 
 
 def newest(paths: Sequence[Path], count: int) -> list[Prompt]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -50,10 +50,13 @@ class Item(NamedTuple):
         )
 
 
-def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: int) -> list[Prompt]:
-    """The first `count` of the prompts; or those behind the ones `asked` about before, round the end of the list."""
-    start = asked % len(prompts) if prompts else 0
-    return [*prompts[start:], *prompts[:start]][:count]
+def prompts_to_ask(prompts: Sequence[Prompt], count: int, asked: Mapping[str, int]) -> list[Prompt]:
+    """So many of the prompts, those first that were asked about least often, in their order.
+
+    Args:
+        asked: a prompt's id -> how often it was.
+    """
+    return sorted(prompts, key=lambda prompt: asked.get(prompt.id, 0))[:count]
 
 
 def sample_answers(

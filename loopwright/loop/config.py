@@ -9,7 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_s
 
 from loopwright.config import Config, build, dump_yaml, read_yaml
 from loopwright.errors import ConfigError
-from loopwright.loop.rounds import RoundsConfig, rounds_class, schedule_of
+from loopwright.loop.rounds import RoundsConfig, rounds_class, schedule_of, set_apart
 from loopwright.loop.table import load_stages
 
 if TYPE_CHECKING:
@@ -63,13 +63,14 @@ def load_config(
 ) -> RunConfig:
     """Read a recipe, or the `config.yaml` of a run directory (`resolved`).
 
-    An empty section runs its stage with the defaults; `false` in a section's place leaves the stage out.
+    An empty section runs its stage with the defaults; `false` in a section's place leaves the stage out. An override
+    that names one round of several (`rounds.schedule.v5.ppo.steps=60`, of v2-v5) is of that one alone.
     `${data_dir}` in any text stands for the folder of real data.
 
     Raises:
         ConfigError: in one sentence, what is wrong and where.
     """
-    values = read_yaml(path, overrides)
+    values = read_yaml(path, overrides, prepare=set_apart)
     return config_from(values, str(path), stages=stages, resolved=resolved)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopwright.errors import ConfigError
 from loopwright.loop.execution import Render, run
-from loopwright.loop.lineage import load_run_config
+from loopwright.loop.lineage import StageStatus, load_run_config, status
 from loopwright.runtime.display import Display
-from loopwright.schemas.steps import version_of
-from loopwright.tracking.artifacts import current_artifacts
+from loopwright.schemas.steps import round_of, stage_of, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,18 +28,42 @@ def rollback(
 ) -> dict[str, Any]:
     """End the run's rounds with `version` ("v3"). Nothing is deleted: the recipe brings the later rounds back.
 
+    A version is brought back as it was or not at all: nothing is trained here. Killed, the same call goes on.
+
     Returns:
         The summary of what is left, as in `summary.json`.
 
     Raises:
-        ConfigError: the run has no rounds, did not make this version, or ends with it already.
+        ConfigError: the run has no rounds, did not make this version, ends with it already, or would make it anew.
     """
     config = load_run_config(folder, stages=stages)
-    made = [one for one in dict.fromkeys(map(version_of, current_artifacts(folder))) if re.fullmatch(r"v\d+", one)]
+    states = status(folder, config=config, stages=stages)
+    made = _versions(states)
     if config.rounds is None or not made:
         raise ConfigError(f"{folder}: has no rounds to go back over; name a run of a recipe with a rounds section")
     if version not in made:
         raise ConfigError(f"{folder}: has no version {version}; it made {', '.join(made)}")
-    if version == made[-1]:
+    number = int(version[1:])
+    begun = any(round_of(one.stage) > number and one.state != "not run" for one in states)
+    if not begun and config.rounds.until != number:  # where it is, a rollback was killed and goes on
         raise ConfigError(f"{folder}: {version} is the newest version; there is nothing to go back from")
-    return run(config.ending_with(int(version[1:])), folder, stages=stages, display=display, render=render)
+    behind = states[: 1 + max(place for place, one in enumerate(states) if one.stage in made[version])]
+    anew = next((one for one in behind if one.state != "done" and stage_of(one.stage) != "evaluate"), None)
+    if anew is not None:
+        raise ConfigError(
+            f"{folder}: {version} would be made anew, because {anew.stage} is {anew.state} "
+            f"({'; '.join(anew.reasons) or 'its files are gone'}); undo that, or use what there is: "
+            f"{folder / made[version][behind[-1].stage]}"
+        )
+    return run(config.ending_with(number), folder, stages=stages, display=display, render=render)
+
+
+def _versions(states: Sequence[StageStatus]) -> dict[str, dict[str, str]]:
+    """Version -> step -> folder of its artifact, of the steps that made it; those alone that all of them made."""
+    from loopwright.stages.base import POLICIES
+
+    found: dict[str, dict[str, str]] = {}
+    for one in states:
+        if round_of(one.stage) and stage_of(one.stage) in POLICIES:
+            found.setdefault(version_of(one.stage), {})[one.stage] = one.artifact or ""
+    return {version: made for version, made in found.items() if all(made.values())}

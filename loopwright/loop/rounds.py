@@ -12,7 +12,7 @@ A recipe's rounds are written out into steps of the plan, "v1.feedback" and so o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import (
@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from loopwright.config import Config
+from loopwright.config import Config, Section
 from loopwright.errors import ConfigError
 from loopwright.schemas.steps import named, round_of, stage_of
 
@@ -74,10 +74,9 @@ class RoundsConfig(Config):
     def _rounds_follow_each_other(self) -> Self:
         expected = 1
         for key, one in self.schedule.items():
-            found = SPAN.fullmatch(key)
-            if found is None:
+            if SPAN.fullmatch(key) is None:
                 raise ValueError(f"schedule.{key}: rounds are called v1, v2, ..., and several of one kind v1-v4")
-            first, last = int(found[1]), int(found[2] or found[1])
+            first, last = _span(key)
             if first != expected or last < first:
                 raise ValueError(f"schedule.{key}: v{expected} comes next; number the rounds v1, v2, ... without gaps")
             if not one.sections:
@@ -89,12 +88,19 @@ class RoundsConfig(Config):
 
     @model_validator(mode="after")
     def _gain_is_measured(self) -> Self:
+        from loopwright.stages.base import POLICIES
+
         if self.stop is not None and (self.stop.no_gain_in or self.stop.kl):
+            name = "no_gain_in" if self.stop.no_gain_in else "kl"
             for number, one in self.rounds():
                 if "evaluate" not in one.sections:
-                    name = "no_gain_in" if self.stop.no_gain_in else "kl"
                     raise ValueError(
                         f"stop.{name} needs each round evaluated; add `evaluate:` to the schedule of v{number}"
+                    )
+                if not set(POLICIES) & one.sections.keys():
+                    raise ValueError(
+                        f"stop.{name} asks each round for its version, and v{number} makes none; give it a method such "
+                        f"as `ppo:`, or leave stop.{name} out"
                     )
         return self
 
@@ -102,9 +108,8 @@ class RoundsConfig(Config):
         """(number from 1, its stages), up to the last one to be made."""
         number = 0
         for key, one in self.schedule.items():
-            found = SPAN.fullmatch(key)
-            assert found is not None
-            for _ in range(int(found[1]), int(found[2] or found[1]) + 1):
+            first, last = _span(key)
+            for _ in range(first, last + 1):
                 number += 1
                 if self.until is None or number <= self.until:
                     yield number, one
@@ -135,6 +140,31 @@ def schedule_of(values: Any) -> list[dict[str, Any]]:
     """The rounds of a `rounds` section that was not checked yet, each as it is written."""
     schedule = values.get("schedule") if isinstance(values, dict) else None
     return [one for one in schedule.values() if isinstance(one, dict)] if isinstance(schedule, dict) else []
+
+
+def set_apart(values: Any, keys: Iterable[str]) -> None:
+    """Give each round that one of the dotted keys names (rounds.schedule.v5.ppo.steps) an entry of its own.
+
+    In the values of a recipe, where v2-v5 has it among others: v2-v4 and v5 follow, with the same settings.
+    """
+    rounds = values.get("rounds")
+    schedule = rounds.get("schedule") if isinstance(rounds, Section) else None
+    if not isinstance(schedule, Section):
+        return
+    named = {name for key in keys if (name := key.removeprefix("rounds.schedule.").partition(".")[0]) != key}
+    for first, last in sorted(_span(name) for name in named if SPAN.fullmatch(name)):
+        for key in [key for key in schedule if SPAN.fullmatch(key)]:
+            begin, end = _span(key)
+            if begin <= first <= last <= end and (begin, end) != (first, last):
+                parts = ((begin, first - 1), (first, last), (last + 1, end))
+                schedule.rename(key, [f"v{a}" if a == b else f"v{a}-v{b}" for a, b in parts if a <= b])
+
+
+def _span(key: str) -> tuple[int, int]:
+    """v2-v5 -> (2, 5), v5 -> (5, 5)."""
+    found = SPAN.fullmatch(key)
+    assert found is not None
+    return int(found[1]), int(found[2] or found[1])
 
 
 def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str | None:

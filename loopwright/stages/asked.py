@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.prompts import read_prompts
+from loopwright.data.prompts import of_tasks, read_prompts
 from loopwright.errors import ConfigError
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
@@ -61,7 +62,7 @@ class AskedInputs:
     policies: Mapping[str, Path]  # artifact id -> a Hugging Face folder: who write the answers in turns, newest first
     prompts: Path | None  # jsonl of Prompt; None: there are none, and people may write what is judged
     judges: Mapping[str, Judge] = field(default_factory=dict)  # a world's: what simulated people see through faults
-    asked: int = 0  # prompts that were asked about before; others come first
+    asked: Sequence[tuple[Sequence[str], int]] = ()  # what was asked before: tasks, and how many prompts of them
 
     @property
     def policy_id(self) -> str:
@@ -75,13 +76,16 @@ class AskedInputs:
 
 
 def prompts_of(config: AskedConfig, inputs: AskedInputs) -> list[Prompt]:
-    """What is asked: prompts that no earlier round asked about.
+    """What is asked: prompts that no earlier round asked about; when all were asked, those that were least often.
 
     Raises:
         ConfigError: there are none.
     """
     file = chosen_input(f"{config.section}.prompts_file", inputs.prompts, None, PROMPTS, PROMPTS_FROM)
-    return prompts_to_ask(read_prompts(file, config.tasks), config.prompts, inputs.asked)
+    own, every, often = read_prompts(file, config.tasks), read_prompts(file), Counter[str]()
+    for tasks, count in inputs.asked:  # as it was chosen then
+        often.update(one.id for one in prompts_to_ask(of_tasks(every, tasks), count, often))
+    return prompts_to_ask(own, config.prompts, often)
 
 
 def answer(
@@ -112,19 +116,26 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
         policies=who_write(config, artifacts),
         prompts=file,
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
-        asked=sum(one.config["prompts"] for one in before if one.metrics.get("prompts") != 0),  # 0: people wrote them
+        asked=[
+            (one.config.get("tasks", ()), one.config["prompts"]) for one in before if one.metrics.get("prompts") != 0
+        ],  # 0: people wrote them
     )
 
 
 def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
     """Artifact id -> folder of the versions that write the answers, the newest first."""
     if config.versions > 1 or config.start_answers:
-        newest = [artifacts[role] for role in versions_in(artifacts)][-config.versions :]
+        newest = [artifacts[role] for role in newest_in(artifacts, config.versions)]
         writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
         return {one.id: one.file("model") for one in writing}
     made = artifacts.get("policy")
     policy = chosen_input(f"{config.section}.policy", config.policy, made, "model", "an sft section")
     return {id_of_file(policy) if made is None else made.id: policy}
+
+
+def newest_in(roles: Iterable[str], versions: int) -> list[str]:
+    """The roles of so many of the newest versions, the oldest first."""
+    return versions_in(roles)[-versions:] if versions > 1 else ["policy"]
 
 
 def versions_in(roles: Iterable[str]) -> list[str]:
@@ -133,8 +144,8 @@ def versions_in(roles: Iterable[str]) -> list[str]:
 
 
 def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
-    """What only some settings need: earlier versions."""
-    versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
+    """What only some settings need: earlier versions. None that writes nothing is a parent."""
+    versions = {"version_*": ANSWERING} if config.versions > 1 else {}
     return versions | ({"start": ANSWERING} if config.start_answers else {})
 
 
@@ -148,8 +159,9 @@ def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:
     if config.versions > max(len(there), 1):
         found = f"{there[0]} is the only version" if there else "no version is there"
         raise ConfigError(f"{config.section}.versions = {config.versions}, but {found} before it; leave it out")
-    if config.start_answers and any(parents["start"] is parents[role] for role in there[-config.versions :]):
+    newest = [parents.get(role) for role in newest_in(parents, config.versions)]
+    if config.start_answers and any(one is parents.get("start") for one in [*newest, None]):
         raise ConfigError(
             f"{config.section}.start_answers has no effect while the version that the rounds begin with is one of the "
-            "newest; leave it out in this round"
+            "newest, or none; leave it out in this round"
         )

@@ -6,7 +6,7 @@ stand beside it and bear its name (ppo_prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -145,12 +145,24 @@ def ages_of_rounds(stage: str, earlier_rounds_weight: float, collected: Sequence
     """How many rounds before the newest each artifact was collected.
 
     Raises:
-        ConfigError: earlier rounds are to weigh less, and there are none.
+        ConfigError: as `check_ages`.
     """
-    rounds = [round_of(one.manifest.kind) for one in collected]
-    if earlier_rounds_weight != 1 and not any(rounds):
-        raise ConfigError(f"{stage}.earlier_rounds_weight has no effect without rounds; leave it out")
+    kinds = [one.manifest.kind for one in collected]
+    check_ages(stage, earlier_rounds_weight, kinds)
+    rounds = [round_of(kind) for kind in kinds]
     return tuple(max(rounds) - one for one in rounds)
+
+
+def check_ages(stage: str, earlier_rounds_weight: float, collected: Iterable[str]) -> None:
+    """Raise ConfigError where labels of earlier rounds are to weigh less, and no round has collected any.
+
+    Args:
+        collected: the steps that did, or the roles that they fill.
+    """
+    if earlier_rounds_weight != 1 and not any(round_of(one) for one in collected if stage_of(one) in ASKING):
+        raise ConfigError(
+            f"{stage}.earlier_rounds_weight has no effect without rounds in which labels were given; leave it out there"
+        )
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

@@ -12,7 +12,16 @@ from torch import Tensor
 from loopwright.errors import ConfigError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas.steps import stage_of
-from loopwright.stages.base import ASKING, FEEDBACK, POLICIES, ages_of_rounds, chosen_input, judged, judgement_files
+from loopwright.stages.base import (
+    ASKING,
+    FEEDBACK,
+    POLICIES,
+    ages_of_rounds,
+    check_ages,
+    chosen_input,
+    judged,
+    judgement_files,
+)
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
@@ -47,7 +56,8 @@ def bind(config: Any, artifacts: Mapping[str, Artifact]) -> DirectInputs:
 
 
 def check(config: DirectConfig, upstream: Mapping[str, Any]) -> None:
-    """Raise ConfigError where only people give a kind of judgement, and nobody asks people."""
+    """Raise ConfigError where nobody asks people for what they alone give, or no round has labels to weigh less."""
+    check_ages(config.section, config.earlier_rounds_weight, upstream)
     asked = [section for role, section in upstream.items() if stage_of(role) in ASKING]
     missing = [kind for kind in config.kinds if kind in BY_PEOPLE]
     if (

@@ -51,6 +51,7 @@ from loopwright.stages.base import (
     Stage,
     StageOutput,
     ages_of_rounds,
+    check_ages,
     check_max_length,
     chosen_input,
     judged,
@@ -355,7 +356,8 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
 
 
 def check(config: RewardConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError where something else is to be held out than what the dataset holds out."""
+    """Raise ConfigError where the dataset holds out something else, or no round has labels that could weigh less."""
+    check_ages("reward", config.earlier_rounds_weight, parents)
     if "dataset" in parents and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
         raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
 

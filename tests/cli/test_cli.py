@@ -1,6 +1,7 @@
 """The command line: exit statuses, one-line errors, JSON for scripts."""
 
 import errno
+import io
 import json
 import signal
 import subprocess
@@ -18,7 +19,9 @@ import loopwright.loop.lineage
 import loopwright.loop.plan
 from loopwright.cli import main as cli
 from loopwright.cli.display import display_for
-from loopwright.cli.tables import print_table, versions_table
+from loopwright.cli.tables import print_table, versions_table, versions_tree
+from loopwright.loop import Version
+from tests.loop import test_rounds
 from tests.loop.toys import RECIPE, TOYS, no_report
 
 
@@ -97,6 +100,39 @@ def test_show_tells_what_is_stale_and_why(toys, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     _, out, _ = call(monkeypatch, capsys, "show", "runs/toy")
     assert "config changed first.rate: 0.1 → 0.3" in out
+
+
+def test_show_draws_the_line_of_versions(monkeypatch, capsys, tmp_path):
+    for module in (loopwright.loop.config, loopwright.loop.plan):
+        monkeypatch.setattr(module, "load_stages", lambda names: test_rounds.TOYS)
+    monkeypatch.setenv("COLUMNS", "200")
+    values = test_rounds.recipe({"v1-v2": test_rounds.METHOD | {"evaluate": {}}, "v3": test_rounds.METHOD})
+    test_rounds.go(tmp_path, values)
+    _, out, _ = call(monkeypatch, capsys, "show", str(tmp_path / "run"))
+    assert [line.rstrip() for line in out.split("┘\n")[1].splitlines()] == [
+        "sft, where the rounds began",
+        "└── v1 by ppo, gained",
+        "    10 labels of v1.feedback, on answers of sft",
+        "    └── v2 by ppo, gained",
+        "        10 labels of v2.feedback, on answers of v1",
+        "        10 labels of v1.feedback",
+        "        └── v3 by ppo",
+        "            10 labels of v3.feedback, on answers of v2",
+        "            20 labels of v1.feedback, v2.feedback",
+    ]
+
+
+def test_a_version_says_how_good_it_is():
+    gold, gain = ({"mean": mean, "low": mean - 0.25, "high": mean + 0.25} for mean in (0.5, -0.125))
+    one = Version(name="v1", after=None, methods=("rejection", "ppo"), labels=(), gold=gold, gain=gain, gained=False)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(versions_tree([one, one.model_copy(update={"name": "v2", "after": "v1", "gained": None})]))
+    said = "gold 0.500 (-0.125, -0.375 to +0.125)"
+    assert [line.rstrip() for line in console.export_text().splitlines()] == [
+        "a model from outside, where the rounds began",
+        f"└── v1 by rejection, then ppo: {said}, no sure gain",
+        f"    └── v2 by rejection, then ppo: {said}",
+    ]
 
 
 @pytest.mark.parametrize(

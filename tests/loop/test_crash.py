@@ -38,3 +38,13 @@ def test_the_real_loop_survives_kill_9(recipe):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["equal"] == 3
+
+
+@pytest.mark.slow
+def test_rounds_that_ask_people_survive_kill_9_of_the_run_and_of_the_server():
+    """`benchmarks/rounds_crash.py` alone aims at every stage."""
+    command = [sys.executable, "benchmarks/rounds_crash.py", "--kills", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["kills"], found["wrong"]) == (4, []) and found["labels"] == 60

@@ -99,3 +99,20 @@ def test_where_a_team_of_ones_own_comes_in(name, tmp_path):
         make_plan(load_config(path, settings))
     plan = make_plan(load_config(path, [*settings, "annotator=false", "dataset.annotators_share=0"]))
     assert "annotator" not in [step.name for step in plan.steps]
+
+
+def test_a_weight_of_earlier_rounds_where_none_has_labels_is_found_before_anything_runs(tmp_path):
+    """V1 learns from the file's comparisons, which are of no round."""
+    (tmp_path / "hh_harmless.jsonl.gz").touch()
+    settings = [
+        f"data_dir={tmp_path}",
+        f"sft.model={tmp_path}",
+        "rounds.schedule.v2-v3.reward.earlier_rounds_weight=0.5",
+    ]
+    make_plan(load_config(ROOT / "recipes" / "hh.yaml", settings))
+    with pytest.raises(ConfigError, match="earlier_rounds_weight has no effect without rounds in which labels"):
+        make_plan(
+            load_config(
+                ROOT / "recipes" / "hh.yaml", [*settings, "rounds.schedule.v1.reward.earlier_rounds_weight=0.5"]
+            )
+        )

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.loop import config_from, rollback, run, status
+from loopwright.loop import config_from, execution, rollback, run, status
 from loopwright.loop.config import load_config, resolved_text
 from loopwright.loop.plan import make_plan
 from loopwright.loop.rounds import StopConfig, why_stop
@@ -167,6 +167,8 @@ def test_killed_between_any_two_stages_it_ends_the_same(tmp_path, monkeypatch):
         ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from where the rounds began, and stop.kl = 3"),
         ({"no_gain_in": 2}, {"v2": {"gain": 0.0}, "v3": {"gain": 0.0}}, 3, "no significant gain in 2 rounds"),
         ({"no_gain_in": 2}, {"v1": {"gain": 0.0}, "v3": {"gain": 0.0}}, 4, None),
+        ({"kl": 3}, {"v2": {"kl": 3.0}, "v4": {"kl": 4.0}}, 4, None),  # exactly so many; too many where none follows
+        ({"labels": 40}, {}, 4, None),  # given by the last round
     ],
 )
 def test_stop_rules(tmp_path, stop, change, last, why):
@@ -229,12 +231,18 @@ def test_a_resolved_config_means_the_same_rounds(tmp_path):
     [
         ({"schedule": {"v2": METHOD}}, "schedule.v2: v1 comes next"),
         ({"schedule": {"v1-v2": METHOD, "v2": METHOD}}, "schedule.v2: v3 comes next"),
+        ({"schedule": {"v1": METHOD, "v2-v1": METHOD}}, "schedule.v2-v1: v2 comes next"),
         ({"schedule": {"first": METHOD}}, "schedule.first: rounds are called v1, v2"),
         ({"schedule": {"v1": {}}}, "schedule.v1 has no stage"),
         ({"schedule": {"v1": {"ppo": {"gian": 1}}}}, "unknown key rounds.schedule.v1.ppo.gian; did you mean"),
         ({"schedule": {"v1-v2": METHOD}, "until": 2}, "until = 2 has no effect with 2 rounds"),
         ({"schedule": {"v1-v2": METHOD}, "stop": {}}, "stop names nothing to stop at"),
         ({"schedule": {"v1-v2": METHOD}, "stop": {"kl": 3}}, "stop.kl needs each round evaluated"),
+        ({"schedule": {"v1-v2": METHOD}, "stop": {"no_gain_in": 3}}, "stop.no_gain_in needs each round evaluated"),
+        (
+            {"schedule": {"v1": {"feedback": {}, "evaluate": {}}, "v2": METHOD | {"evaluate": {}}}, "stop": {"kl": 3}},
+            "stop.kl asks each round for its version, and v1 makes none",
+        ),
     ],
 )
 def test_what_is_refused(rounds, said):
@@ -250,6 +258,39 @@ def test_an_override_reaches_into_a_round(tmp_path):
     assert [config.sections[f"v{i}.ppo"].gain for i in (1, 2, 3)] == [1.0, 1.0, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("keys", "entries"),
+    [
+        (["v4"], ["v1", "v2-v3", "v4"]),
+        (["v2"], ["v1", "v2", "v3-v4"]),
+        (["v3", "v4"], ["v1", "v2", "v3", "v4"]),
+        (["v3-v4"], ["v1", "v2", "v3-v4"]),
+        (["v2-v4"], ["v1", "v2-v4"]),
+    ],
+)
+def test_an_override_of_one_round_is_of_that_one_alone(tmp_path, keys, entries):
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1: &r {ppo: {labels: 5}}\n    v2-v4: *r\n")
+    plain = load_config(path, stages=TOYS)
+    config = load_config(path, [f"rounds.schedule.{key}.ppo.gain=0.5" for key in keys], stages=TOYS)
+    assert list(config.rounds.schedule) == entries
+    changed = {number for key in keys for number in range(int(key[1]), int(key[-1]) + 1)}
+    for number in range(1, 5):
+        ppo, before = (one.sections[f"v{number}.ppo"] for one in (config, plain))
+        assert ppo == (before.model_copy(update={"gain": 0.5}) if number in changed else before)
+
+
+def test_an_override_of_a_round_that_is_not_there_is_refused_where_it_is_written(tmp_path):
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v2: {ppo: }\n")
+    with pytest.raises(ConfigError, match="schedule.v4: v3 comes next"):
+        load_config(path, ["rounds.schedule.v4.ppo.gain=0.5"], stages=TOYS)
+    with pytest.raises(
+        ConfigError, match="--set rounds.schedule.v2.ppo.gian=1: unknown key rounds.schedule.v2.ppo.gian"
+    ):
+        load_config(path, ["rounds.schedule.v2.ppo.gian=1"], stages=TOYS)
+
+
 def test_rollback_and_forth(tmp_path):
     values = recipe({"v1-v3": METHOD})
     whole, _ = go(tmp_path, values)
@@ -258,11 +299,67 @@ def test_rollback_and_forth(tmp_path):
     assert made(log) == ["evaluate"]
     assert "v2.ppo" in found["stages"] and "v3.ppo" not in found["stages"]
     assert list(status_of(out)) == list(found["stages"])
-    for version, said in (("v3", "has no version v3; it made v1, v2"), ("v2", "v2 is the newest version")):
-        with pytest.raises(ConfigError, match=said):
-            rollback(out, version, stages=TOYS, render=no_report)
+    with pytest.raises(ConfigError, match="has no version v3; it made v1, v2"):
+        rollback(out, "v3", stages=TOYS, render=no_report)
     again, log = go(tmp_path, values)
     assert (made(log), list(again["stages"])) == ([], list(whole["stages"]))
+    with pytest.raises(ConfigError, match="v3 is the newest version"):
+        rollback(out, "v3", stages=TOYS, render=no_report)
+
+
+@pytest.mark.parametrize("survived", range(1, 7))
+def test_a_killed_rollback_goes_on_with_the_same_command(tmp_path, monkeypatch, survived):
+    """Wherever it was killed: what a summary tells of is fewer stages than there are until it is written last."""
+    out, written = tmp_path / "run", []
+    go(tmp_path, recipe({"v1-v3": METHOD}))
+
+    def dies(*given):
+        written.append(execution_write_summary(*given))
+        if len(written) == survived:
+            raise KeyboardInterrupt
+        return written[-1]
+
+    execution_write_summary = execution.write_summary
+    monkeypatch.setattr(execution, "write_summary", dies)
+    with pytest.raises(KeyboardInterrupt):
+        rollback(out, "v1", stages=TOYS, render=no_report)
+    monkeypatch.undo()
+    (out / "report.html").unlink()
+    found = rollback(out, "v1", stages=TOYS, render=no_report)
+    assert list(found["stages"]) == ["sft", *(f"v1.{name}" for name in METHOD), "evaluate"]
+    assert (out / "report.html").is_file() and set(status_of(out).values()) == {"done"}
+
+
+def test_a_round_that_was_never_finished_is_left_as_others_are(tmp_path):
+    """It has labels and a reward model, and no version."""
+
+    def dies(config, inputs, runtime):
+        if runtime.stage == "v3.ppo":
+            raise KeyboardInterrupt
+        return work(config, inputs, runtime)
+
+    dies.__module__ = work.__module__
+    table = {name: Stage(**{**vars(stage), "run": dies}) for name, stage in TOYS.items()}
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(config_from(recipe({"v1-v4": METHOD}), "here", stages=TOYS), out, stages=table, render=no_report)
+    with pytest.raises(ConfigError, match="has no version v3; it made v1, v2$"):
+        rollback(out, "v3", stages=TOYS, render=no_report)
+    assert list(rollback(out, "v2", stages=TOYS, render=no_report)["stages"])[-2:] == ["v2.ppo", "evaluate"]
+
+
+def test_going_back_trains_nothing(tmp_path):
+    """A version comes back as it was, or the error says where its model is."""
+    out = tmp_path / "run"
+    go(tmp_path, recipe({"v1-v3": METHOD | {"evaluate": {}}}))
+    config = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(config.replace("gain: 1.0", "gain: 2.0"))
+    said = r"v2 would be made anew, because sft is stale \(config changed sft.gain: 1.0 → 2.0\); .*/artifacts/v2.ppo-"
+    with pytest.raises(ConfigError, match=said):
+        rollback(out, "v2", stages=TOYS, render=no_report)
+    (out / "config.yaml").write_text(config)
+    next(out.glob("artifacts/v1.evaluate-*/said.txt")).unlink()  # an evaluation made anew changes no version
+    assert "v2.ppo" in rollback(out, "v2", stages=TOYS, render=no_report)["stages"]
 
 
 def status_of(out):
@@ -300,7 +397,8 @@ def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_a
     for number in (2, 3):
         fed, improved = parents[f"v{number}.feedback"], parents[f"v{number}.ppo"]
         assert fed["start"] == improved["start"] == "sft"
-        assert fed[f"v{number - 1}"] == improved["policy"] == f"v{number - 1}.ppo"
+        assert fed["policy"] == improved["policy"] == f"v{number - 1}.ppo"
+        assert not fed.keys() & {"v1", "v2"}  # who write nothing
 
     def refused(**sections):
         values["rounds"]["schedule"] = {"v1": plain | sections}
@@ -308,6 +406,10 @@ def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_a
 
     with refused(feedback={"start_answers": True}):  # it is the newest itself
         make_plan(config_from(values, "here", stages=stages), stages)
+    without = {"v1": {"ppo": {"policy": "/", "reward": "/"}}, "v2": {"feedback": {"start_answers": True}}}
+    with pytest.raises(ConfigError, match="is one of the newest, or none; leave it out"):
+        begun = {name: value for name, value in values.items() if name not in ("sft", "evaluate")}
+        make_plan(config_from(begun | {"rounds": {"schedule": without}}, "here", stages=stages), stages)
     with refused(ppo={"reference": "start"}):
         make_plan(config_from(values, "here", stages=stages), stages)
     del values["rounds"]

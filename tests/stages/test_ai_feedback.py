@@ -111,7 +111,7 @@ def test_a_principle_is_drawn_for_each_pair_and_stored(tmp_path, inputs):
 
 
 def test_prompts_that_were_asked_about_come_last(tmp_path, inputs):
-    _, labels = run(tmp_path / "run", replace(inputs, asked=5), prompts=8)
+    _, labels = run(tmp_path / "run", replace(inputs, asked=[((), 5)]), prompts=8)
     assert list(dict.fromkeys(label.id.split("/")[0] for label in labels)) == [
         *(f"p{n}" for n in range(5, 12)),
         "p0",

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import DataError
-from loopwright.generation.answers import prompts_to_ask
 from loopwright.rewards import Scores
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating, is_ai
@@ -209,11 +208,29 @@ def test_a_world_has_only_so_much_to_say(setting):
         world.WorldConfig(**{setting: 10**12})
 
 
-def test_a_later_round_asks_about_other_prompts():
-    prompts = [Prompt.user(str(i), f"{i}?") for i in range(5)]
-    asked = [[one.id for one in prompts_to_ask(prompts, 2, done)] for done in (0, 2, 4, 6)]
-    assert asked == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
-    assert len(prompts_to_ask(prompts, 9, 3)) == 5
+def test_a_later_round_asks_about_other_prompts(tmp_path):
+    write_records(tmp_path / "prompts.jsonl", [Prompt.user(str(i), f"{i}?") for i in range(5)])
+
+    def ids(prompts, *before):
+        given = feedback.FeedbackInputs({}, tmp_path / "prompts.jsonl", asked=[((), count) for count in before])
+        return [one.id for one in feedback.prompts_of(config(prompts=prompts), given)]
+
+    assert [ids(2, *[2] * done) for done in range(4)] == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
+    assert ids(9, 3) == ["3", "4", "0", "1", "2"]
+    assert ids(2, 9) == ["0", "1"]  # all were asked, whatever was wanted
+
+
+def test_a_round_that_asks_about_other_tasks_takes_none_of_this_ones_prompts(tmp_path):
+    prompts = [Prompt.user(f"{'hk'[i % 2]}{i}", f"{i}?", task=("harmful", "known")[i % 2]) for i in range(8)]
+    write_records(tmp_path / "prompts.jsonl", prompts)
+
+    def ids(tasks, count, *before):
+        given = feedback.FeedbackInputs({}, tmp_path / "prompts.jsonl", asked=before)
+        return [one.id for one in feedback.prompts_of(config(prompts=count, tasks=tasks), given)]
+
+    before = (("harmful",), 3), (("known",), 2)
+    assert ids(["harmful"], 2, *before) == ["h6", "h0"] and ids(["known"], 2, *before) == ["k5", "k7"]
+    assert ids([], 4, *before) == ["k5", "h6", "k7", "h0"]
 
 
 def test_attacks_that_red_teaming_found_are_asked_about_the_newest_first(tmp_path):
