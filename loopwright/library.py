@@ -3,7 +3,8 @@
     from loopwright import best_of, dpo, kto, ppo, rejection, reward_model, sft  # and the others of `__all__`
 
 Each call snapshots what it is given into a folder, runs the same stage as the command line, and loads what
-comes out: the given model is never changed. Settings are those of the stage's section in a YAML file.
+comes out: the given model is never changed. Settings are those of the stage's section in a YAML file, but for those
+that name what the arguments bring. Bars in `require` raise RequirementError where they are missed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,19 @@ from loopwright.models.loading import load_causal_lm, load_reward_model, load_to
 from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.rewards.picking import Picked, pick_best
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Demonstration, Message, Prompt, Thumb
+from loopwright.schemas import (
+    KINDS,
+    Attack,
+    Comparison,
+    Correction,
+    Demonstration,
+    Judgement,
+    Message,
+    Prompt,
+    Ranking,
+    Rating,
+    Thumb,
+)
 from loopwright.stages import conditioned as conditioned_stage
 from loopwright.stages import dpo as dpo_stage
 from loopwright.stages import hindsight as hindsight_stage
@@ -40,12 +53,17 @@ from loopwright.stages import rejection as rejection_stage
 from loopwright.stages import rest as rest_stage
 from loopwright.stages import reward as reward_stage
 from loopwright.stages import sft as sft_stage
-from loopwright.stages.base import StageOutput
+from loopwright.stages.base import StageConfig, StageOutput, check_requirements
 from loopwright.stages.sampled import SampledConfig, SampledInputs
 
 RewardLike = Reward | Callable[[list[str], list[str]], Sequence[float]]
 Rewards = RewardLike | Sequence[tuple[RewardLike, float]]
 R = TypeVar("R", bound=BaseModel)
+C = TypeVar("C", bound=StageConfig)
+OTHERS = (Ranking, Rating, Correction)  # that order answers as comparisons do
+AGES = "earlier_rounds_weight"
+DIRECT = ("policy", "feedback", "kinds", "max_bad_share", AGES)  # settings of dpo and kto that only recipes use
+SAMPLED = ("policy", "reward")  # and of the stages that sample
 _SHAPES: dict[tuple[type, ...], str] = {
     (str,): "text",
     (str, str): "pair (prompt, response)",
@@ -76,19 +94,19 @@ def sft(
     Args:
         folder: keeps checkpoints and metrics, so that the same call goes on after a crash; None: a temporary one.
     """
-    config = build(sft_stage.SFTConfig, settings, "sft")
-    records = _records(demonstrations, "demonstrations", Demonstration, _demonstration, parts=(str, str))
+    config = _settings(sft_stage.SFTConfig, settings, "sft", idle_here=("max_bad_share",))
+    records = _records(demonstrations, "demonstrations", (Demonstration,), _demonstration, parts=(str, str))
     with _workplace("sft", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
         path = start.parent / "demonstrations.jsonl"
         write_records(path, records)
-        output = sft_stage.run(config, sft_stage.SFTInputs(start, path), runtime)
-        return _trained(runtime, output.metrics)
+        output = sft_stage.run(config, sft_stage.SFTInputs(start, path, config.text), runtime)
+        return _trained(runtime, config, output)
 
 
 def reward_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    comparisons: Sequence[Comparison | tuple[str, str, str]],
+    comparisons: Sequence[Judgement | tuple[str, str, str]],
     *,
     seed: int = 0,
     folder: Path | None = None,
@@ -97,12 +115,14 @@ def reward_model(
     """Train a reward model and give its metrics, too. `settings`: docs/reward.md.
 
     Args:
-        comparisons: records, or (prompt, better response, worse response) texts.
+        comparisons: (prompt, better response, worse response) texts; or records, of the other kinds, too.
     """
-    config = build(reward_stage.RewardConfig, settings, "reward")
-    records = _records(comparisons, "comparisons", Comparison, _comparison, parts=(str, str, str))
+    config = _settings(reward_stage.RewardConfig, settings, "reward", idle_here=("feedback", "kinds", AGES))
+    kinds = (Comparison, *OTHERS, Thumb, Attack)
+    records = _records(comparisons, "comparisons", kinds, _comparison, parts=(str, str, str))
     with _workplace("reward", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        output = reward_stage.run(config, reward_stage.RewardInputs(start, records), runtime)
+        output = reward_stage.run(config, reward_stage.RewardInputs(start, **_by_kind(records)), runtime)
+        check_requirements("reward", config.require, output.metrics)
         trained = runtime.output / "model"
         return RewardModel(load_reward_model(trained, runtime.device), load_tokenizer(trained)), output.metrics
 
@@ -110,7 +130,7 @@ def reward_model(
 def dpo(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    comparisons: Sequence[Comparison | tuple[str, str, str]],
+    comparisons: Sequence[Judgement | tuple[str, str, str]],
     *,
     seed: int = 0,
     folder: Path | None = None,
@@ -121,19 +141,20 @@ def dpo(
     `settings`: docs/dpo.md.
 
     Args:
-        comparisons: records, or (prompt, better response, worse response) texts.
+        comparisons: (prompt, better response, worse response) texts; or records, of rankings, ratings and corrections,
+            too.
     """
-    config = build(dpo_stage.DPOConfig, settings, "dpo")
-    records = _records(comparisons, "comparisons", Comparison, _comparison, parts=(str, str, str))
+    config = _settings(dpo_stage.DPOConfig, settings, "dpo", idle_here=DIRECT)
+    records = _records(comparisons, "comparisons", (Comparison, *OTHERS), _comparison, parts=(str, str, str))
     with _workplace("dpo", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        output = dpo_stage.run(config, dpo_stage.DPOInputs(start, {"comparisons": records}), runtime)
-        return _trained(runtime, output.metrics)
+        output = dpo_stage.run(config, dpo_stage.DPOInputs(start, _by_kind(records)), runtime)
+        return _trained(runtime, config, output)
 
 
 def kto(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    thumbs: Sequence[Thumb | tuple[str, str, bool]],
+    thumbs: Sequence[Judgement | tuple[str, str, bool]],
     *,
     seed: int = 0,
     folder: Path | None = None,
@@ -142,13 +163,14 @@ def kto(
     """Improve a model on answers that were liked or not; the reference is the model as given. `settings`: docs/kto.md.
 
     Args:
-        thumbs: records, or (prompt, response, whether it was liked).
+        thumbs: (prompt, response, whether it was liked); or records, of the other kinds, too, which become thumbs.
     """
-    config = build(kto_stage.KTOConfig, settings, "kto")
-    records = _records(thumbs, "thumbs", Thumb, _thumb, parts=(str, str, bool))
+    config = _settings(kto_stage.KTOConfig, settings, "kto", idle_here=DIRECT)
+    kinds = (Thumb, Comparison, *OTHERS, Attack)
+    records = _records(thumbs, "thumbs", kinds, _thumb, parts=(str, str, bool))
     with _workplace("kto", seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-        output = kto_stage.run(config, kto_stage.KTOInputs(start, {"thumbs": records}), runtime)
-        return _trained(runtime, output.metrics)
+        output = kto_stage.run(config, kto_stage.KTOInputs(start, _by_kind(records)), runtime)
+        return _trained(runtime, config, output)
 
 
 def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
@@ -174,7 +196,7 @@ def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
                 one (docs/merging.md); without it they are summed. Or a `Merged`.
             held_out_rewards: what `watch` looks with, in place of folders: rewards that know other labels.
         """
-        config = build(kind, settings, kind.section)
+        config = _settings(kind, settings, kind.section, idle_here=SAMPLED)
         if config.reference == "start":
             raise ConfigError("reference = start is the model that a recipe's rounds begin with; name a folder")
         given, records = _merged(rewards), _prompts(prompts)
@@ -188,8 +210,7 @@ def _improver(kind: type[ppo_config.PolicyConfig]) -> Callable[..., Trained]:
                 ptx_text=config.ptx_text,
                 held_out_rewards=looking,
             )
-            output = ppo_stage.run(config, inputs, runtime)
-            return _trained(runtime, output.metrics)
+            return _trained(runtime, config, ppo_stage.run(config, inputs, runtime))
 
     improve.__name__ = improve.__qualname__ = kind.section
     improve.__doc__ = (improve.__doc__ or "").replace("{0}", kind.section)
@@ -218,10 +239,10 @@ def _self_taught(
         **settings: Any,
     ) -> Trained:
         """Fine-tune a model on its own answers, by their scores. `settings`: docs/{0}.md; the rest as in `ppo`."""
-        config = build(kind, settings, kind.section)
+        config = _settings(kind, settings, kind.section, idle_here=SAMPLED)
         given, records = _merged(rewards), _prompts(prompts)
         with _workplace(kind.section, seed, folder, model, tokenizer, [config, *records]) as (runtime, start):
-            return _trained(runtime, run(config, SampledInputs(start, given, records), runtime).metrics)
+            return _trained(runtime, config, run(config, SampledInputs(start, given, records), runtime))
 
     learn.__name__ = learn.__qualname__ = kind.section
     learn.__doc__ = (learn.__doc__ or "").replace("{0}", kind.section)
@@ -257,12 +278,16 @@ def best_of(
     if n < 1:
         raise ConfigError(f"n = {n} leaves no answer to give; set it to 1 or more")
     given, config = _merged(rewards), build(SamplingConfig, sampling, "best_of")
+    if n > 1 and config.temperature == 0:
+        raise ConfigError(
+            f"n = {n} has no effect with temperature = 0, where all answers are the same; set n = 1 or raise it"
+        )
     reward = given if isinstance(given, Merged) else Merged(given)
     return pick_best(make_engine(model, tokenizer, warnings.warn), reward, _prompts(prompts), n, config, seed)
 
 
 def _prompts(given: Sequence[Prompt | str]) -> list[Prompt]:
-    return _records(given, "prompts", Prompt, lambda i, text: Prompt.user(f"prompt-{i}", text), parts=(str,))
+    return _records(given, "prompts", (Prompt,), lambda i, text: Prompt.user(f"prompt-{i}", text), parts=(str,))
 
 
 def _merged(rewards: Rewards) -> Merged | list[tuple[Reward, float]]:
@@ -298,30 +323,47 @@ def _workplace(
         yield runtime, start
 
 
-def _trained(runtime: Runtime, metrics: dict[str, Any]) -> Trained:
+def _settings(kind: type[C], settings: dict[str, Any], section: str, *, idle_here: Sequence[str]) -> C:
+    """The config of a stage; raises ConfigError where a setting is not known, or is one that only recipes use."""
+    config = build(kind, settings, section)
+    if idle := [name for name in idle_here if name in config.model_fields_set]:
+        raise ConfigError(f"{section}: {idle[0]} has no effect on what is given in memory; leave it out")
+    return config
+
+
+def _trained(runtime: Runtime, config: StageConfig, output: StageOutput) -> Trained:
+    """Raises RequirementError where a bar of `require` is missed."""
+    check_requirements(runtime.stage, config.require, output.metrics)
     folder = runtime.output / "model"
-    return Trained(load_causal_lm(folder, runtime.device), load_tokenizer(folder), metrics)
+    return Trained(load_causal_lm(folder, runtime.device), load_tokenizer(folder), output.metrics)
+
+
+def _by_kind(records: Sequence[Judgement]) -> dict[str, Any]:
+    """Kind -> the records of it, in their order."""
+    sorted_out = {kind: [one for one in records if isinstance(one, record)] for kind, record in KINDS.items()}
+    return {kind: own for kind, own in sorted_out.items() if own}
 
 
 def _records(
-    given: Sequence[Any], what: str, kind: type[R], make: Callable[..., R], *, parts: tuple[type, ...]
+    given: Sequence[Any], what: str, kinds: tuple[type[R], ...], make: Callable[..., R], *, parts: tuple[type, ...]
 ) -> list[R]:
-    """Records as they are, and what is given as its parts, of these types, made into records.
+    """Records of these kinds as they are, and what is given as its parts, of these types, made into records.
 
     Raises:
         DataError: there are none, or one is something else.
     """
+    wanted = f"{', '.join(kind.__name__ for kind in kinds)} or {_SHAPES[parts]}"
     if isinstance(given, str) or not len(given):
-        raise DataError(f"{what} is {given!r:.60}; give a list of at least one {kind.__name__} or {_SHAPES[parts]}")
+        raise DataError(f"{what} is {given!r:.60}; give a list of at least one {wanted}")
     records = []
     for number, item in enumerate(given):
         found = (item,) if isinstance(item, str) else item
-        if isinstance(item, kind):
+        if isinstance(item, kinds):
             records.append(item)
         elif isinstance(found, tuple | list) and len(found) == len(parts) and all(map(isinstance, found, parts)):
             records.append(make(number, *found))
         else:
-            raise DataError(f"{what}[{number}] is {item!r:.60}; give a {kind.__name__} or {_SHAPES[parts]}")
+            raise DataError(f"{what}[{number}] is {item!r:.60}; give a {wanted}")
     return records
 
 

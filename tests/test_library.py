@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import loopwright
-from loopwright.errors import ConfigError, DataError
+from loopwright.errors import ConfigError, DataError, RequirementError
 from loopwright.rewards import CallableReward, MergeConfig, Merged
+from loopwright.schemas import Comparison, Correction, Message, Ranking, Rating, Thumb
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 QUESTIONS = [f"Is {number} even?" for number in range(24)]
@@ -98,6 +99,9 @@ def test_the_best_of_n_answers_is_given():
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=0)
     with pytest.raises(ConfigError, match="did you mean"):
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, temperatur=0.5)
+    with pytest.raises(ConfigError, match="n = 4 has no effect with temperature = 0"):
+        loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=4, temperature=0)
+    assert loopwright.best_of(model, tokenizer, QUESTIONS[:1], brief, n=1, temperature=0, max_new_tokens=2)
 
 
 def test_best_of_warns_of_a_model_that_it_samples_from_slowly():
@@ -105,6 +109,79 @@ def test_best_of_warns_of_a_model_that_it_samples_from_slowly():
         UserWarning, match="sampling through transformers, which is slower: granite models are not among"
     ):
         loopwright.best_of(tiny_model("granite"), tiny_tokenizer(), QUESTIONS[:1], brief, n=1, max_new_tokens=2)
+
+
+def judged(kind, number, responses, **said):
+    return kind(id=str(number), prompt=(Message(role="user", content=QUESTIONS[number]),), responses=responses, **said)
+
+
+def test_what_was_said_in_other_ways_teaches_too():
+    """Each record by its kind: a ranking of three is three pairs, of two rated answers one, of a correction one."""
+    model, tokenizer, settings = tiny_model("llama"), tiny_tokenizer(), SHORT | {"held_out_share": 0.0}
+    scale = {"scale_high": 5, "higher_is_better": True, "annotator": "one"}
+    said = [
+        judged(Comparison, 0, ("yes", "no"), choice=0),
+        judged(Ranking, 1, ("yes", "no", "maybe"), ranks=(1, 2, 3)),
+        judged(Rating, 2, ("yes",), scores={"overall": 5}, **scale),
+        judged(Rating, 2, ("no",), scores={"overall": 1}, **scale),
+        judged(Correction, 3, ("no",), edited="yes"),
+    ]
+    assert loopwright.dpo(model, tokenizer, said, **settings).metrics["pairs"] == 6
+    assert loopwright.reward_model(model, tokenizer, said, **settings)[1]["pairs"] == 6
+    liked = [*said, judged(Thumb, 4, ("yes",), good=True)]
+    assert loopwright.kto(model, tokenizer, liked, **settings).metrics["thumbs"] == 2 * 5 + 2 + 1
+    with pytest.raises(
+        DataError, match=r"comparisons\[5\] is Thumb.*; give a Comparison, Ranking, Rating, Correction or"
+    ):
+        loopwright.dpo(model, tokenizer, liked, **settings)
+
+
+PAIRS, THUMBS = [(q, "yes", "no") for q in QUESTIONS], [(q, "yes", True) for q in QUESTIONS]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "setting"),
+    [
+        ("sft", ([(q, "yes") for q in QUESTIONS],), {"max_bad_share": 0.1}),
+        ("reward_model", (PAIRS,), {"kinds": ["rankings"]}),
+        ("dpo", (PAIRS,), {"policy": "elsewhere"}),
+        ("dpo", (PAIRS,), {"kinds": ["comparisons"]}),
+        ("kto", (THUMBS,), {"feedback": "elsewhere"}),
+        ("kto", (THUMBS,), {"earlier_rounds_weight": 0.5}),
+        ("ppo", (QUESTIONS, brief), {"reward": "elsewhere"}),
+        ("grpo", (QUESTIONS, brief), {"policy": "elsewhere"}),
+        ("rejection", (QUESTIONS, brief), {"reward": "elsewhere"}),
+        ("hindsight", (QUESTIONS, brief), {"policy": "elsewhere"}),
+    ],
+)
+def test_settings_that_only_a_recipe_uses_are_refused(method, given, setting):
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))} has no effect on what is given in memory"):
+        getattr(loopwright, method)(tiny_model("llama"), tiny_tokenizer(), *given, **setting)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "settings", "figure"),
+    [
+        ("reward_model", (PAIRS,), SHORT, "pairs"),
+        ("dpo", (PAIRS,), SHORT, "pairs"),
+        ("rloo", (QUESTIONS, brief), PPO | {"samples_per_prompt": 2}, "steps"),
+    ],
+)
+def test_bars_hold_in_memory_as_in_a_recipe(method, given, settings, figure):
+    call, settings = getattr(loopwright, method), settings | {"require": {figure: {"max": 1}}}
+    with pytest.raises(RequirementError, match=rf"require\.{figure}: got \d+, above the required max 1"):
+        call(tiny_model("llama"), tiny_tokenizer(), *given, **settings)
+
+
+def test_raw_text_is_mixed_into_fine_tuning(tmp_path):
+    (tmp_path / "text.txt").write_text("the pool is open\n\nthe gym is not\n" * 20)
+    tuned, pairs = {}, [(q, "yes") for q in QUESTIONS]
+    for weight in (0.1, 1.0):
+        mixed = {"text": tmp_path / "text.txt", "lm_loss_coef": weight}
+        tuned[weight] = loopwright.sft(
+            tiny_model("llama"), tiny_tokenizer(), pairs, **SHORT, **mixed
+        ).model.state_dict()
+    assert any(not torch.equal(tuned[0.1][name], tuned[1.0][name]) for name in tuned[0.1])
 
 
 def test_a_misspelt_setting_is_named():
@@ -162,7 +239,7 @@ def test_demonstrations_that_are_none_are_named(demonstrations, message):
 
 
 def test_comparisons_and_prompts_that_are_none_are_named():
-    with pytest.raises(DataError, match=r"comparisons\[0\] is \('q', 'a'\); give a Comparison or triple"):
+    with pytest.raises(DataError, match=r"comparisons\[0\] is \('q', 'a'\); give a Comparison, .*, Attack or triple"):
         loopwright.reward_model(tiny_model("llama"), tiny_tokenizer(), [("q", "a")], **SHORT)
     with pytest.raises(DataError, match="prompts is 'one'; give a list of at least one Prompt or text"):
         loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), "one", brief, **PPO)

@@ -20,13 +20,13 @@ from loopwright.schemas import Prompt
 from loopwright.stages.base import DATA, POLICIES, StageConfig, chosen_input
 from loopwright.stages.sampled_rewards import chosen_rewards
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.config import ResponseConfig
 
 
-class SampledConfig(StageConfig):
+class SampledConfig(ResponseConfig, StageConfig):
     """What is improved, by which rewards, on which prompts. The paths stand in for stages the recipe does not have."""
 
     section: ClassVar[str]  # of a recipe, as errors name it
-    max_new_tokens: PositiveInt = 64
 
     policy: Path | None = None  # a Hugging Face folder of a causal LM
     reward: Path | None = None  # a Hugging Face folder of a one-label sequence classifier

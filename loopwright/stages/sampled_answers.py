@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopwright.data.readers import write_records
@@ -41,8 +41,6 @@ class AnswersConfig(SampledConfig, ExamplesConfig):
 
     samples_per_prompt: PositiveInt = 8
     max_prompts: PositiveInt | None = None  # so many of the prompts, drawn anew each time; None: all
-    temperature: PositiveFloat = 1.0
-    missing_eos_penalty: NonNegativeFloat = 1.0  # subtracted from the score of a truncated answer
     answers_at_once: PositiveInt = 512  # sampled and scored together; what a crash loses at most
     held_out_prompts: PositiveInt = 100  # about so many, by hash: what is gained is measured on them
 

@@ -15,6 +15,14 @@ from loopwright.training.precision import Precision
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+class ResponseConfig(Config):
+    """How a policy that learns from its own responses samples them, and what one that does not end costs."""
+
+    max_new_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 1.0
+    missing_eos_penalty: NonNegativeFloat = 1.0  # subtracted from the score of a truncated response
+
+
 class OptimizerConfig(Config):
     """What `make_optimizers` reads."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from loopwright.models.trainable import TrainableConfig
 from loopwright.objectives.kl import LARGEST_ERROR
 from loopwright.objectives.masking import Aggregation
-from loopwright.training.config import Fraction, OptimizerConfig
+from loopwright.training.config import Fraction, OptimizerConfig, ResponseConfig
 from loopwright.training.ppo_watch import WatchConfig
 from loopwright.training.precision import Precision
 
@@ -21,8 +21,11 @@ SMALLEST_MOVE = 0.01  # of kl_coef over a run, for an adaptive controller to be 
 KL_SETTINGS = ("kl_estimator", "kl_coef", "kl_controller", "kl_target", "kl_horizon")
 
 
-class PolicySettings(OptimizerConfig):
-    """How a policy is improved against a reward, whatever its advantages are. docs/ppo.md has each one's formula."""
+class PolicySettings(ResponseConfig, OptimizerConfig):
+    """How a policy is improved against a reward, whatever its advantages are. docs/ppo.md has each one's formula.
+
+    The temperature also divides the logits of learner and reference.
+    """
 
     clip_ranges: ClassVar[tuple[str, ...]] = ("clip_range",)
 
@@ -35,10 +38,6 @@ class PolicySettings(OptimizerConfig):
     microbatch_tokens: PositiveInt | None = None  # or so many tokens of prompts and responses, padding not counted
     epochs_per_batch: PositiveInt = 4
 
-    # Sampling; the temperature also divides the logits of learner and reference
-    max_new_tokens: PositiveInt = 64
-    temperature: PositiveFloat = 1.0
-
     # KL(policy || reference)
     kl_penalty: Literal["reward", "loss", "none"] = "reward"  # none: the clip-only objective
     kl_estimator: Literal["k1", "k2", "k3", "exact"] = "k1"
@@ -48,8 +47,6 @@ class PolicySettings(OptimizerConfig):
     kl_horizon: PositiveInt = 10_000  # responses
     max_kl: PositiveFloat | None = None  # nats per response; above it a step leaves the scores out and lowers KL alone
     report_exact_kl: bool = False  # one more forward pass of the policy a step
-
-    missing_eos_penalty: NonNegativeFloat = 1.0  # subtracted from the score of a truncated response
 
     # Losses
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2  # epsilon in Schulman et al. 2017, eq. 7; 0.1 is usual, too
