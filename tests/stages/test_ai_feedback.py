@@ -200,6 +200,21 @@ def test_the_judges_errors_are_estimated_on_the_random_pairs_alone():
     assert found["minutes"] == 2.0
 
 
+def test_what_all_pairs_would_take_real_people_is_estimated_on_the_random_pairs():
+    """The others are the hard ones. A pair takes as long as all who label it."""
+    about = {"prompt": (Message(role="user", content="?"),), "responses": ("a", "b")}
+
+    def said(seconds):
+        return Comparison(id="x", choice=0, annotator="p", seconds=seconds, **about)
+
+    pairs = [ai_feedback.Pair("x", Prompt.user("p", "?"), ("a", "b"), (), (), None)] * 12
+    people = {0: [said(20.0), said(10.0)], 1: [said(50.0)], 2: [said(None)], 3: [said(600.0)]}
+    drawn = ai_feedback_people.LabelsOfPeople(frozenset({0, 1, 2, 5}), people, simulated=False)
+    assert drawn.figures(pairs, [None] * 12)["minutes_for_all"] == 12 * (30 + 50) / 2 / 60
+    none_drawn = ai_feedback_people.LabelsOfPeople(frozenset(), people, simulated=False)
+    assert none_drawn.figures(pairs, [None] * 12)["minutes_for_all"] is None
+
+
 def test_no_verdict_makes_no_label(tmp_path, inputs):
     inputs = replace(inputs, judge=Scripted(lambda text, choices: None))
     runtime = Runtime.temporary(tmp_path / "run")
