@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from loopwright.data.prompts import read_prompts
+from loopwright.data.prompts import newest, read_prompts
 from loopwright.errors import ConfigError
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
@@ -31,6 +31,7 @@ class AskedConfig(StageConfig):
     section: ClassVar[str]  # of a recipe, as errors name it
     prompts: PositiveInt = 3_000
     tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
+    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about before the prompts, the newest first
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4
     versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
     start_answers: bool = False  # beside them the version that the rounds began with, whose answers differ more
@@ -62,6 +63,7 @@ class AskedInputs:
     prompts: Path | None  # jsonl of Prompt; None: there are none, and people may write what is judged
     judges: Mapping[str, Judge] = field(default_factory=dict)  # a world's: what simulated people see through faults
     asked: int = 0  # prompts that were asked about before; others come first
+    attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
     @property
     def policy_id(self) -> str:
@@ -75,13 +77,16 @@ class AskedInputs:
 
 
 def prompts_of(config: AskedConfig, inputs: AskedInputs) -> list[Prompt]:
-    """What is asked: prompts that no earlier round asked about.
+    """What is asked: attacks that red teaming found since, and prompts that no earlier round asked about.
+
+    Attacks come first: where only so many labels are given, it is not they that go without.
 
     Raises:
         ConfigError: there are none.
     """
     file = chosen_input(f"{config.section}.prompts_file", inputs.prompts, None, PROMPTS, PROMPTS_FROM)
-    return prompts_to_ask(read_prompts(file, config.tasks), config.prompts, inputs.asked)
+    prompts = prompts_to_ask(read_prompts(file, config.tasks), config.prompts, inputs.asked)
+    return newest(inputs.attacks, config.attacks) + prompts
 
 
 def answer(
@@ -113,7 +118,13 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
         prompts=file,
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
         asked=sum(one.config["prompts"] for one in before if one.metrics.get("prompts") != 0),  # 0: people wrote them
+        attacks=attack_files(artifacts),
     )
+
+
+def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
+    """What red teaming found before, oldest first."""
+    return tuple(one.file("attacks.jsonl") for role, one in artifacts.items() if stage_of(role) == "red_team")
 
 
 def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
@@ -133,9 +144,10 @@ def versions_in(roles: Iterable[str]) -> list[str]:
 
 
 def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
-    """What only some settings need: earlier versions."""
+    """What only some settings need: earlier versions, attacks that were found."""
     versions = {"version_*": ANSWERING} if config.versions > 1 or config.start_answers else {}
-    return versions | ({"start": ANSWERING} if config.start_answers else {})
+    start = {"start": ANSWERING} if config.start_answers else {}
+    return versions | start | ({"attacks.*": ("red_team",)} if config.attacks else {})
 
 
 def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:

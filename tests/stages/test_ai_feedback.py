@@ -118,6 +118,17 @@ def test_prompts_that_were_asked_about_come_last(tmp_path, inputs):
     ]
 
 
+def test_attacks_that_red_teaming_found_are_judged_too(tmp_path, inputs):
+    """Where a model labels what is harmful, what the red team found goes to it."""
+    write_records(tmp_path / "attacks.jsonl", [Prompt.user(f"attack-{i}", f"attack {i}") for i in range(3)])
+    _, labels = run(tmp_path / "run", replace(inputs, attacks=[tmp_path / "attacks.jsonl"]), prompts=2, attacks=2)
+    assert list(dict.fromkeys(label.id.split("/")[0] for label in labels)) == ["attack-0", "attack-1", "p0", "p1"]
+    rounds = {"schedule": {"v1-v2": {"ai_feedback": {"attacks": 2}, "red_team": {}}}}
+    values = {"name": "x", "world": {"skills": ["judge"]}, "pretrain": {}, "sft": {}, "rounds": rounds}
+    steps = {step.name: step.parents for step in make_plan(config_from(values, "test")).steps}
+    assert [step for step in steps["v2.ai_feedback"].values() if "red_team" in step] == ["v1.red_team"]
+
+
 def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):
     """Killed while answers are sampled, and while pairs are judged, by a real model with reasons."""
     monkeypatch.setattr(ai_feedback, "PAIRS_AT_ONCE", 8)
