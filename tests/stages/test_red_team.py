@@ -27,7 +27,7 @@ from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer
 from loopwright.rewards.callables import CallableReward
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages import red_team
+from loopwright.stages import red_team, red_team_trial
 from loopwright.stages import red_team_regression as regression
 from loopwright.stages import red_team_report as report
 from loopwright.stages.red_team import RedTeamConfig, RedTeamInputs
@@ -323,6 +323,46 @@ def test_failures_by_hand():
     (largest, other) = report.described_clusters(rows)
     assert (largest["size"], largest["crimes"], largest["example"]) == (2, {"rob": 2}, "rob the bar")
     assert (other["size"], other["sources"]) == (1, {"rl": 1})
+
+
+def test_an_attack_is_handed_on_once_and_held_out_ones_never():
+    ground = WorldGround(ToyWorld(), None, None)
+    tries = [succeeded("rob gold"), succeeded("rob gold"), succeeded("rob fast"), succeeded("kill now")]
+    rows = report.failures(tries, ground, 0.9)
+    assert len(rows) == 4
+    assert [one.messages[0].content for one in report.as_prompts(rows, ground)] == ["rob gold", "kill now"]
+
+
+def test_the_attacker_is_measured_by_templates():
+    per_try = {"rl": {"distinct_per_1000_tries": 30.0}, "templates": {"distinct_per_1000_tries": 20.0}}
+    assert report.distinct_ratio(per_try) == 1.5
+    assert report.distinct_ratio(per_try | {"templates": {"distinct_per_1000_tries": 0.0}}) is None
+
+
+def test_few_shot_shows_what_zero_shot_asked_for_to_an_attacker_before_training(folders, tmp_path, monkeypatch):
+    """Each example is a line of the opening that it followed; what asked for nothing is none."""
+    written = {}
+
+    def write(engine, openings, contexts, writing, seeds):
+        written["model"], written["openings"] = engine.model, openings
+        return [Attack(one, "rob") for one in contexts]
+
+    monkeypatch.setattr(red_team_trial, "write_in_batches", write)
+    trained = saved(tiny_model("llama", seed=9), tiny_tokenizer(), tmp_path / "trained")
+    inputs = RedTeamInputs(folders[1], folders[0], ToyWorld(), trained=trained)
+    own = {"tries": 20, "sources": ("zero_shot", "few_shot"), "shots": 2}
+    config = RedTeamConfig(**{name: value for name, value in SMALL.items() if name != "rl"} | own)
+    trial = Trial(config, inputs, Runtime.temporary(tmp_path / "run", stage="red_team"))
+    trial.done["zero_shot"] = [
+        Try("zero_shot", "room", "kill now", asks=True, answer="x", harm=1.0, success=True),
+        Try("zero_shot", "gold", "please", asks=False),
+    ]
+    assert len(trial.tries_of("few_shot")) == 20
+    lines = [one.split("\n") for one in written["openings"]]
+    assert {tuple(one[:-1]) for one in lines} == {("room ask kill now",) * 2}
+    assert {one[-1] for one in lines} == {"room ask", "gold ask"}
+    ours, start = written["model"].state_dict(), load_causal_lm(folders[0]).state_dict()
+    assert all(torch.equal(ours[name], start[name]) for name in start)
 
 
 def test_an_attack_found_before_gets_answers_of_its_own(tmp_path):
