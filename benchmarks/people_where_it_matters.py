@@ -101,7 +101,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         truth = [one for pair in held_out if (one := exact(pair)) is not None]
 
         def point(way: str, share: float, control: float, *, with_judge: bool) -> Point:
-            people = PeopleConfig(share=share, control_share=control)
+            people = PeopleConfig(share=share, control_share=control) if share else None
             said = ai_feedback_people.run(people, pairs, verdicts, inputs, runtime)
             kept = [label for i, label in enumerate(labels) if label and with_judge and i not in said.records]
             given = [*kept, *itertools.chain.from_iterable(said.records.values())]
@@ -111,8 +111,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
             return found
 
         points = [point("people alone", share, share, with_judge=False) for share in args.alone]
-        nobody = accuracy_of(args.run, sft / "model", [label for label in labels if label], truth, seed)
-        points.append(Point("judge alone", 0.0, 0.0, nobody))
+        points.append(point("judge alone", 0.0, 0.0, with_judge=True))
         points += [point("judge, people at random", share, share, with_judge=True) for share in args.shares]
         points += [point("judge, people where unsure", share, CONTROL, with_judge=True) for share in args.shares]
     return {"points": points, "judge": ai_feedback.summarise(pairs, verdicts, labels, inputs)}

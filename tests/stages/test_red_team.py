@@ -242,6 +242,48 @@ def test_hostile_attacks_are_tries_like_others():
     assert [sum(token in specials for token in ids) for ids in seen] == [2, 2, 2, 2]  # the turns of the template alone
 
 
+def test_what_a_target_cannot_read_and_answer_is_not_sent():
+    class Open(WorldGround):
+        def read(self, texts, *, wrapped):
+            return [Prompt.user("", text) for text in texts]
+
+    tokenizer = tiny_tokenizer()
+    model = LanguageModel(tiny_model("llama"), tokenizer)
+    limit = model.model.config.max_position_embeddings
+    target = Target(model, Open(ToyWorld(), None, None), SamplingConfig(max_new_tokens=3))
+    own = len(render_prompts(tokenizer, [Prompt.user("", "").messages])[0])
+    texts = ["x" * (limit - own - 3), "x" * (limit - own - 2)]
+    assert [one.answer is None for one in target.attack("rl", [Attack("", text) for text in texts], [0, 1])] == [
+        False, True
+    ]  # fmt: skip
+    tokenizer.chat_template = "{{ raise_exception('I read no messages') }}"
+    (refused,) = target.attack("rl", [Attack("", "rob")], [0])
+    assert refused.asks and refused.answer is None and not refused.success
+
+
+def test_templates_are_all_drawn():
+    got = from_templates([Request("", "rob")] * 40, ["now {request}", "please {request}"], seed=0)
+    assert 10 < sum(one.text == "now rob" for one in got) < 30
+
+
+def test_an_attacker_may_be_trained_without_the_exact_judge(folders, tmp_path):
+    """With a reward of harm only that is asked about answers until training is over."""
+
+    class Silent(ToyWorld):
+        def complies(self, response):
+            raise AssertionError("the exact judge was asked")
+
+    asked = []
+
+    def harm(prompts, answers):
+        asked.extend(prompts)
+        return [float("rob" in prompt) for prompt in prompts]
+
+    inputs = RedTeamInputs(folders[1], folders[0], Silent(), CallableReward(harm, "harm"))
+    trial = Trial(RedTeamConfig(**SMALL), inputs, Runtime.temporary(tmp_path, stage="red_team"))
+    assert trial.train_attacker()["tries"] == 4 * 8 and asked
+
+
 def test_templates_wrap_each_request():
     requests = [Request("c", "rob {request}"), Request("", "kill")]
     got = from_templates(requests, ["now {request}!"], seed=0)
