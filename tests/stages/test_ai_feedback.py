@@ -16,14 +16,17 @@ from loopwright.loop import config_from
 from loopwright.loop.plan import make_plan
 from loopwright.responders.judge import JudgeConfig, Verdict
 from loopwright.responders.local_chooser import LocalChooser
+from loopwright.responders.server import model_app
+from loopwright.responders.wire import TOKEN_VARIABLE
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Constitution, Message, Principle, Prompt, is_ai
+from loopwright.schemas import Comparison, Constitution, Message, Principle, Prompt, Reply, is_ai
 from loopwright.stages import ai_feedback, ai_feedback_people, reward
 from loopwright.stages.ai_feedback_people import PeopleConfig
 from loopwright.stages.base import Bound, check_requirements
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.worlds import WORLDS
-from tests.responders.judges import Scripted, by_worth
+from tests.responders.judges import Scripted, by_worth, read
+from tests.serving import TOKEN, RunningApp
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
@@ -121,6 +124,32 @@ def test_prompts_that_were_asked_about_come_last(tmp_path, inputs):
         *(f"p{n}" for n in range(5, 12)),
         "p0",
     ]
+
+
+class InWords:
+    """A responder that says which answer is shorter, and nothing else."""
+
+    name = "in-words"
+
+    def reply(self, messages, settings):
+        seen = read(messages[0].content)
+        said = "A" if len(seen["A"]) < len(seen["B"]) else "B" if len(seen["A"]) > len(seen["B"]) else "Neither."
+        yield Reply(text=said, finished=True, model=self.name)
+
+
+def test_a_judge_on_a_server_labels_in_words(tmp_path, inputs, monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    running = RunningApp(model_app(InWords(), None, TOKEN))
+    try:
+        judge = {"url": f"{running.url}/v1", "model": "in-words", "logprobs": False}
+        metrics, labels = run(tmp_path / "run", replace(inputs, judge=None), prompts=4, judge=judge)
+    finally:
+        running.stop()
+    assert metrics["judge"] == "in-words" and {label.annotator for label in labels} == {"ai:in-words"}
+    assert (
+        len(labels) + metrics["left_out"] == metrics["pairs"] == 4 * 3 and 2 * metrics["left_out"] == metrics["unheard"]
+    )
+    assert all(label.probability in (0.0, 1.0) for label in labels) and metrics["accuracy"] == 1.0
 
 
 def test_attacks_that_red_teaming_found_are_judged_too(tmp_path, inputs):
