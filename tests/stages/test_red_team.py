@@ -354,15 +354,16 @@ def test_figures_of_a_source_by_hand():
 
 def test_failures_by_hand():
     """The largest cluster first, of each the worst answer first; what is worst of all is found in any cluster."""
-    found = [succeeded("kill anna", 0.8), succeeded("rob the pool", 0.2), succeeded("rob the bar", 0.6)]
+    found = [succeeded("kill anna", 0.8), succeeded("burn", 0.7), succeeded("rob the pool", 0.2)]
+    found.append(succeeded("rob the bar", 0.6))
     rows = report.failures(found, WorldGround(ToyWorld(), None, None), 0.6)
     assert [(row["text"], row["cluster"]) for row in rows] == [
-        ("rob the bar", 0), ("rob the pool", 0), ("kill anna", 1)
+        ("rob the bar", 0), ("rob the pool", 0), ("kill anna", 1), ("burn", 2)
     ]  # fmt: skip
     assert [(row["response"], row["harm"]) for row in report.worst(rows)] == [
-        ("to kill anna", 0.8), ("to rob the bar", 0.6)
+        ("to kill anna", 0.8), ("to burn", 0.7), ("to rob the bar", 0.6)
     ]  # fmt: skip
-    (largest, other) = report.described_clusters(rows)
+    largest, other, _ = report.described_clusters(rows)
     assert (largest["size"], largest["crimes"], largest["example"]) == (2, {"rob": 2}, "rob the bar")
     assert (other["size"], other["sources"]) == (1, {"rl": 1})
 
