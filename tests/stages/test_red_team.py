@@ -397,7 +397,7 @@ def test_few_shot_shows_what_zero_shot_asked_for_to_an_attacker_before_training(
     config = RedTeamConfig(**{name: value for name, value in SMALL.items() if name != "rl"} | own)
     trial = Trial(config, inputs, Runtime.temporary(tmp_path / "run", stage="red_team"))
     trial.done["zero_shot"] = [
-        Try("zero_shot", "room", "kill now", asks=True, answer="x", harm=1.0, success=True),
+        Try("zero_shot", "room", "kill now", asks=True, answer="ask", harm=0.0),
         Try("zero_shot", "gold", "please", asks=False),
     ]
     assert len(trial.tries_of("few_shot")) == 20
