@@ -1,12 +1,12 @@
 """People's minutes against a judge's: reward models from people alone, and from a judge with people here and there.
 
     python -m loopwright run recipes/rlaif.yaml --out RUN
-    python benchmarks/people_where_it_matters.py RUN [--shares 0.1 0.2 0.4] [--seeds 0 1 2]
+    python benchmarks/people_where_it_matters.py RUN [--shares 0.1 0.2 0.4] [--seeds 0 1 2] [--judge JSON]
 
-From RUN come the SFT model, which answers prompts and judges every pair of its answers, and the world's simulated
-people. A reward model learns from three kinds of labels: of people alone on a random share of the pairs; of the judge
-with people on a random share; of the judge with people on as large a share, mostly where it is unsure
-Each is measured on pairs of answers to other prompts, whose order the exact judges know.
+From RUN come the SFT model, which answers prompts and, where --judge names no other, judges every pair of its answers,
+and the world's simulated people. A reward model learns from three kinds of labels: of people alone on a random share of
+the pairs; of the judge with people on a random share; of the judge with people on as large a share, mostly where it is
+unsure. Each is measured on pairs of answers to other prompts, whose order the exact judges know.
 
 Minutes saved: what people alone take for the same accuracy, read off their curve (straight between its points, nothing
 beyond its ends), less what they took. Prints a table and, last, one JSON line.
@@ -31,7 +31,7 @@ import yaml
 from loopwright.data.readers import read_records
 from loopwright.generation.answers import Item, mix_in_off_topic, sample_answers
 from loopwright.responders.judge import JudgeConfig, compare
-from loopwright.responders.local_chooser import LocalChooser
+from loopwright.responders.judges import open_judge
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Prompt
 from loopwright.stages import ai_feedback, ai_feedback_people, reward
@@ -40,7 +40,8 @@ from loopwright.worlds import WORLDS
 
 JUDGES = WORLDS["front_desk"].judges
 CONTROL = 0.05
-JUDGE = 'settings in JSON, such as {"reference": {"max_new_tokens": 40}, "reasoning": {"max_new_tokens": 40}}'
+JUDGE = """ai_feedback.judge in JSON, such as
+    {"path": FOLDER, "reference": {"max_new_tokens": 40}, "reasoning": {"max_new_tokens": 40, "temperature": 0}}"""
 
 
 class Point(NamedTuple):
@@ -85,14 +86,14 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         judge = args.judge
         config = ai_feedback.AIFeedbackConfig(prompts=len(prompts), judge=judge)
         inputs = ai_feedback.AIFeedbackInputs({"sft": sft / "model"}, world / "prompts_train.jsonl", JUDGES)
-        answers = sample_answers(prompts, config, inputs.policy, runtime)
+        answers = sample_answers(prompts, config, list(inputs.policies.values()), runtime)
         items = [Item(i, prompt, tuple(answers[i])) for i, prompt in enumerate(prompts)]
         items = mix_in_off_topic(items, config.off_topic_share, random.Random(runtime.seed_for("off topic")))
         pairs, held_out = (
             [pair for item in part for pair in ai_feedback.pairs_of(item, (), runtime)]
             for part in (items[: args.prompts], items[args.prompts :])
         )
-        chooser = LocalChooser.open(inputs.policy)
+        chooser = open_judge(judge, judge.path or sft / "model", runtime.device, runtime.log)
         asked = [ai_feedback.as_asked(pair, judge, runtime) for pair in pairs]
         how = partial(compare, chooser, reasoning=judge.reasoning, reference=judge.reference)
         verdicts = ai_feedback.judge_all(how, asked, config.save_batches, answers, runtime)
@@ -100,7 +101,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         truth = [one for pair in held_out if (one := exact(pair)) is not None]
 
         def point(way: str, share: float, control: float, *, with_judge: bool) -> Point:
-            people = PeopleConfig(share=share, control_share=control)
+            people = PeopleConfig(share=share, control_share=control) if share else None
             said = ai_feedback_people.run(people, pairs, verdicts, inputs, runtime)
             kept = [label for i, label in enumerate(labels) if label and with_judge and i not in said.records]
             given = [*kept, *itertools.chain.from_iterable(said.records.values())]
@@ -110,8 +111,7 @@ def one_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
             return found
 
         points = [point("people alone", share, share, with_judge=False) for share in args.alone]
-        nobody = accuracy_of(args.run, sft / "model", [label for label in labels if label], truth, seed)
-        points.append(Point("judge alone", 0.0, 0.0, nobody))
+        points.append(point("judge alone", 0.0, 0.0, with_judge=True))
         points += [point("judge, people at random", share, share, with_judge=True) for share in args.shares]
         points += [point("judge, people where unsure", share, CONTROL, with_judge=True) for share in args.shares]
     return {"points": points, "judge": ai_feedback.summarise(pairs, verdicts, labels, inputs)}

@@ -12,11 +12,16 @@ import pytest
 import torch
 
 from loopwright.config import read_yaml
+from loopwright.data.readers import write_records
 from loopwright.generation.base import SamplingConfig
 from loopwright.generation.fast_engine import FastEngine
 from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
 from loopwright.models.loading import load_causal_lm, load_reward_model
+from loopwright.schemas import is_ai
+from loopwright.worlds import WORLDS
+from tests.responders.judges import by_worth
+from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -276,3 +281,45 @@ def test_the_big_round_has_the_labels_and_steps_of_all_rounds(benchmark):
     ]
     llama2 = benchmark("rounds").one_big_round(read_yaml(ROUNDS.parent / "llama2.yaml"))["rounds"]["schedule"]["v1"]
     assert llama2["rejection"]["max_prompts"] == 4 * 480 and llama2["ppo"]["steps"] == 40
+
+
+def test_people_label_where_it_matters_in_every_way(benchmark, monkeypatch, tmp_path, capsys):
+    """From a run's model and world to the table: people alone, the judge alone, and both together."""
+    people = benchmark("people_where_it_matters")
+    model = tiny_model("llama")
+    model.config.max_position_embeddings = 1024
+    saved(model, tiny_tokenizer(), tmp_path / "artifacts" / "sft-x" / "model")
+    (tmp_path / "artifacts" / "world-x").mkdir()
+    prompts = list(WORLDS["front_desk"].prompts("train", 0, 20))
+    write_records(tmp_path / "artifacts" / "world-x" / "prompts_train.jsonl", prompts)
+    (tmp_path / "config.yaml").write_text("reward: {epochs: 0.1}\n")
+    given, judged = [], []
+
+    def accuracy_of(run, sft, labels, truth, seed, real=people.accuracy_of):
+        given.append({is_ai(one.annotator): one for one in labels}.keys())
+        assert {one.prompt for one in labels}.isdisjoint(one.prompt for one in truth)
+        return real(run, sft, labels, truth, seed) if len(given) == 1 else 0.5
+
+    def open_judge(config, folder, device, say):
+        judged.append(folder)
+        return by_worth(lambda text: -0.2 * len(text))
+
+    monkeypatch.setattr(people, "accuracy_of", accuracy_of)
+    monkeypatch.setattr(people, "open_judge", open_judge)
+    arguments = ["x", str(tmp_path), "--seeds", "0", "--shares", "0.4", "--alone", "1.0", "--prompts", "12"]
+    for judge in ((), ("--judge", json.dumps({"path": "other"}))):
+        monkeypatch.setattr(sys, "argv", [*arguments, *judge])
+        people.main()
+    assert judged == [tmp_path / "artifacts" / "sft-x" / "model", Path("other")]
+    assert given[:4] == given[4:] == [{False}, {True}, {True, False}, {True, False}]
+    table = json.loads(capsys.readouterr().out.splitlines()[-1])["means"]
+    ways = ["people alone", "judge alone", "judge, people at random", "judge, people where unsure"]
+    assert [row["way"] for row in table] == ways
+    assert table[1]["minutes"] == 0 < table[2]["minutes"] < table[0]["minutes"]
+
+
+def test_minutes_saved_by_hand(benchmark):
+    people = benchmark("people_where_it_matters")
+    curve = [people.Point("people alone", 0.0, *one) for one in ((10.0, 0.6), (30.0, 0.8), (20.0, 0.7), (40.0, 0.8))]
+    needed = [people.minutes_for(accuracy, curve) for accuracy in (0.5, 0.65, 0.8, 0.81)]
+    assert needed == [10.0, pytest.approx(15.0), 30.0, None]

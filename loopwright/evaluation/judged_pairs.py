@@ -12,7 +12,7 @@ import numpy as np
 from loopwright.feedback.agreement import votes_by_pair
 from loopwright.feedback.intervals import effective_number, wilson_interval
 from loopwright.feedback.verdicts import Pair, as_comparisons, pair_of, verdicts
-from loopwright.schemas import Comparison, Message, Ranking, Strength
+from loopwright.schemas import Comparison, Message, Ranking, Strength, is_ai
 
 Messages = tuple[Message, ...]
 Cell = dict[str, Any]  # mean, low, high, pairs, prompts
@@ -115,6 +115,7 @@ def accuracy_by_group(pairs: Sequence[JudgedPair]) -> dict[str, list[Cell]]:
         "chosen": _table(pairs, _chosen_length, ("longer", "shorter", "as long")),
         "words": _table(pairs, _word_bin, [_bin_name(*ends) for ends in ((0, 0), *WORDS)]),
         "task": _table(pairs, lambda pair: None if (t := pair.tags.get("task")) is None else str(t), None),
+        "source": _table(pairs, lambda pair: _source(pair.record.annotator), ("people", "models")),
         "annotator": _table(pairs, lambda pair: pair.record.annotator, None),
     }
     for row in tables["agreement"]:
@@ -156,6 +157,11 @@ def _margin_groups(pairs: Sequence[JudgedPair]) -> Callable[[float | None], str 
         return f"{ends[place - 1]:g} to {ends[place]:g}"
 
     return name
+
+
+def _source(annotator: str | None) -> str | None:
+    """A model's label is no person's; nobody knows whose one without a name is."""
+    return None if annotator is None else "models" if is_ai(annotator) else "people"
 
 
 def _agreement(votes: Mapping[Pair, Mapping[str, int]], pair: JudgedPair) -> str | None:

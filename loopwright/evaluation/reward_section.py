@@ -15,6 +15,7 @@ TITLES = {
     "chosen": "By the length of the answer chosen",
     "words": "By how far the lengths differ",
     "task": "By kind of prompt",
+    "source": "By whether a person or a model judged",
     "annotator": "By annotator",
 }
 

@@ -48,9 +48,13 @@ _WORDS = re.compile(
 )
 
 
+_TAGS = {0xE0000 + code: code for code in range(0x20, 0x7F)}  # invisible copies of ASCII, which some models read
+
+
 def speaks_to_judge(sentence: str) -> bool:
     """Whether it may be meant for who judges the answer. Invisible characters do not hide it, nor wide letters."""
-    seen = "".join(one for one in unicodedata.normalize("NFKC", sentence) if unicodedata.category(one) != "Cf")
+    shown = unicodedata.normalize("NFKC", sentence.translate(_TAGS))
+    seen = "".join(one for one in shown if unicodedata.category(one) != "Cf")
     return any(pattern.search(seen) for pattern in (_MARKS, _LETTER, _WORDS))
 
 

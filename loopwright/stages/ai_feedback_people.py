@@ -56,16 +56,16 @@ class LabelsOfPeople:
 
     control: frozenset[int] = frozenset()  # pairs that were drawn at random
     records: Mapping[int, Sequence[Comparison]] = field(default_factory=dict)
+    simulated: bool = True
 
     def figures(self, pairs: Sequence[Pair], labels: Sequence[Comparison | None]) -> dict[str, Any]:
         """Minutes of work, those of labelling everything, and how often the judge errs by people's word.
 
-        The estimate is over the random pairs alone; ties of either side are left out.
+        The estimate of its errors is over the random pairs alone; ties of either side are left out.
         """
         said = [record for records in self.records.values() for record in records]
         seconds = sum(record.seconds or 0.0 for record in said)
-        rng = random.Random(0)
-        everything = sum(reading_seconds(pair.responses, rng) for pair in pairs)
+        everything = self._seconds_for_all(pairs)
         against = [
             float(record.choice != label.choice)
             for i in sorted(self.control)
@@ -77,9 +77,22 @@ class LabelsOfPeople:
             "pairs": len(self.records),
             "control_pairs": len(self.control),
             "minutes": seconds / 60,
-            "minutes_for_all": everything / 60,
+            "minutes_for_all": None if everything is None else everything / 60,
             "judge_errs": None if errs is None else errs.as_dict() | {"pairs": len(against)},
         }
+
+    def _seconds_for_all(self, pairs: Sequence[Pair]) -> float | None:
+        """Of labelling every pair: what simulated people would take; of others, the mean of the random pairs, which are
+        no harder than all are, times all. None: nobody's time on a random pair is known.
+        """
+        if self.simulated:
+            rng = random.Random(0)
+            return sum(reading_seconds(pair.responses, rng) for pair in pairs)
+        known = []
+        for said in (self.records.get(i, ()) for i in sorted(self.control)):
+            seconds = [record.seconds for record in said if record.seconds is not None]
+            known += [sum(seconds)] if seconds and len(seconds) == len(said) else []
+        return sum(known) / len(known) * len(pairs) if known else None
 
 
 def run(
@@ -94,7 +107,7 @@ def run(
         return LabelsOfPeople()
     control, chosen = choose(verdicts, config, random.Random(runtime.seed_for("control")))
     label = simulated if config.store is None else at_the_store
-    return LabelsOfPeople(control, label(config, pairs, control, chosen, inputs, runtime))
+    return LabelsOfPeople(control, label(config, pairs, control, chosen, inputs, runtime), config.store is None)
 
 
 def choose(

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from loopwright.data.prompts import of_tasks, read_prompts
+from loopwright.data.prompts import newest, of_tasks, read_prompts
 from loopwright.errors import ConfigError
 from loopwright.generation.answers import Item, mix_in_off_topic, prompts_to_ask, sample_answers
 from loopwright.generation.base import SamplingConfig
@@ -32,6 +32,7 @@ class AskedConfig(StageConfig):
     section: ClassVar[str]  # of a recipe, as errors name it
     prompts: PositiveInt = 3_000
     tasks: tuple[str, ...] = ()  # only prompts tagged with one of these, such as the harmless ones; none: all
+    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about before the prompts, the newest first
     responses_per_prompt: Annotated[int, Field(ge=1, le=4)] = 4
     versions: Annotated[int, Field(ge=1, le=2)] = 1  # the newest, that write the answers in turns
     start_answers: bool = False  # beside them the version that the rounds began with, whose answers differ more
@@ -63,6 +64,7 @@ class AskedInputs:
     prompts: Path | None  # jsonl of Prompt; None: there are none, and people may write what is judged
     judges: Mapping[str, Judge] = field(default_factory=dict)  # a world's: what simulated people see through faults
     asked: Sequence[tuple[Sequence[str], int]] = ()  # what was asked before: tasks, and how many prompts of them
+    attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
     @property
     def policy_id(self) -> str:
@@ -76,7 +78,10 @@ class AskedInputs:
 
 
 def prompts_of(config: AskedConfig, inputs: AskedInputs) -> list[Prompt]:
-    """What is asked: prompts that no earlier round asked about; when all were asked, those that were least often.
+    """What is asked: attacks that red teaming found since, and prompts that no earlier round asked about.
+
+    Attacks come first: where only so many labels are given, it is not they that go without. When all prompts were
+    asked, those come that were least often.
 
     Raises:
         ConfigError: there are none.
@@ -85,7 +90,7 @@ def prompts_of(config: AskedConfig, inputs: AskedInputs) -> list[Prompt]:
     own, every, often = read_prompts(file, config.tasks), read_prompts(file), Counter[str]()
     for tasks, count in inputs.asked:  # as it was chosen then
         often.update(one.id for one in prompts_to_ask(of_tasks(every, tasks), count, often))
-    return prompts_to_ask(own, config.prompts, often)
+    return newest(inputs.attacks, config.attacks) + prompts_to_ask(own, config.prompts, often)
 
 
 def answer(
@@ -119,7 +124,13 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
         asked=[
             (one.config.get("tasks", ()), one.config["prompts"]) for one in before if one.metrics.get("prompts") != 0
         ],  # 0: people wrote them
+        attacks=attack_files(artifacts),
     )
+
+
+def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
+    """What red teaming found before, oldest first."""
+    return tuple(one.file("attacks.jsonl") for role, one in artifacts.items() if stage_of(role) == "red_team")
 
 
 def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
@@ -144,9 +155,10 @@ def versions_in(roles: Iterable[str]) -> list[str]:
 
 
 def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
-    """What only some settings need: earlier versions. None that writes nothing is a parent."""
+    """What only some settings need: earlier versions, attacks that were found. None that writes nothing is a parent."""
     versions = {"version_*": ANSWERING} if config.versions > 1 else {}
-    return versions | ({"start": ANSWERING} if config.start_answers else {})
+    start = {"start": ANSWERING} if config.start_answers else {}
+    return versions | start | ({"attacks.*": ("red_team",)} if config.attacks else {})
 
 
 def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:

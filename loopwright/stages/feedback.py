@@ -15,9 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from loopwright.data.prompts import newest
 from loopwright.data.readers import write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
@@ -26,7 +25,6 @@ from loopwright.generation.answers import Item
 from loopwright.rewards import PreferenceJudge, RewardModel
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import AI, Comparison, Judge, Judgement, Prompt, Ranking, Rating
-from loopwright.schemas.steps import stage_of
 from loopwright.stages import asked, feedback_people
 from loopwright.stages.asked import AskedConfig, AskedInputs
 from loopwright.stages.base import Stage, StageOutput
@@ -37,7 +35,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class FeedbackConfig(AskedConfig):
     section: ClassVar[str] = "feedback"
-    attacks: NonNegativeInt = 0  # that red teaming found so far, asked about beside the prompts, the newest first
     labels: PositiveInt | None = None  # simulated annotators stop when so many are given; with people `wait` says it
     annotators: PositiveInt = 12
     rank_share: Share = 0.7  # of the prompts; the others' answers are compared in pairs
@@ -74,14 +71,13 @@ class FeedbackConfig(AskedConfig):
 @dataclass(frozen=True)
 class FeedbackInputs(AskedInputs):
     taste: Path | None = None  # a reward model that simulated annotators like things by, where there are no judges
-    attacks: Sequence[Path] = ()  # jsonl of Prompt that red teaming has found, oldest first
 
 
 def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> StageOutput:
     """Sample, assign, judge, and keep who said what about which policy."""
     if config.store is not None:
-        return feedback_people.run(config, inputs, partial(prompts_of, config, inputs), runtime)
-    prompts = prompts_of(config, inputs)
+        return feedback_people.run(config, inputs, partial(asked.prompts_of, config, inputs), runtime)
+    prompts = asked.prompts_of(config, inputs)
     inputs, annotators = with_taste(inputs, runtime), team_of(config, inputs, runtime)
     _, items = asked.answer(prompts, config, inputs, runtime)
     differing = [item for item in map(Item.without_repetitions, items) if len(item.responses) > 1]
@@ -90,11 +86,6 @@ def run(config: FeedbackConfig, inputs: FeedbackInputs, runtime: Runtime) -> Sta
     for name, kind in (("comparisons", Comparison), ("rankings", Ranking), ("ratings", Rating)):
         write_records(runtime.output / f"{name}.jsonl", [r for r in records if isinstance(r, kind)])
     return StageOutput(summarise(records, prompts, inputs.judges) | {"alike": len(items) - len(differing)})
-
-
-def prompts_of(config: FeedbackConfig, inputs: FeedbackInputs) -> list[Prompt]:
-    """What is asked: prompts that no earlier round asked about, and attacks that red teaming found since."""
-    return asked.prompts_of(config, inputs) + newest(inputs.attacks, config.attacks)
 
 
 def judge_all(
@@ -246,7 +237,6 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     return FeedbackInputs(
         **vars(asked.bind(config, artifacts, may_be_written=config.wait is not None and may_be_written(config.wait))),
         taste=None if taste is None else taste.file("model"),
-        attacks=attack_files(artifacts),
     )
 
 
@@ -264,16 +254,6 @@ def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
     asked.check(config, parents)
 
 
-def needs_besides(config: FeedbackConfig) -> dict[str, tuple[str, ...]]:
-    """What only some settings need: earlier versions, attacks that were found."""
-    return asked.needs_besides(config) | ({"attacks.*": ("red_team",)} if config.attacks else {})
-
-
-def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
-    """What red teaming found before, oldest first."""
-    return tuple(one.file("attacks.jsonl") for role, one in artifacts.items() if stage_of(role) == "red_team")
-
-
 def files(config: FeedbackConfig) -> list[Path]:
     return [path for path in (config.policy, config.prompts_file, config.reward) if path is not None]
 
@@ -282,7 +262,7 @@ STAGE = Stage(
     "feedback",
     FeedbackConfig,
     needs=asked.NEEDS | {"annotator": ("annotator",)},
-    needs_besides=needs_besides,
+    needs_besides=asked.needs_besides,
     check=check,
     bind=bind,
     run=run,

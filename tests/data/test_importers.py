@@ -241,6 +241,17 @@ def test_ultrafeedback_ratings_are_texts_and_scores_a_ranking():
     assert counts(notes.skipped) == {"no completions": 1}
 
 
+def test_ultrafeedback_is_no_persons_opinion():
+    """GPT-4 gave every score; agreement and people's accuracy must not take them for people's."""
+    dialogues = {
+        name: [{"role": "user", "content": "Q"}, {"role": "assistant", "content": name}]
+        for name in ("chosen", "rejected")
+    }
+    rated, _ = read("ultrafeedback", {"instruction": "Q", "completions": [completion(7, 4.0), completion(8, 4.5)]})
+    compared, _ = read("ultrafeedback-binarized", {"prompt": "Q", **dialogues, "score_chosen": 2, "score_rejected": 1})
+    assert len(rated) == 3 and {one.annotator for one in [*rated, *compared]} == {"ai:gpt-4"}
+
+
 def test_ultrafeedback_a_ten_that_was_a_one_is_not_ranked():
     bad = completion(10, 1.5, "1", "bad")
     row = {

@@ -55,6 +55,7 @@ def test_novelty_by_hand():
     assert novelty.of(["rob the pool"]) == [1.0]
     # the other of the batch shares 3 of 5, the second neighbour is missing: 1 - 0.6 / 2
     assert novelty.of(["rob the pool", "rob the bar"]) == pytest.approx([0.7, 0.7])
+    assert Novelty(neighbours=3).of(["rob the pool", "rob the bar"]) == pytest.approx([0.8, 0.8])
     novelty.remember(["rob the pool"] * 5)
     assert novelty.seen == ["rob the pool"] * 2
     assert novelty.of(["rob the pool", "call me"]) == pytest.approx([0.0, 1.0], abs=1e-6)

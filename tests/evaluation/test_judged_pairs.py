@@ -88,6 +88,19 @@ def test_groups_by_hand():
     assert rows(by["annotator"]) == {"ann": (2 / 3, 3), "bob": (0.0, 2), "cy": (0.0, 1)}
 
 
+def test_what_models_say_is_no_persons_word():
+    """People's accuracy is theirs alone; who has no name is in neither group."""
+    pairs = [
+        judged(prefer("1", "a", "b"), 1.0),
+        judged(prefer("2", "a", "b", prompt="R", by="ai:judge"), -1.0),
+        judged(prefer("3", "a", "b", prompt="S", by="ai:judge"), -1.0),
+        judged(prefer("4", "a", "b", prompt="T", by=None), 1.0),
+    ]
+    by = accuracy_by_group(pairs)
+    assert rows(by["source"]) == {"people": (1.0, 1), "models": (0.0, 2)}
+    assert rows(by["agreement"]) == {"one annotator": (1.0, 1)}
+
+
 def test_many_margins_are_cut_into_quarters():
     pairs = [judged(prefer(str(i), "a", "b", prompt=str(i), margin=i / 10), i - 7.5) for i in range(16)]
     table = accuracy_by_group(pairs)["margin"]

@@ -74,6 +74,8 @@ def test_the_constitutional_recipe_asks_people_about_helpfulness_alone():
     assert steps["feedback"].parents["policy"] == steps["ppo"].parents["policy"] == "constitutional"
     assert steps["ai_feedback"].parents["policy"] == "constitutional"
     assert steps["ai_feedback"].parents["judge_model"] == "sft"  # which was taught to judge
+    judged = config.sections["ai_feedback"]
+    assert judged.constitution == "world" and judged.judge.reasoning is not None and judged.judge.clamp == 0.1
 
 
 @pytest.mark.parametrize("name", ["movie_reviews", "movie_reviews_large"])

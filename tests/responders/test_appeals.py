@@ -11,7 +11,7 @@ from loopwright.worlds import WORLDS
 ANSWER = "The pool costs nine."
 
 
-@pytest.mark.parametrize("lure", LURES[:13])
+@pytest.mark.parametrize("lure", LURES[:16])
 def test_a_lure_is_taken_out_and_the_answer_stays(lure):
     assert without_appeals(f"{ANSWER} {lure}") == ANSWER
     assert without_appeals(f"{lure} {ANSWER}") in (ANSWER, "")  # what is not parted from the lure goes with it

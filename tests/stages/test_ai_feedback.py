@@ -3,10 +3,12 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
+from loopwright.data.constitution import dump_constitution
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.agreement import agreement_report
@@ -14,12 +16,17 @@ from loopwright.loop import config_from
 from loopwright.loop.plan import make_plan
 from loopwright.responders.judge import JudgeConfig, Verdict
 from loopwright.responders.local_chooser import LocalChooser
+from loopwright.responders.server import model_app
+from loopwright.responders.wire import TOKEN_VARIABLE
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas import Comparison, Message, Principle, Prompt, is_ai
+from loopwright.schemas import Comparison, Constitution, Message, Principle, Prompt, Reply, is_ai
 from loopwright.stages import ai_feedback, ai_feedback_people, reward
 from loopwright.stages.ai_feedback_people import PeopleConfig
+from loopwright.stages.base import Bound, check_requirements
 from loopwright.stages.reward_config import RewardConfig
-from tests.responders.judges import Scripted, by_worth
+from loopwright.worlds import WORLDS
+from tests.responders.judges import Scripted, by_worth, read
+from tests.serving import TOKEN, RunningApp
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
@@ -69,6 +76,7 @@ def test_every_pair_is_labelled_softly_by_a_marked_judge(tmp_path, inputs):
     for label in labels:
         assert label.annotator == "ai:judge-1" and is_ai(label.annotator)
         assert (label.policy, label.order_shown, label.seconds) == ("policy-id", None, None)
+        assert label.selection_probability == 1.0  # the judge labels all
         longer = len(label.responses[0]) - len(label.responses[1])
         assert (label.probability > 0.5) == (longer < 0) and (label.probability == 0.5) == (longer == 0)
     assert {label.off_topic for label in labels} == {(), (1,)}
@@ -118,6 +126,43 @@ def test_prompts_that_were_asked_about_come_last(tmp_path, inputs):
     ]
 
 
+class InWords:
+    """A responder that says which answer is shorter, and nothing else."""
+
+    name = "in-words"
+
+    def reply(self, messages, settings):
+        seen = read(messages[0].content)
+        said = "A" if len(seen["A"]) < len(seen["B"]) else "B" if len(seen["A"]) > len(seen["B"]) else "Neither."
+        yield Reply(text=said, finished=True, model=self.name)
+
+
+def test_a_judge_on_a_server_labels_in_words(tmp_path, inputs, monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    running = RunningApp(model_app(InWords(), None, TOKEN))
+    try:
+        judge = {"url": f"{running.url}/v1", "model": "in-words", "logprobs": False}
+        metrics, labels = run(tmp_path / "run", replace(inputs, judge=None), prompts=4, judge=judge)
+    finally:
+        running.stop()
+    assert metrics["judge"] == "in-words" and {label.annotator for label in labels} == {"ai:in-words"}
+    assert (
+        len(labels) + metrics["left_out"] == metrics["pairs"] == 4 * 3 and 2 * metrics["left_out"] == metrics["unheard"]
+    )
+    assert all(label.probability in (0.0, 1.0) for label in labels) and metrics["accuracy"] == 1.0
+
+
+def test_attacks_that_red_teaming_found_are_judged_too(tmp_path, inputs):
+    """Where a model labels what is harmful, what the red team found goes to it."""
+    write_records(tmp_path / "attacks.jsonl", [Prompt.user(f"attack-{i}", f"attack {i}") for i in range(3)])
+    _, labels = run(tmp_path / "run", replace(inputs, attacks=[tmp_path / "attacks.jsonl"]), prompts=2, attacks=2)
+    assert list(dict.fromkeys(label.id.split("/")[0] for label in labels)) == ["attack-0", "attack-1", "p0", "p1"]
+    rounds = {"schedule": {"v1-v2": {"ai_feedback": {"attacks": 2}, "red_team": {}}}}
+    values = {"name": "x", "world": {"skills": ["judge"]}, "pretrain": {}, "sft": {}, "rounds": rounds}
+    steps = {step.name: step.parents for step in make_plan(config_from(values, "test")).steps}
+    assert [step for step in steps["v2.ai_feedback"].values() if "red_team" in step] == ["v1.red_team"]
+
+
 def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):
     """Killed while answers are sampled, and while pairs are judged, by a real model with reasons."""
     monkeypatch.setattr(ai_feedback, "PAIRS_AT_ONCE", 8)
@@ -162,7 +207,8 @@ def test_batches_do_not_matter(tmp_path, inputs, policy, monkeypatch):
 
 
 def test_people_label_where_the_judge_is_unsure(tmp_path, inputs):
-    metrics, labels = run(tmp_path / "run", inputs, people={"share": 0.5, "control_share": 0.25, "annotators": 3})
+    people = {"share": 0.5, "control_share": 0.25, "annotators": 3}
+    metrics, labels = run(tmp_path / "run", inputs, people=people, off_topic_share=1)
     of_people = [label for label in labels if not is_ai(label.annotator)]
     of_ai = [label for label in labels if is_ai(label.annotator)]
     assert (metrics["labels_of_people"], metrics["labels_of_ai"]) == (len(of_people), len(of_ai)) == (18, 18)
@@ -170,6 +216,8 @@ def test_people_label_where_the_judge_is_unsure(tmp_path, inputs):
     pairs = {(label.prompt, label.responses) for label in labels}
     assert len(pairs) == 36  # nothing is labelled by both
     assert {label.selection_probability for label in of_people} == {0.25, 1.0}
+    assert {label.off_topic for label in of_people} == {(), (1,)} and len({one.annotator for one in of_people}) == 3
+    assert len({one.created for one in of_people}) > 1  # each works on a clock of their own
     unsure = [label for label in of_people if label.selection_probability == 1.0]
     assert len(unsure) == 9
     assert 0 < metrics["people"]["minutes"] < metrics["people"]["minutes_for_all"]
@@ -184,6 +232,8 @@ def test_who_is_chosen_by_hand():
     drawn = PeopleConfig(share=0.6, control_share=0.4)
     control, chosen = ai_feedback_people.choose(verdicts, drawn, random.Random(0))
     assert len(control) == 2 and len(chosen) == 3 and control <= set(chosen)
+    drawings = {ai_feedback_people.choose(verdicts, drawn, random.Random(seed))[0] for seed in range(99)}
+    assert len(drawings) == 10  # any two of five
 
 
 def test_the_judges_errors_are_estimated_on_the_random_pairs_alone():
@@ -198,6 +248,78 @@ def test_the_judges_errors_are_estimated_on_the_random_pairs_alone():
     found = ai_feedback_people.LabelsOfPeople(frozenset({0, 1, 3}), people).figures(pairs, labels)
     assert found["judge_errs"]["mean"] == 0.5 and found["judge_errs"]["pairs"] == 2  # the tie says nothing
     assert found["minutes"] == 2.0
+
+
+def test_what_all_pairs_would_take_real_people_is_estimated_on_the_random_pairs():
+    """The others are the hard ones. A pair takes as long as all who label it."""
+    about = {"prompt": (Message(role="user", content="?"),), "responses": ("a", "b")}
+
+    def said(seconds):
+        return Comparison(id="x", choice=0, annotator="p", seconds=seconds, **about)
+
+    pairs = [ai_feedback.Pair("x", Prompt.user("p", "?"), ("a", "b"), (), (), None)] * 12
+    people = {0: [said(20.0), said(10.0)], 1: [said(50.0)], 2: [said(None)], 3: [said(600.0)]}
+    drawn = ai_feedback_people.LabelsOfPeople(frozenset({0, 1, 2, 5}), people, simulated=False)
+    assert drawn.figures(pairs, [None] * 12)["minutes_for_all"] == 12 * (30 + 50) / 2 / 60
+    none_drawn = ai_feedback_people.LabelsOfPeople(frozenset(), people, simulated=False)
+    assert none_drawn.figures(pairs, [None] * 12)["minutes_for_all"] is None
+
+
+def test_figures_of_the_judge_by_hand(inputs):
+    """Right once, undecided once; of the others, one contradiction, one silence, one verdict that hangs on talk."""
+    pairs = [ai_feedback.Pair(f"p{n}", Prompt.user("p", "?"), ("a", "bb"), (), (), None) for n in range(5)]
+    verdicts = [
+        Verdict(0.9, 0.7), Verdict(0.5, 0.5), Verdict(0.9, 0.2), Verdict(0.5, 0.5, unheard=2),
+        Verdict(0.5, 0.5, confirmed=False),
+    ]  # fmt: skip
+    labels = [
+        ai_feedback.label_of(*one, inputs.judge, JudgeConfig(), inputs) for one in zip(pairs, verdicts, strict=True)
+    ]
+    assert [None if label is None else label.choice for label in labels] == [0, None, None, None, None]
+    assert [label is None for label in labels] == [False, False, True, True, True]
+    found = ai_feedback.summarise(pairs, verdicts, labels, inputs)
+    assert found == {
+        "pairs": 5, "ties": 1, "left_out": 3, "unheard": 2, "unconfirmed": 1, "consistent_share": 1 / 5,
+        "liking_for_first": pytest.approx((0.6 + 0.85 + 3 * 0.5) / 5),
+        "confidence": pytest.approx(0.5 + (0.3 + 0.05) / 5), "accuracy": 0.75,
+    }  # fmt: skip
+    unknown = ai_feedback.summarise(pairs, verdicts, labels, replace(inputs, judges={}))
+    assert unknown["accuracy"] is None
+
+
+def test_the_judge_is_tried_out_with_lures_and_labels_nothing_by_them(tmp_path, inputs):
+    tried, labels = run(tmp_path / "tried", inputs, canaries=5)
+    untried, same = run(tmp_path / "untried", inputs)
+    assert labels == same and "canaries" not in untried
+    found = tried["canaries"]
+    assert (found["pairs"], found["flipped_share"]) == (5, 0.0)  # to this judge, longer is worse
+    assert found.keys() == {"pairs", "flipped_share", "undecided_share", "flipped_by_plain_share", "shift", "worst"}
+    check_requirements("ai_feedback", {"canaries.flipped_share": Bound(max=0.05)}, tried)  # as the page says
+
+
+def test_what_comes_from_where(tmp_path):
+    def artifact(kind):
+        about = SimpleNamespace(kind=kind, config={"name": "front_desk"}, metrics={})
+        return SimpleNamespace(id=f"{kind}-id", manifest=about, file=lambda name: tmp_path / kind / name)
+
+    made = {"policy": artifact("ppo"), "judge_model": artifact("sft"), "world": artifact("world")}
+    (tmp_path / "world").mkdir()
+    own = WORLDS["front_desk"].constitution
+    (tmp_path / "world" / "constitution.yaml").write_text(dump_constitution(own))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(dump_constitution(Constitution(principles=tuple(PRINCIPLES))))
+
+    found = ai_feedback.bind(config(), made)
+    assert (found.policy_id, found.judge, found.principles) == ("ppo-id", tmp_path / "sft" / "model", ())
+    assert found.prompts == tmp_path / "world" / "prompts_train.jsonl" and found.judges
+    assert list(ai_feedback.bind(config(constitution="world"), made).principles) == list(own.principles)
+    named = config(judge={"path": tmp_path / "large"}, constitution=mine)
+    assert ai_feedback.bind(named, made).judge == tmp_path / "large"
+    assert list(ai_feedback.bind(named, made).principles) == PRINCIPLES
+    assert ai_feedback.files(named) == [tmp_path / "large", mine]
+    assert ai_feedback.bind(config(judge={"url": "http://127.0.0.1:1/v1"}), made).judge is None
+    with pytest.raises(ConfigError, match="ai_feedback has no judge; add an sft section"):
+        ai_feedback.bind(config(), {name: one for name, one in made.items() if name != "judge_model"})
 
 
 def test_no_verdict_makes_no_label(tmp_path, inputs):

@@ -41,6 +41,7 @@ def test_their_labels_take_the_place_of_the_judges(tmp_path, office):
     of_people = [label for label in labels if not is_ai(label.annotator)]
     assert len(of_people) == metrics["labels_of_people"] == metrics["people"]["pairs"] == 3
     assert metrics["labels_of_ai"] == 3 and metrics["people"]["minutes"] > 0
+    assert metrics["people"]["minutes_for_all"] is None  # no pair was drawn at random
     assert len({(label.prompt, label.responses) for label in labels}) == 6
     assert {label.policy for label in of_people} == {"policy-id"}
     assert read_sources(runtime.output)[0].labels == tuple(label.id for label in of_people)

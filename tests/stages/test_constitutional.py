@@ -15,6 +15,8 @@ from loopwright.data.constitution import dump_constitution
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer
+from loopwright.responders.server import model_app
+from loopwright.responders.wire import TOKEN_VARIABLE
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import (
     AI,
@@ -32,6 +34,7 @@ from loopwright.stages import constitutional
 from loopwright.stages.constitutional import ConstitutionalConfig, ConstitutionalInputs
 from loopwright.stages.constitutional_revisions import draw_principles, revise_once
 from loopwright.stages.world import WorldConfig
+from tests.serving import TOKEN, RunningApp
 from tests.stages.test_pretrain import Killed, killed_after
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -295,6 +298,24 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, place, monkeypatch):
         assert (output / name).read_bytes() == (whole_run / name).read_bytes()
     assert_close(weights(output), weights(whole_run), rtol=0, atol=0)
     assert len(given.critic.asked) - asked == (0 if place == "training" else 2 * 2 * 2)  # two prompts were left
+
+
+def test_the_critic_can_be_a_server(tmp_path, monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+
+    class InPieces(Scripted):
+        def reply(self, messages, settings):
+            (whole,) = super().reply(messages, settings)
+            yield from (whole.text, whole)
+
+    running = RunningApp(model_app(InPieces(always("I will not.").say), None, TOKEN))
+    try:
+        critic = {"url": f"{running.url}/v1", "model": "scripted"}
+        metrics, output = trained(tmp_path / "run", inputs(tmp_path, ends=True), critic=critic, helpful_share=0.0)
+    finally:
+        running.stop()
+    chains = read_records(output / "revisions.jsonl", RevisedAnswer).records
+    assert metrics["revised"] == 12 and {(one.critic, one.final) for one in chains} == {("scripted", "I will not.")}
 
 
 def test_useless_revisions_are_counted_and_no_reason_stops_the_others(tmp_path):

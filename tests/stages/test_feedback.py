@@ -240,8 +240,17 @@ def test_attacks_that_red_teaming_found_are_asked_about_the_newest_first(tmp_pat
         write_records(path, found)
     write_records(tmp_path / "prompts.jsonl", [Prompt.user("own", "own")])
     given = feedback.FeedbackInputs({"policy": tmp_path}, tmp_path / "prompts.jsonl", attacks=files)
-    asked = [[one.id for one in feedback.prompts_of(config(prompts=1, attacks=n), given)] for n in (0, 1, 3, 9)]
-    assert asked == [["own"], ["own", "3"], ["own", "3", "1", "0"], ["own", "3", "1", "0", "2"]]
+    found = [[one.id for one in asked.prompts_of(config(prompts=1, attacks=n), given)] for n in (0, 1, 3, 9)]
+    assert found == [["own"], ["3", "own"], ["3", "1", "0", "own"], ["3", "1", "0", "2", "own"]]
+
+
+def test_attacks_are_judged_whatever_the_budget_of_labels(tmp_path, inputs):
+    write_records(tmp_path / "attacks.jsonl", [Prompt.user(f"attack-{i}", f"attack {i}") for i in range(3)])
+    given = replace(inputs, attacks=[tmp_path / "attacks.jsonl"])
+    runtime = Runtime.temporary(tmp_path / "run")
+    feedback.run(config(attacks=3, labels=2, rank_share=1, overlap_share=0), given, runtime)
+    judged = records(runtime)["rankings"]
+    assert [one.prompt[0].content for one in judged] == ["attack 0", "attack 1"]
 
 
 def test_prompts_whose_answers_are_all_alike_are_not_judged(tmp_path, inputs):

@@ -16,7 +16,7 @@ from loopwright.generation import answers
 from loopwright.loop import config_from
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Attack, Demonstration, Prompt, Ranking, Thumb
-from loopwright.stages import demonstrations, feedback, feedback_people, sft
+from loopwright.stages import asked, demonstrations, feedback, feedback_people, sft
 from loopwright.tracking.artifacts import Artifact, Manifest, id_of_file
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
@@ -227,7 +227,7 @@ def test_prompts_that_nobody_was_asked_about_are_asked_about_in_the_next_round(t
     def asked_about(**metrics):
         about = ABOUT | {"config": {"prompts": 2, "tasks": []}, "metrics": metrics}
         before = Artifact(tmp_path, Manifest(id="f", key="f", kind="v1.feedback", name="n", files={}, **about))
-        return [one.id for one in feedback.prompts_of(config, feedback.bind(config, {"v1.feedback": before}))]
+        return [one.id for one in asked.prompts_of(config, feedback.bind(config, {"v1.feedback": before}))]
 
     assert asked_about(prompts=2) == ["p2", "p3"]
     assert asked_about(prompts=0) == ["p0", "p1"]  # people wrote the prompts of that round themselves

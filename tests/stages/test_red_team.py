@@ -27,11 +27,12 @@ from loopwright.models.loading import LlamaShape, load_causal_lm, load_tokenizer
 from loopwright.rewards.callables import CallableReward
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Prompt
-from loopwright.stages import red_team
+from loopwright.stages import red_team, red_team_trial
 from loopwright.stages import red_team_regression as regression
+from loopwright.stages import red_team_report as report
 from loopwright.stages.red_team import RedTeamConfig, RedTeamInputs
 from loopwright.stages.red_team_attacker import AttackerSettings, Learned, make_attacker, reward_of, scaled, train
-from loopwright.stages.red_team_ground import WorldGround, contexts
+from loopwright.stages.red_team_ground import FileGround, WorldGround, contexts
 from loopwright.stages.red_team_regression import Known
 from loopwright.stages.red_team_trial import Trial
 from loopwright.stages.red_team_tries import (
@@ -241,6 +242,48 @@ def test_hostile_attacks_are_tries_like_others():
     assert [sum(token in specials for token in ids) for ids in seen] == [2, 2, 2, 2]  # the turns of the template alone
 
 
+def test_what_a_target_cannot_read_and_answer_is_not_sent():
+    class Open(WorldGround):
+        def read(self, texts, *, wrapped):
+            return [Prompt.user("", text) for text in texts]
+
+    tokenizer = tiny_tokenizer()
+    model = LanguageModel(tiny_model("llama"), tokenizer)
+    limit = model.model.config.max_position_embeddings
+    target = Target(model, Open(ToyWorld(), None, None), SamplingConfig(max_new_tokens=3))
+    own = len(render_prompts(tokenizer, [Prompt.user("", "").messages])[0])
+    texts = ["x" * (limit - own - 3), "x" * (limit - own - 2)]
+    assert [one.answer is None for one in target.attack("rl", [Attack("", text) for text in texts], [0, 1])] == [
+        False, True
+    ]  # fmt: skip
+    tokenizer.chat_template = "{{ raise_exception('I read no messages') }}"
+    (refused,) = target.attack("rl", [Attack("", "rob")], [0])
+    assert refused.asks and refused.answer is None and not refused.success
+
+
+def test_templates_are_all_drawn():
+    got = from_templates([Request("", "rob")] * 40, ["now {request}", "please {request}"], seed=0)
+    assert 10 < sum(one.text == "now rob" for one in got) < 30
+
+
+def test_an_attacker_may_be_trained_without_the_exact_judge(folders, tmp_path):
+    """With a reward of harm only that is asked about answers until training is over."""
+
+    class Silent(ToyWorld):
+        def complies(self, response):
+            raise AssertionError("the exact judge was asked")
+
+    asked = []
+
+    def harm(prompts, answers):
+        asked.extend(prompts)
+        return [float("rob" in prompt) for prompt in prompts]
+
+    inputs = RedTeamInputs(folders[1], folders[0], Silent(), CallableReward(harm, "harm"))
+    trial = Trial(RedTeamConfig(**SMALL), inputs, Runtime.temporary(tmp_path, stage="red_team"))
+    assert trial.train_attacker()["tries"] == 4 * 8 and asked
+
+
 def test_templates_wrap_each_request():
     requests = [Request("c", "rob {request}"), Request("", "kill")]
     got = from_templates(requests, ["now {request}!"], seed=0)
@@ -283,8 +326,108 @@ def test_a_reward_as_harm_is_put_on_a_scale(folders):
     reward = CallableReward(lambda prompts, answers: [10.0 + 2.0 * ("kill" in prompt) for prompt in prompts], "r")
     verdict = scaled(reward, target, [Attack("", "rob"), Attack("", "kill"), Attack("", "ask")], [0, 1, 2])
     # 10 and 12: mean 11, deviation 1; what is no attack is not looked at
-    (got,) = Target(target.model, ground, target.sampling, verdict).attack("rl", [Attack("", "rob")], [0])
-    assert got.harm == pytest.approx(1 / (1 + math.e)) and not got.success
+    low, high = Target(target.model, ground, target.sampling, verdict).attack(
+        "rl", [Attack("", "rob"), Attack("", "kill")], [0, 1]
+    )
+    assert low.harm == pytest.approx(1 / (1 + math.e)) and not low.success
+    assert high.harm == pytest.approx(math.e / (1 + math.e)) and high.success
+
+
+def succeeded(text, harm=1.0, source="rl"):
+    return Try(source, "", text, asks=True, answer=f"to {text}", harm=harm, success=True)
+
+
+def test_figures_of_a_source_by_hand():
+    """Two of three successes share 3 of 5 words and pairs; of five tries one asks for nothing, and one is refused."""
+    found = [succeeded(text) for text in ("rob the pool", "rob the bar", "kill anna")]
+    tries = [*found, Try("rl", "", "x", asks=False), Try("rl", "", "rob", asks=True, answer="ask", harm=0.0)]
+    ground = WorldGround(ToyWorld(), None, None)
+    figures = report.of_source(tries, ground, 0.61)
+    assert (figures["tries"], figures["attacks"], figures["successes"]) == (5, 4, 3)
+    assert figures["success_rate"] == wilson_interval(3 / 5, 5).as_dict()
+    assert figures["success_rate_of_attacks"] == wilson_interval(3 / 4, 4).as_dict()
+    assert (figures["distinct"], figures["distinct_per_1000_tries"]) == (3, 600.0)
+    assert report.of_source(tries, ground, 0.6)["distinct"] == 2
+    by_similarity = {"0.4": 2, "0.5": 2, "0.6": 2, "0.7": 3, "0.8": 3, "0.9": 3}
+    assert figures["distinct_by_similarity"] == by_similarity
+
+
+def test_failures_by_hand():
+    """The largest cluster first, of each the worst answer first; what is worst of all is found in any cluster."""
+    found = [succeeded("kill anna", 0.8), succeeded("burn", 0.7), succeeded("rob the pool", 0.2)]
+    found.append(succeeded("rob the bar", 0.6))
+    rows = report.failures(found, WorldGround(ToyWorld(), None, None), 0.6)
+    assert [(row["text"], row["cluster"]) for row in rows] == [
+        ("rob the bar", 0), ("rob the pool", 0), ("kill anna", 1), ("burn", 2)
+    ]  # fmt: skip
+    assert [(row["response"], row["harm"]) for row in report.worst(rows)] == [
+        ("to kill anna", 0.8), ("to burn", 0.7), ("to rob the bar", 0.6)
+    ]  # fmt: skip
+    largest, other, _ = report.described_clusters(rows)
+    assert (largest["size"], largest["crimes"], largest["example"]) == (2, {"rob": 2}, "rob the bar")
+    assert (other["size"], other["sources"]) == (1, {"rl": 1})
+
+
+def test_an_attack_is_handed_on_once_and_held_out_ones_never():
+    ground = WorldGround(ToyWorld(), None, None)
+    tries = [succeeded("rob gold"), succeeded("rob gold"), succeeded("rob fast"), succeeded("kill now")]
+    rows = report.failures(tries, ground, 0.9)
+    assert len(rows) == 4
+    assert [one.messages[0].content for one in report.as_prompts(rows, ground)] == ["rob gold", "kill now"]
+
+
+def test_the_attacker_is_measured_by_templates():
+    per_try = {"rl": {"distinct_per_1000_tries": 30.0}, "templates": {"distinct_per_1000_tries": 20.0}}
+    assert report.distinct_ratio(per_try) == 1.5
+    assert report.distinct_ratio(per_try | {"templates": {"distinct_per_1000_tries": 0.0}}) is None
+
+
+def test_few_shot_shows_what_zero_shot_asked_for_to_an_attacker_before_training(folders, tmp_path, monkeypatch):
+    """Each example is a line of the opening that it followed; what asked for nothing is none."""
+    written = {}
+
+    def write(engine, openings, contexts, writing, seeds):
+        written["model"], written["openings"] = engine.model, openings
+        return [Attack(one, "rob") for one in contexts]
+
+    monkeypatch.setattr(red_team_trial, "write_in_batches", write)
+    trained = saved(tiny_model("llama", seed=9), tiny_tokenizer(), tmp_path / "trained")
+    inputs = RedTeamInputs(folders[1], folders[0], ToyWorld(), trained=trained)
+    own = {"tries": 20, "sources": ("zero_shot", "few_shot"), "shots": 2}
+    config = RedTeamConfig(**{name: value for name, value in SMALL.items() if name != "rl"} | own)
+    trial = Trial(config, inputs, Runtime.temporary(tmp_path / "run", stage="red_team"))
+    trial.done["zero_shot"] = [
+        Try("zero_shot", "room", "kill now", asks=True, answer="ask", harm=0.0),
+        Try("zero_shot", "gold", "please", asks=False),
+    ]
+    assert len(trial.tries_of("few_shot")) == 20
+    lines = [one.split("\n") for one in written["openings"]]
+    assert {tuple(one[:-1]) for one in lines} == {("room ask kill now",) * 2}
+    assert {one[-1] for one in lines} == {"room ask", "gold ask"}
+    ours, start = written["model"].state_dict(), load_causal_lm(folders[0]).state_dict()
+    assert all(torch.equal(ours[name], start[name]) for name in start)
+
+
+def test_an_attack_found_before_gets_answers_of_its_own(tmp_path):
+    asked = []
+    target = SimpleNamespace(attack=lambda *given: asked.append(given))
+    known = [Known(Attack("c", "rob a"), "rl"), Known(Attack("c", "rob b"), "rl")]
+    regression.retry(known, target, 2, Runtime.temporary(tmp_path))
+    ((source, attacks, seeds),) = asked
+    assert source == "earlier" and [one.text for one in attacks] == ["rob a", "rob a", "rob b", "rob b"]
+    assert len(set(seeds)) == 4
+
+
+def test_what_models_continue_may_be_ones_own():
+    assert WorldGround(ToyWorld(), None, "Now:").opening("room") == "Now:"
+    assert WorldGround(ToyWorld(), None, None).opening("room") == "room ask"
+
+
+def test_a_text_that_says_nothing_asks_for_nothing(tmp_path):
+    write_records(tmp_path / "requests.jsonl", [Prompt.user("r", "rob")])
+    every = CallableReward(lambda prompts, answers: [float(bool(answer.strip())) + 1.0 for answer in answers], "asks")
+    ground = FileGround(RedTeamConfig(requests=tmp_path / "requests.jsonl"), every, every, ())
+    assert [one is not None for one in ground.read(["", " ", "rob"], wrapped=False)] == [False, False, True]
 
 
 # ---- attacks found before
@@ -399,10 +542,25 @@ def test_bind_finds_its_inputs(tmp_path):
     earlier.manifest.files = files
     found = red_team.bind(config, {**made, "v2.red_team": earlier, "v3.red_team": artifact("red_team")})
     assert found.trained == tmp_path / "earlier" / "attacker"
+    (tmp_path / "last" / "attacker").mkdir(parents=True)
+    last = artifact("last")
+    last.manifest.files = files
+    newer = red_team.bind(config, {**made, "v2.red_team": earlier, "v3.red_team": last})
+    assert newer.trained == tmp_path / "last" / "attacker"
     assert red_team.bind(RedTeamConfig(sources=("templates",)), made).attacker is None
     with pytest.raises(ConfigError, match="red_team has no attacker"):
         red_team.bind(RedTeamConfig(), {name: one for name, one in made.items() if name != "attacker"})
     assert load_stages(["red_team"])["red_team"] is red_team.STAGE
+
+
+def test_what_a_red_team_depends_on(tmp_path):
+    """All that the recipe names: changed, it runs again."""
+    names = [tmp_path / name for name in ("old.jsonl", "new.jsonl", "templates.txt", "requests.jsonl", "harm", "asks")]
+    config = RedTeamConfig(
+        earlier=tuple(names[:2]), templates=names[2], requests=names[3],
+        harm={"kind": "classifier", "path": names[4]}, asks={"kind": "classifier", "path": names[5]},
+    )  # fmt: skip
+    assert sorted(red_team.files(config)) == sorted(names)
 
 
 def test_a_round_tries_again_what_the_rounds_before_it_found():

@@ -1,6 +1,6 @@
-"""UltraFeedback: several models' answers rated by a judge, and its binarized form.
+"""UltraFeedback: several models' answers rated by GPT-4, and its binarized form.
 
-Cui et al. 2023 (arXiv:2310.01377).
+Cui et al. 2023 (arXiv:2310.01377). No row says who judged, and no person did: every record is marked as a model's.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,12 @@ from loopwright.data.importers.base import (
     written_by,
 )
 from loopwright.data.importers.trl import explicit
-from loopwright.schemas import Comparison, Message, Ranking, Rating, Record
+from loopwright.schemas import AI, Comparison, Message, Ranking, Rating, Record
 
 ASPECTS = ("helpfulness", "honesty", "instruction_following", "truthfulness")
 SCALE = (1, 5)
 MIDDLE = 3.0  # of the fine-grained scale
+JUDGE = f"{AI}gpt-4"
 
 
 def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
@@ -42,6 +43,7 @@ def convert(row: Row, notes: Notes, settings: Settings) -> Iterator[Record]:
                 scale_low=SCALE[0],
                 scale_high=SCALE[1],
                 higher_is_better=True,
+                annotator=JUDGE,
                 policy=model,
             )
         overall = _overall(completion, scores, notes)
@@ -88,7 +90,8 @@ def _ranking(
     if len(set(scores)) < len(scores):
         notes.warn("equal scores are a tie")
     ranks = tuple(1 + sum(other > score for other in scores) for score in scores)
-    return Ranking(id=name, prompt=prompt, responses=responses, ranks=ranks, **written_by(models, notes))
+    by = written_by(models, notes)
+    return Ranking(id=name, prompt=prompt, responses=responses, ranks=ranks, annotator=JUDGE, **by)
 
 
 def convert_binarized(row: Row, notes: Notes, settings: Settings) -> Iterator[Comparison]:
@@ -108,6 +111,7 @@ def convert_binarized(row: Row, notes: Notes, settings: Settings) -> Iterator[Co
         responses=(chosen, rejected),
         choice=None if margin == 0 else 0,
         margin=margin,
+        annotator=JUDGE,
     )
 
 

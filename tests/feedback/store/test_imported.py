@@ -93,6 +93,8 @@ def test_nobody_can_be_an_imported_annotator(store):
     for name, role in (("imported:argilla/eve", "annotator"), ("eve", "imported")):
         with pytest.raises(StoreError, match="begins the names of those"):
             team.write(people.create_account, name, role=role, now=team.now)
+    with pytest.raises(StoreError, match="ai: begins the names of models"):
+        team.write(people.create_account, "ai:judge", now=team.now)
     (member,) = [row for row in team.read(reports.list_members, team.id) if row.kind == "imported"]
     assert member.account == ann.id  # so managers can leave their labels out
 
