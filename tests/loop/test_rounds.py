@@ -164,7 +164,7 @@ def test_killed_between_any_two_stages_it_ends_the_same(tmp_path, monkeypatch):
     ("stop", "change", "last", "why"),
     [
         ({"labels": 20}, {}, 2, "20 labels were given, and stop.labels = 20"),
-        ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from where the rounds began, and stop.kl = 3"),
+        ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from sft, and stop.kl = 3"),
         ({"no_gain_in": 2}, {"v2": {"gain": 0.0}, "v3": {"gain": 0.0}}, 3, "no significant gain in 2 rounds"),
         ({"no_gain_in": 2}, {"v1": {"gain": 0.0}, "v3": {"gain": 0.0}}, 4, None),
         ({"kl": 3}, {"v2": {"kl": 3.0}, "v4": {"kl": 4.0}}, 4, None),  # exactly so many; too many where none follows
