@@ -124,6 +124,17 @@ def test_rounds_may_differ_and_settings_belong_to_one():
     assert steps["v2.ppo"].parents["reward"] == "v1.reward"  # the nearest one
 
 
+def test_of_several_reward_models_those_of_the_nearest_round_count_together():
+    """None that the newest round has left out is mixed in from the round before."""
+    stages = dict(list(TOYS.items())[:4]) | {"reward_kind": TOYS["reward_safe"]} | dict(list(TOYS.items())[4:])
+    both = {"reward_safe": {}, "reward_kind": {}, "ppo": {}}
+    values = recipe({"v1": both, "v2": {"reward_safe": {}, "ppo": {}}, "v3": {"ppo": {}}})
+    parents = {step.name: step.parents for step in make_plan(config_from(values, "here", stages=stages), stages).steps}
+    named = {name: {role: parents[name][role] for role in parents[name] if "reward" in role} for name in parents}
+    assert named["v1.ppo"] == {"reward_safe": "v1.reward_safe", "reward_kind": "v1.reward_kind"}
+    assert named["v2.ppo"] == named["v3.ppo"] == {"reward_safe": "v2.reward_safe"}
+
+
 def test_what_changes_in_a_round_reruns_only_what_depends_on_it(tmp_path):
     values = recipe({"v1": METHOD, "v2": METHOD, "v3": METHOD})
     go(tmp_path, values)
