@@ -24,7 +24,7 @@ def versions(run: RunFiles) -> dict[str, Any] | None:
     return {
         "anchor": label_of(comparison["anchor"]),
         "rows": _table(detail, comparison),
-        "findings": findings(comparison["steps"]),
+        "findings": [*findings(comparison["steps"]), *_ended_early(run.summary.get("stopped"))],
         "charts": _charts(detail, comparison, results.get("best_of")),
         "matrix": _matrix(comparison["win_rates"]),
         "falls": [_fall(fall) for fall in falls[:SHOWN_FALLS]],
@@ -56,6 +56,11 @@ def findings(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     if steps and not found:
         found.append("Every step helped, and none made a part of the prompts or a judge's score significantly worse.")
     return found
+
+
+def _ended_early(why: Any) -> list[str]:
+    """Why not all rounds were made, as the loop said it."""
+    return [f"Rounds ended early: {why}."] if isinstance(why, str) else []
 
 
 def part_in_words(part: Mapping[str, Any]) -> str:

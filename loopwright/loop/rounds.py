@@ -42,7 +42,7 @@ class StopConfig(Config):
 
     no_gain_in: PositiveInt | None = None  # rounds in a row of which none brought a significant gain
     labels: PositiveInt | None = None  # over all rounds; a round that begins below may end above
-    kl: PositiveFloat | None = None  # nats per response, from the version that the first round began with
+    kl: PositiveFloat | None = None  # nats per response, from the fine-tuned model, or from base where there is none
 
     @model_validator(mode="after")
     def _stops_at_something(self) -> Self:
@@ -184,7 +184,7 @@ def why_stop(stop: StopConfig, number: int, made: Mapping[str, Artifact]) -> str
     if stop.kl is not None:
         kl = _evaluation(number, made)["versions"][f"v{number}"]["kl"]
         if kl is not None and kl > stop.kl:
-            return f"v{number} is {kl:.3g} nats from where the rounds began, and stop.kl = {stop.kl:g}"
+            return f"v{number} is {kl:.3g} nats from {'sft' if 'sft' in made else 'base'}, and stop.kl = {stop.kl:g}"
     if stop.no_gain_in is not None and number >= stop.no_gain_in:
         asked = range(number - stop.no_gain_in + 1, number + 1)
         measured: list[Any] = [_evaluation(one, made).get("rounds") for one in asked]

@@ -51,6 +51,16 @@ def test_a_step_that_did_not_help_is_said_in_a_sentence(section):
     assert re.match(r"V4 got worse than V3 in 3 of the 12 parts looked at, most in harmless on adversarial", said[1])
 
 
+def test_why_rounds_ended_early_is_said(run, section, tmp_path):
+    assert "ended early" not in section
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    summary = json.loads((copy / "summary.json").read_text())
+    why = "no round follows v4: no significant gain in 2 rounds, and stop.no_gain_in = 2"
+    (copy / "summary.json").write_text(json.dumps(summary | {"stopped": why}))
+    assert f"<li>Rounds ended early: {why}.</li>" in render(copy).read_text()
+
+
 def test_what_got_worse_is_listed_with_both_answers(section):
     falls = section.split("What got worse")[1].split("</table>")[0]
     assert falls.count("V4 after V3") == 3 == falls.count("<tr>") - 1

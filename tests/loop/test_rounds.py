@@ -124,6 +124,17 @@ def test_rounds_may_differ_and_settings_belong_to_one():
     assert steps["v2.ppo"].parents["reward"] == "v1.reward"  # the nearest one
 
 
+def test_of_several_reward_models_those_of_the_nearest_round_count_together():
+    """None that the newest round has left out is mixed in from the round before."""
+    stages = dict(list(TOYS.items())[:4]) | {"reward_kind": TOYS["reward_safe"]} | dict(list(TOYS.items())[4:])
+    both = {"reward_safe": {}, "reward_kind": {}, "ppo": {}}
+    values = recipe({"v1": both, "v2": {"reward_safe": {}, "ppo": {}}, "v3": {"ppo": {}}})
+    parents = {step.name: step.parents for step in make_plan(config_from(values, "here", stages=stages), stages).steps}
+    named = {name: {role: parents[name][role] for role in parents[name] if "reward" in role} for name in parents}
+    assert named["v1.ppo"] == {"reward_safe": "v1.reward_safe", "reward_kind": "v1.reward_kind"}
+    assert named["v2.ppo"] == named["v3.ppo"] == {"reward_safe": "v2.reward_safe"}
+
+
 def test_what_changes_in_a_round_reruns_only_what_depends_on_it(tmp_path):
     values = recipe({"v1": METHOD, "v2": METHOD, "v3": METHOD})
     go(tmp_path, values)
@@ -164,7 +175,7 @@ def test_killed_between_any_two_stages_it_ends_the_same(tmp_path, monkeypatch):
     ("stop", "change", "last", "why"),
     [
         ({"labels": 20}, {}, 2, "20 labels were given, and stop.labels = 20"),
-        ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from where the rounds began, and stop.kl = 3"),
+        ({"kl": 3}, {"v2": {"kl": 4.0}}, 2, "v2 is 4 nats from sft, and stop.kl = 3"),
         ({"no_gain_in": 2}, {"v2": {"gain": 0.0}, "v3": {"gain": 0.0}}, 3, "no significant gain in 2 rounds"),
         ({"no_gain_in": 2}, {"v1": {"gain": 0.0}, "v3": {"gain": 0.0}}, 4, None),
         ({"kl": 3}, {"v2": {"kl": 3.0}, "v4": {"kl": 4.0}}, 4, None),  # exactly so many; too many where none follows

@@ -104,15 +104,15 @@ def test_it_learns_what_people_prefer(policy, tmp_path):
 def test_labels_of_earlier_rounds_weigh_as_stated(policy, tmp_path):
     said = comparisons(12)
     files = [tmp_path / f"{name}.jsonl" for name in ("first", "second", "third")]
-    for path, part in zip(files, (said[:5], said[4:8], said[8:]), strict=True):  # the fifth prompt is asked about twice
+    for path, part in zip(files, (said[:6], said[5:8], said[8:]), strict=True):  # the sixth prompt is asked about twice
         write_records(path, part)
     inputs = RewardInputs(policy, files, ages=(2, 1, 0))
     config = RewardConfig(earlier_rounds_weight=0.5, held_out_share=0, judgements={"weigh_by": "pair"})
     runtime = Runtime.temporary(tmp_path)
     data = reward.load_data(config, inputs, load_causal_lm(policy), tiny_tokenizer(), runtime)
     weights = {one.messages: one.pairs[0].weight for one in data.train}
-    expected = {one.prompt: weight for one, weight in zip(said, [0.25] * 4 + [0.5] * 4 + [1.0] * 4, strict=True)}
-    assert weights == {prompt: expected[prompt] for prompt in weights} and set(weights.values()) == {0.25, 0.5, 1.0}
+    expected = {one.prompt: weight for one, weight in zip(said, [0.25] * 5 + [0.5] * 3 + [1.0] * 4, strict=True)}
+    assert weights == {one.prompt: expected[one.prompt] for one in said if one.choice is not None}
     inputs = RewardInputs(policy, files[::-1], ages=(0, 1, 2))
     again = reward.load_data(config, inputs, load_causal_lm(policy), tiny_tokenizer(), runtime)
     assert {one.messages: one.pairs[0].weight for one in again.train} == weights
