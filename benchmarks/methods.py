@@ -39,7 +39,8 @@ ROOT = Path(__file__).parents[1]
 LABELED_PROMPTS = 1_500  # each with four answers, ranked or compared in pairs
 SAMPLES = 3_840  # responses that a method may sample from its policy, beside those that were labeled
 SECONDS = 120  # that a method may take, labels and what all share left out
-BEST_OF = 64
+BEST_OF = 32  # answers of SFT to each prompt: the curve to beat, as far as 2.5 nats
+HELD_OUT = 400  # prompts on which everything is measured, the curve too
 
 # What all share, on top of recipes/quickstart.yaml.
 START: dict[str, Any] = {
@@ -48,7 +49,13 @@ START: dict[str, Any] = {
     "feedback": {"prompts": LABELED_PROMPTS},
     "sft_clean": False,
     "ppo": False,
-    "evaluate": {"paraphrased_prompts": 0, "greedy": False, "best_of": 0, "perplexity_texts": 50},
+    "evaluate": {
+        "held_out_prompts": HELD_OUT,
+        "paraphrased_prompts": 0,
+        "greedy": False,
+        "best_of": 0,
+        "perplexity_texts": 50,
+    },
 }
 
 ITS_OWN_JUDGE: dict[str, Any] = {"skills": ["critique", "judge"], "skill_share": 0.3}
@@ -77,7 +84,7 @@ JUDGED: dict[str, Any] = {
 
 # The methods, each with the sections that its recipe has beside START. "sft" is the start itself.
 METHODS: dict[str, dict[str, Any]] = {
-    "sft": {"evaluate": {"best_of": BEST_OF}},
+    "sft": {"evaluate": {"best_of": BEST_OF, "best_of_prompts": HELD_OUT}},
     "rejection": {"rejection": SAMPLED},
     "rest": {"rest": SAMPLED},
     "expert_iteration": {"rest": SAMPLED | {"grow_steps": 2, "select": "best", "max_prompts": SAMPLES // 16}},
@@ -125,8 +132,8 @@ def main() -> int:
     names = ["sft", *(name for name in args.methods if name != "sft")]
     cells = {seed: {name: cell(args.recipe, name, seed, args.out, args.judge) for name in names} for seed in args.seeds}
     rows = {name: across([cells[seed][name] for seed in args.seeds]) for name in names}
-    print("\n".join(table(rows)))
     curve = best_of_curve([cells[seed]["sft"] for seed in args.seeds])
+    print("\n".join([*table(rows), *best_of_rows(curve)]))
     draw(rows, curve, args.svg)
     print(json.dumps({"benchmark": "methods", "rows": rows, "best_of": curve, "cells": cells}))
     return int(any("failed" in row for row in rows.values()))
@@ -219,6 +226,15 @@ def table(rows: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 COLUMNS = {"gain": "8.3f", "kl": "8.2f", "length": "8.1f", "harmless": "10.3f", "seconds": "9.0f"}
+
+
+def best_of_rows(curve: Sequence[Mapping[str, float]]) -> list[str]:
+    """Best of n as a method: one line each n, under the columns of `table`. Its KL is an upper bound."""
+    lines = []
+    for point in curve[1:]:
+        name, bound = f"best of {point['n']}", f"≤ {point['kl']:.2f}"
+        lines.append(f"{name:22s}{point['gold']:>14.3f}{point['gold'] - curve[0]['gold']:8.3f}{'':6s}{bound:>8s}")
+    return lines
 
 
 def best_of_curve(starts: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import importlib
 import json
 import sys
@@ -19,6 +20,7 @@ from loopwright.loop import config_from, load_config
 from loopwright.loop.plan import make_plan
 from loopwright.models.loading import load_causal_lm, load_reward_model
 from loopwright.schemas import is_ai
+from loopwright.stages.base import POLICIES
 from loopwright.worlds import WORLDS
 from tests.responders.judges import by_worth
 from tests.tiny import saved, tiny_model, tiny_tokenizer
@@ -139,19 +141,60 @@ QUICKSTART = BENCHMARKS.parent / "recipes" / "quickstart.yaml"
 ROUNDS = BENCHMARKS.parent / "recipes" / "rounds.yaml"
 
 
+@functools.cache
+def plan_of(methods, name):
+    return make_plan(config_from(methods.recipe_of(QUICKSTART, name), name))
+
+
 def test_every_method_that_has_its_stages_has_settings_that_they_take(methods):
     """Its recipe is checked as `loopwright run` would check it, and what all share has one key."""
     keys: dict[str, set[str]] = {}
     for name in methods.METHODS:
         if methods.missing_stages(name):
             continue
-        plan = make_plan(config_from(methods.recipe_of(QUICKSTART, name), name))
+        plan = plan_of(methods, name)
         assert plan.steps[-1].name == "evaluate"
         for step in plan.steps:
             if step.name in ("world", "pretrain", "sft"):
                 keys.setdefault(step.name, set()).add(plan.origin(step, {}).key())
     assert {name: len(found) for name, found in keys.items()} == {"world": 1, "pretrain": 1, "sft": 1}
     assert set(methods.METHODS) == set(methods.LABELS)
+
+
+def sampled(stage, config):
+    """How many responses a stage samples from the policy that it improves, what it only looks at left out."""
+    match stage:
+        case "dpo" | "kto":
+            return 0
+        case "constitutional":  # an answer, each revision with its critique, and as many helpful answers as asked for
+            return config.prompts * (1 + 2 * config.revisions) + round(
+                config.prompts * config.helpful_share / (1 - config.helpful_share)
+            )
+        case "rejection":
+            return config.max_prompts * config.samples_per_prompt * max(1, len(config.temperatures))
+        case "rest":
+            return config.grow_steps * config.max_prompts * config.samples_per_prompt
+        case "hindsight" | "conditioned":
+            return config.loops * config.max_prompts * config.samples_per_prompt
+    return config.steps * config.rollouts_per_step
+
+
+def test_all_methods_have_the_same_budget(methods):
+    """Of samples, of answers that are labelled, and of prompts that everything is measured on."""
+    improved = [name for name in POLICIES if name not in ("pretrain", "sft")]
+    for name in methods.METHODS:
+        configs = {step.name: step.config for step in plan_of(methods, name).steps}
+        own = {step: config for step, config in configs.items() if step in improved}
+        assert len(own) == (name != "sft")
+        assert all(sampled(*one) in (0, methods.SAMPLES) for one in own.items()), name
+        asked = [configs[step] for step in ("feedback", "ai_feedback") if step in configs]
+        assert len(asked) <= 1, name
+        assert all((a.prompts, a.responses_per_prompt) == (methods.LABELED_PROMPTS, 4) for a in asked), name
+        kinds = {config.kinds for config in own.values() if hasattr(config, "kinds")}
+        assert kinds <= {("comparisons", "rankings")}  # as the reward model learns from
+        evaluate = configs["evaluate"]
+        assert evaluate.held_out_prompts == methods.HELD_OUT and not evaluate.greedy
+        assert (evaluate.best_of, evaluate.best_of_prompts) == (methods.BEST_OF, methods.HELD_OUT) or name != "sft"
 
 
 def test_a_method_without_its_stage_is_listed_as_missing(methods, monkeypatch, tmp_path):
@@ -192,6 +235,9 @@ def test_methods_over_seeds_by_hand(methods, tmp_path):
     ]
     curve = methods.best_of_curve(curves)
     assert [(p["n"], p["kl"], p["gold"]) for p in curve] == [(1, 0.5, pytest.approx(0.6)), (2, 1.0, pytest.approx(0.7))]
+    assert [line.split() for line in methods.best_of_rows(curve)] == [
+        ["best", "of", "2", "0.700", "0.100", "≤", "1.00"]
+    ]
     methods.draw({"ppo": row, "dpo": {"missing": ["dpo"]}}, curve, tmp_path / "x.svg")
     labels = [element.text for element in ET.parse(tmp_path / "x.svg").iter() if "label" in element.get("class", "")]
     assert labels == ["PPO"]

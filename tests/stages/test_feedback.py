@@ -213,7 +213,7 @@ def test_a_later_round_asks_about_other_prompts(tmp_path):
 
     def ids(prompts, *before):
         given = feedback.FeedbackInputs({}, tmp_path / "prompts.jsonl", asked=[((), count) for count in before])
-        return [one.id for one in feedback.prompts_of(config(prompts=prompts), given)]
+        return [one.id for one in asked.prompts_of(config(prompts=prompts), given)]
 
     assert [ids(2, *[2] * done) for done in range(4)] == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
     assert ids(9, 3) == ["3", "4", "0", "1", "2"]
@@ -226,7 +226,7 @@ def test_a_round_that_asks_about_other_tasks_takes_none_of_this_ones_prompts(tmp
 
     def ids(tasks, count, *before):
         given = feedback.FeedbackInputs({}, tmp_path / "prompts.jsonl", asked=before)
-        return [one.id for one in feedback.prompts_of(config(prompts=count, tasks=tasks), given)]
+        return [one.id for one in asked.prompts_of(config(prompts=count, tasks=tasks), given)]
 
     before = (("harmful",), 3), (("known",), 2)
     assert ids(["harmful"], 2, *before) == ["h6", "h0"] and ids(["known"], 2, *before) == ["k5", "k7"]
