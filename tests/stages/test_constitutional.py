@@ -65,10 +65,11 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, say):
-        self.say, self.asked = say, []
+        self.say, self.asked, self.settings = say, [], []
 
     def reply(self, messages, settings):
         self.asked.append(tuple(messages))
+        self.settings.append(settings)
         said = self.say(tuple(message.content for message in messages))
         text, finished = said if isinstance(said, tuple) else (said, True)
         yield Reply(text=text, finished=finished, model=self.name)
@@ -113,6 +114,14 @@ def test_a_chain_of_critiques_and_revisions_by_hand():
         Revision(principle="long", critique="It says one thing twice.", revision="Take the key."),
     )
     assert (twice.answer, twice.final, twice.flaw) == ("Take the key, fool.", "Take the key.", None)
+
+
+def test_critique_and_revision_are_sampled_as_asked_each_with_its_seed():
+    critic, settings = always("No."), ReplySettings(temperature=0.5, max_new_tokens=9)
+    revise_once([answered("Take it.")], [RUDE], critic, settings, [(3, 4)])
+    assert critic.settings == [settings.model_copy(update={"seed": seed}) for seed in (3, 4)]
+    config = build(ConstitutionalConfig, dict(critic_temperature=0.25, temperature=0.5, max_new_tokens=7), "test")
+    assert config.critic_settings == ReplySettings(temperature=0.25, max_new_tokens=7)
 
 
 @pytest.mark.parametrize(
