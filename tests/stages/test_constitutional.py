@@ -32,7 +32,7 @@ from loopwright.schemas import (
 )
 from loopwright.stages import constitutional
 from loopwright.stages.constitutional import ConstitutionalConfig, ConstitutionalInputs
-from loopwright.stages.constitutional_revisions import draw_principles, revise_once
+from loopwright.stages.constitutional_revisions import answer_helpfully, draw_principles, revise_once
 from loopwright.stages.world import WorldConfig
 from tests.serving import TOKEN, RunningApp
 from tests.stages.test_pretrain import Killed, killed_after
@@ -238,6 +238,14 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
     assert len(helpful) == metrics["helpful"] and 1 <= len(helpful) <= 4  # a quarter of 16, less those that did not end
     assert all(given[one.id.partition("/")[0]].tags["task"] == "known" for one in helpful)
     assert metrics["examples"] == len(learned)
+
+
+def test_answers_to_harmless_prompts_that_are_cut_or_empty_are_not_learned(tmp_path):
+    said = {"a?": "Yes.", "b?": ("Yes it", False), "c?": " "}
+    policy = Scripted(lambda turns: said[turns[-1]])
+    prompts = [Prompt.user(text[0], text) for text in said]
+    learned = answer_helpfully(prompts, 6, policy, settings(), Runtime.temporary(tmp_path))
+    assert [(one.id, one.response) for one in learned] == [("a/helpful-0", "Yes."), ("a/helpful-3", "Yes.")]
 
 
 def test_harmless_prompts_are_answered_at_a_temperature_of_their_own(tmp_path):
