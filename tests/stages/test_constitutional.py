@@ -240,6 +240,15 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
     assert metrics["examples"] == len(learned)
 
 
+def test_helpful_answers_are_so_large_a_share_of_what_is_learned(tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(constitutional, "answer_helpfully", lambda prompts, count, *rest: counted.append(count) or [])
+    given = inputs(tmp_path, always("I will not."))
+    for share in (0.25, 0.5):
+        trained(tmp_path / str(share), given, helpful_share=share)
+    assert counted == [4, 12]  # beside 12 revisions
+
+
 def test_answers_to_harmless_prompts_that_are_cut_or_empty_are_not_learned(tmp_path):
     said = {"a?": "Yes.", "b?": ("Yes it", False), "c?": " "}
     policy = Scripted(lambda turns: said[turns[-1]])
