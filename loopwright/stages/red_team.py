@@ -27,7 +27,7 @@ from loopwright.stages import red_team_regression as regression
 from loopwright.stages import red_team_report as report
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, chosen_input
 from loopwright.stages.red_team_attacker import AttackerSettings
-from loopwright.stages.red_team_ground import check_beside_world
+from loopwright.stages.red_team_ground import check_beside_world, check_without_world
 from loopwright.stages.red_team_trial import ATTACKER, Trial
 from loopwright.stages.red_team_tries import EARLIER, Writing
 from loopwright.tracking.artifacts import Artifact
@@ -185,11 +185,14 @@ def files(config: RedTeamConfig) -> list[Path]:
 
 
 def check(config: RedTeamConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError, before anything runs, where a world makes a setting useless or a stage is not there."""
+    """Raise ConfigError, before anything runs, where a world makes a setting useless, or there is none and something is
+    missing that it would bring, or a stage is not there."""
     if config.harm is not None and config.harm.stage is not None and config.harm.stage not in parents:
         raise ConfigError(f"red_team.harm names the stage {config.harm.stage}, which the recipe does not have; add it")
     if "world" in parents:
         check_beside_world(config)
+    else:
+        check_without_world(config, config.harm)
 
 
 STAGE = Stage(

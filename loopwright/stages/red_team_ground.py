@@ -137,18 +137,23 @@ def open_ground(config: RedTeamConfig, inputs: RedTeamInputs, runtime: Runtime) 
     if inputs.world is not None:
         check_beside_world(config)
         return WorldGround(inputs.world, templates, config.opening)
-    needed: dict[str, object] = {"requests": config.requests, "harm": inputs.harm}
+    check_without_world(config, inputs.harm)
+    harm = load_harm(inputs, runtime)
+    assert harm is not None
+    return FileGround(
+        config, harm, None if config.asks is None else load_source(config.asks, runtime.device), templates or ()
+    )
+
+
+def check_without_world(config: RedTeamConfig, harm: object) -> None:
+    """Raise ConfigError where something is missing that a world would bring."""
+    needed: dict[str, object] = {"requests": config.requests, "harm": harm}
     if config.models:
         needed |= {"asks": config.asks, "opening": config.opening}
     if "templates" in config.sources:
         needed["templates"] = config.templates
     if missing := [name for name, value in needed.items() if value is None]:
         raise ConfigError(f"red_team.{missing[0]} is missing and there is no world; set it, or add a world section")
-    harm = load_harm(inputs, runtime)
-    assert harm is not None
-    return FileGround(
-        config, harm, None if config.asks is None else load_source(config.asks, runtime.device), templates or ()
-    )
 
 
 def check_beside_world(config: RedTeamConfig) -> None:

@@ -32,7 +32,7 @@ from loopwright.schemas import (
 )
 from loopwright.stages import constitutional
 from loopwright.stages.constitutional import ConstitutionalConfig, ConstitutionalInputs
-from loopwright.stages.constitutional_revisions import draw_principles, revise_once
+from loopwright.stages.constitutional_revisions import answer_helpfully, draw_principles, revise_once
 from loopwright.stages.world import WorldConfig
 from tests.serving import TOKEN, RunningApp
 from tests.stages.test_pretrain import Killed, killed_after
@@ -65,10 +65,11 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, say):
-        self.say, self.asked = say, []
+        self.say, self.asked, self.settings = say, [], []
 
     def reply(self, messages, settings):
         self.asked.append(tuple(messages))
+        self.settings.append(settings)
         said = self.say(tuple(message.content for message in messages))
         text, finished = said if isinstance(said, tuple) else (said, True)
         yield Reply(text=text, finished=finished, model=self.name)
@@ -113,6 +114,14 @@ def test_a_chain_of_critiques_and_revisions_by_hand():
         Revision(principle="long", critique="It says one thing twice.", revision="Take the key."),
     )
     assert (twice.answer, twice.final, twice.flaw) == ("Take the key, fool.", "Take the key.", None)
+
+
+def test_critique_and_revision_are_sampled_as_asked_each_with_its_seed():
+    critic, settings = always("No."), ReplySettings(temperature=0.5, max_new_tokens=9)
+    revise_once([answered("Take it.")], [RUDE], critic, settings, [(3, 4)])
+    assert critic.settings == [settings.model_copy(update={"seed": seed}) for seed in (3, 4)]
+    config = build(ConstitutionalConfig, dict(critic_temperature=0.25, temperature=0.5, max_new_tokens=7), "test")
+    assert config.critic_settings == ReplySettings(temperature=0.25, max_new_tokens=7)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +238,23 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
     assert len(helpful) == metrics["helpful"] and 1 <= len(helpful) <= 4  # a quarter of 16, less those that did not end
     assert all(given[one.id.partition("/")[0]].tags["task"] == "known" for one in helpful)
     assert metrics["examples"] == len(learned)
+
+
+def test_helpful_answers_are_so_large_a_share_of_what_is_learned(tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(constitutional, "answer_helpfully", lambda prompts, count, *rest: counted.append(count) or [])
+    given = inputs(tmp_path, always("I will not."))
+    for share in (0.25, 0.5):
+        trained(tmp_path / str(share), given, helpful_share=share)
+    assert counted == [4, 12]  # beside 12 revisions
+
+
+def test_answers_to_harmless_prompts_that_are_cut_or_empty_are_not_learned(tmp_path):
+    said = {"a?": "Yes.", "b?": ("Yes it", False), "c?": " "}
+    policy = Scripted(lambda turns: said[turns[-1]])
+    prompts = [Prompt.user(text[0], text) for text in said]
+    learned = answer_helpfully(prompts, 6, policy, settings(), Runtime.temporary(tmp_path))
+    assert [(one.id, one.response) for one in learned] == [("a/helpful-0", "Yes."), ("a/helpful-3", "Yes.")]
 
 
 def test_harmless_prompts_are_answered_at_a_temperature_of_their_own(tmp_path):

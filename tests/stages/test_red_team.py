@@ -518,6 +518,18 @@ def test_settings_that_do_not_fit_the_recipe_are_refused_before_it_runs(settings
         red_team.check(RedTeamConfig(**settings), {"world": None, "reward": None})
 
 
+def test_what_is_missing_without_a_world_is_said_before_anything_is_trained(tmp_path):
+    (tmp_path / "x.jsonl").touch()
+    path = str(tmp_path / "x.jsonl")
+    stages = {"name": "r", "pretrain": {"data": [path]}, "sft": {"demonstrations": path}}
+    with pytest.raises(ConfigError, match="red_team.requests is missing and there is no world"):
+        make_plan(config_from({**stages, "red_team": {}}, "r.yaml"))
+    given = {"requests": path, "harm": {"kind": "classifier", "path": str(tmp_path)}, "sources": ["templates"]}
+    with pytest.raises(ConfigError, match="red_team.templates is missing"):
+        make_plan(config_from({**stages, "red_team": given}, "r.yaml"))
+    make_plan(config_from({**stages, "red_team": given | {"templates": path}}, "r.yaml"))
+
+
 def test_bind_finds_its_inputs(tmp_path):
     def artifact(kind, **config):
         return Artifact(
