@@ -16,7 +16,7 @@ from loopwright.loop.rounds import StopConfig, why_stop
 from loopwright.runtime import Runtime
 from loopwright.schemas.steps import named, round_of, stage_of, version_of
 from loopwright.stages import feedback, ppo
-from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput
+from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, ages_of_rounds
 from tests.loop.test_run import Log
 from tests.loop.toys import no_files, no_report, outcome
 
@@ -122,6 +122,28 @@ def test_rounds_may_differ_and_settings_belong_to_one():
     steps = {step.name: step for step in plan_of(values).steps}
     assert [step.config.labels for name, step in steps.items() if stage_of(name) == "feedback"] == [10, 7, 10]
     assert steps["v2.ppo"].parents["reward"] == "v1.reward"  # the nearest one
+
+
+def test_what_stands_outside_of_rounds_comes_before_them_but_for_what_looks_at_the_end():
+    stages = TOYS | {"red_team": toy("red_team", policy=POLICIES)}
+    values = recipe({"v1-v2": {"ppo": {}}}) | {"red_team": {}, "feedback": {}}
+    steps = make_plan(config_from(values, "here", stages=stages), stages).steps
+    assert [step.name for step in steps] == ["sft", "feedback", "v1.ppo", "v2.ppo", "evaluate", "red_team"]
+    assert steps[-1].parents == {"policy": "v2.ppo"}
+
+
+@pytest.mark.parametrize(
+    ("collected", "ages"),
+    [
+        (("dataset", "v1.feedback", "v1.ai_feedback", "v3.feedback"), (3, 2, 2, 0)),
+        (("v1.feedback",), (0,)),
+        (("feedback",), (0,)),
+    ],
+)
+def test_labels_age_with_the_rounds(collected, ages):
+    """Counted from the newest labels; those of before the rounds are older than any."""
+    artifacts = [SimpleNamespace(manifest=SimpleNamespace(kind=step)) for step in collected]
+    assert ages_of_rounds("reward", 1.0, artifacts) == ages
 
 
 def test_of_several_reward_models_those_of_the_nearest_round_count_together():
