@@ -39,10 +39,9 @@ class RunConfig(Config):
         return before | ({} if self.rounds is None else self.rounds.sections) | alone
 
     def ending_with(self, number: int) -> "RunConfig":
-        """The same without the rounds after this one."""
+        """The same without the rounds after this one, of which there are some."""
         assert self.rounds is not None
-        until = None if number == self.rounds.model_copy(update={"until": None}).last else number
-        return self.model_copy(update={"rounds": self.rounds.model_copy(update={"until": until})})
+        return self.model_copy(update={"rounds": self.rounds.model_copy(update={"until": number})})
 
     @model_serializer(mode="wrap")
     def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

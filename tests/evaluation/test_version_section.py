@@ -75,6 +75,12 @@ def test_its_charts_are_drawn(section):
     assert "up to 64 answers, on 100 prompts" in section and 'class="curve best-of dashed"' in section
 
 
+def test_gold_over_kl_begins_with_what_feedback_began_with(run):
+    chart = versions(read_run(run))["charts"][-1]
+    assert chart.title == "Gold over KL" and [dot.label for dot in chart.dots] == ["SFT", "V1", "V2", "V3", "V4"]
+    assert re.fullmatch(r"SFT: 0.5\d+ at KL 0", chart.dots[0].said)
+
+
 def test_all_steps_that_helped_are_said_to():
     step = {"version": "v1", "after": "sft", "gained": True, "worse": [], "looked_at": 4}
     assert findings([step]) == [

@@ -102,6 +102,18 @@ def test_where_nothing_changed_nothing_seems_worse():
     assert found <= 2
 
 
+@pytest.mark.parametrize("tasks", [("known", "harmful"), ("known",)])
+def test_one_judge_is_looked_at_once_by_its_own_name_and_one_task_not_at_all(tasks):
+    rows = [[row(i, gold, tasks[i % len(tasks)]) for i in range(40)] for gold in (0.9, 0.1)]
+    line = {name: Measured({"held_out": of}, {}, None) for name, of in zip(("sft", "v1"), rows, strict=True)}
+    (step,) = compare_versions(line, ["helpful"], seed=0)["steps"]
+    several = set(tasks) if len(tasks) > 1 else set()
+    assert {(found["task"], found["criterion"]) for found in step["worse"]} == {
+        (t, "helpful") for t in {None} | several
+    }
+    assert step["looked_at"] == len(step["worse"]) == 1 + len(several)
+
+
 def test_small_parts_are_not_looked_at():
     rows = [[row(i, value) for i in range(FEWEST_PROMPTS - 1)] for value in (0.9, 0.1)]
     assert falls({"held_out": rows[0]}, {"held_out": rows[1]}, ["gold"], seed=0) == (0, [])
