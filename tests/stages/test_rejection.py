@@ -97,6 +97,12 @@ def test_the_answers_learned_are_the_best_of_those_sampled(start, tmp_path):
     assert metrics["best_of"][-1]["score"] == pytest.approx(metrics["learned_score"])
 
 
+def test_several_different_answers_of_a_prompt_may_be_learned(start, tmp_path):
+    metrics = run(start, tmp_path, keep_per_prompt=2, samples_per_prompt=8, max_prompts=6)
+    kept = [(tuple(one.prompt_ids), tuple(one.response_ids)) for one in samples(tmp_path)]
+    assert metrics["examples"] == len(set(kept)) == 2 * len({prompt for prompt, _ in kept}) == 12
+
+
 def test_of_one_answer_it_is_fine_tuning_on_ones_own_samples(start, tmp_path):
     """K = 1: whatever the reward, each sample is learned once, in the order and with the loss of the one loop."""
     run(start, tmp_path / "likes", samples_per_prompt=1)
@@ -212,6 +218,10 @@ def test_earlier_answers_of_another_tokenizer_are_refused(start, tmp_path):
     write_records(tmp_path / "strange.jsonl", strange)
     with pytest.raises(DataError, match=r"strange.jsonl:1: the tokens of its prompt are not those"):
         run(start, tmp_path / "two", earlier=[tmp_path / "strange.jsonl"])
+    silent = [one.model_copy(update={"response_ids": []}) for one in samples(tmp_path)]
+    write_records(tmp_path / "silent.jsonl", silent)
+    with pytest.raises(DataError, match=r"silent.jsonl:1: its answer has no tokens"):
+        run(start, tmp_path / "four", earlier=[tmp_path / "silent.jsonl"])
     (tmp_path / "broken.jsonl").write_text('{"prompt": 1}\n')
     with pytest.raises(DataError, match=r"broken.jsonl:1"):
         run(start, tmp_path / "three", earlier=[tmp_path / "broken.jsonl"])
