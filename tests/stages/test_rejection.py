@@ -212,6 +212,18 @@ def test_earlier_answers_to_prompts_that_are_not_asked_again_are_kept(start, tmp
     assert more_held_out["examples"] < metrics["examples"]  # none that answers a prompt which is held out now
 
 
+def test_earlier_answers_without_end_are_worth_less_here_too(start, tmp_path):
+    """Whatever they scored in their round: the penalty is this one's, in the whole and by each reward."""
+    run(start, tmp_path / "one", stage="v1.rejection", missing_eos_penalty=0.0)
+    earlier = [tmp_path / "one" / "output" / "samples.jsonl"]
+    run(start, tmp_path / "two", stage="v2.rejection", max_prompts=1, earlier=earlier, missing_eos_penalty=2.0)
+    kept = [one for one in samples(tmp_path / "two") if one.stage == "v1.rejection"]
+    assert {one.finished for one in kept} == {True, False}
+    for one in kept:
+        worth = likes_a([], [one.response])[0] - 2.0 * (not one.finished)
+        assert one.score == pytest.approx(worth) and list(one.criteria.values()) == [pytest.approx(worth)]
+
+
 def test_earlier_answers_of_another_tokenizer_are_refused(start, tmp_path):
     run(start, tmp_path)
     strange = [one.model_copy(update={"prompt_ids": [1, 1, 1]}) for one in samples(tmp_path)]
