@@ -172,6 +172,11 @@ def test_the_temperature_whose_best_answers_score_highest_is_taken(start, tmp_pa
     assert metrics["answers"] == 4 * metrics["prompts"] + 3 * 12 * 4
 
 
+def test_what_is_gained_is_measured_at_temperature_1_whatever_is_sampled_at(start, tmp_path):
+    cold, warm = (run(start, tmp_path / f"{t}", temperature=t, max_prompts=4) for t in (0.3, 1.0))
+    assert cold["held_out_score_before"] == warm["held_out_score_before"]
+
+
 def test_few_prompts_are_drawn_and_those_held_out_are_never_learned(start, tmp_path):
     metrics = run(start, tmp_path, max_prompts=10)
     other = run(start, tmp_path / "all")
