@@ -95,6 +95,8 @@ def test_the_best_of_n_answers_is_given():
     assert sum(picked.score for picked in many) > sum(picked.score for picked in one)
     alone = loopwright.best_of(model, tokenizer, QUESTIONS[:1], brief, n=4, max_new_tokens=12)
     assert alone == few[:1]  # whatever else is asked
+    other = loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=1, max_new_tokens=12, seed=1)
+    assert [picked.response for picked in other] != [picked.response for picked in one]
     with pytest.raises(ConfigError, match="n = 0 leaves no answer"):
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=0)
     with pytest.raises(ConfigError, match="did you mean"):
@@ -102,6 +104,20 @@ def test_the_best_of_n_answers_is_given():
     with pytest.raises(ConfigError, match="n = 4 has no effect with temperature = 0"):
         loopwright.best_of(model, tokenizer, QUESTIONS, brief, n=4, temperature=0)
     assert loopwright.best_of(model, tokenizer, QUESTIONS[:1], brief, n=1, temperature=0, max_new_tokens=2)
+
+
+def test_an_answer_without_end_is_given_only_where_none_ends():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] *= 3.0
+
+    def finished(reward, n):
+        return [one.finished for one in loopwright.best_of(model, tokenizer, QUESTIONS, reward, n=n, max_new_tokens=6)]
+
+    def long(prompts, responses):
+        return [float(len(response)) for response in responses]
+
+    assert finished(long, 8) == finished(brief, 8) and sum(finished(long, 8)) > sum(finished(long, 1))
 
 
 def test_best_of_warns_of_a_model_that_it_samples_from_slowly():

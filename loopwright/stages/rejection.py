@@ -139,7 +139,9 @@ def read_earlier(
         answers = read_records(path, ScoredAnswer, max_bad_share=0.0).records
         rendered = render_prompts(tokenizer, [answer.prompt.messages for answer in answers])
         for number, (answer, prompt_ids) in enumerate(zip(answers, rendered, strict=True), start=1):
-            if answer.prompt_ids != prompt_ids or not answer.response_ids:
+            if not answer.response_ids:
+                raise DataError(f"{path}:{number}: its answer has no tokens, so nothing can be learned; leave it out")
+            if answer.prompt_ids != prompt_ids:
                 raise DataError(
                     f"{path}:{number}: the tokens of its prompt are not those that this policy's tokenizer makes; "
                     "rounds must go on from one another's models, so leave out samples of another model"

@@ -134,7 +134,9 @@ def test_the_estimate_from_samples_has_no_bias():
     assert found.value == pytest.approx(best_of_distribution(policy, scores, 3) @ scores, abs=0.02)
 
 
-@pytest.mark.parametrize("policy, scores, n", [([0.5, 0.6], [0, 1], 2), ([1.0], [0, 1], 2), ([1.0], [0], 0)])
+@pytest.mark.parametrize(
+    "policy, scores, n", [([0.5, 0.6], [0, 1], 2), ([1.0], [0, 1], 2), ([1.0], [0], 0), ([1.5, -0.5], [0, 1], 2)]
+)
 def test_what_is_no_distribution_is_refused(policy, scores, n):
     with pytest.raises(ValueError, match="best_of_distribution needs"):
         best_of_distribution(policy, scores, n)

@@ -47,6 +47,7 @@ def test_kto_by_hand():
     assert_close(kto_loss(ratios, 1 - good, torch.tensor(1.0), **given), torch.tensor([3 * 0.75, 2 * 0.75]))
     half = kto_loss(ratios[:1], torch.tensor([0.25]), torch.tensor(1.0), **given)
     assert_close(half, torch.tensor([0.25 * 2 * 0.25 + 0.75 * 3 * 0.75]))
+    assert not kto_loss(ratios, good, torch.tensor(1.0, requires_grad=True), **given).requires_grad
 
 
 def test_mismatched_kl_by_hand():

@@ -143,6 +143,7 @@ def test_bins_by_hand():
     scores = torch.tensor([0.3, -1.0, 5.0, 0.2])
     assert quantile_bins(scores, [0.25, 0.5, 0.75]).tolist() == [2, 0, 3, 1]
     assert quantile_bins(scores, [0.5]).tolist() == [1, 0, 1, 0]
+    assert quantile_bins(scores[:3], [0.5]).tolist() == [1, 0, 1]  # half of all are below the middle: it is above
 
 
 @pytest.mark.parametrize("ones", [1, 2, 5, 8, 9])

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from loopwright.data.readers import write_records
-from loopwright.errors import ConfigError, DataError
+from loopwright.errors import CheckError, ConfigError, DataError
 from loopwright.models.loading import load_causal_lm, load_tokenizer
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Prompt, Ranking, Rating, Thumb
 from loopwright.stages import dpo
 from loopwright.stages.dpo import DPOConfig, DPOInputs
-from loopwright.training.judged_groups import Group, as_continuations
-from loopwright.training.log_ratios import LogRatios
+from loopwright.training.judged_groups import Group, Pair, as_continuations
+from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios, Row
+from loopwright.training.preference_pairs import labels_of, pairs_of
 from tests.letters import LETTERS, distribution, letters_model
 from tests.stages.letter_writer import letters_written, writer
 from tests.stages.test_pretrain import Killed, killed_after
@@ -91,6 +93,49 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, setti
     got, resumed = train(tmp_path / "killed", policy, said, **settings)
     assert got == expected and expected["steps"] > 5
     assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def said_of(rows, *pairs):
+    """A prompt of one token with responses of so many tokens each, and pairs of these."""
+    ids = [[1] + [2] * row for row in rows]
+    responses = ["x" * row for row in rows]
+    return Group("q", (), responses=responses, pairs=list(pairs), prompt_ids=[1], rows=ids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "second"),
+    [
+        ({}, math.log1p(math.exp(-1)), 0.75 * math.log1p(math.exp(2)) + 0.25 * math.log1p(math.exp(-2))),
+        ({"loss": "ipo"}, (2 - 1) ** 2, 0.75 * (-4 - 1) ** 2 + 0.25 * (-4 + 1) ** 2),
+    ],
+)
+def test_a_microbatch_by_hand(settings, first, second):
+    """Pairs are summed by their weights, and a soft label is soft in either loss; beta h is 1 and -2."""
+    pairs = [Pair(0, 1, 0, weight=0.5), Pair(2, 3, 0, probability=0.75, weight=2.0)]
+    groups = [said_of([1, 1, 1, 1], *pairs)]
+    micro = AnsweredBatch(None, pairs_of(groups, {}), labels_of(groups))
+    ratios = SimpleNamespace(of=lambda _: torch.tensor([3.0, 1.0, 0.0, 4.0]))
+    found = dpo.loss(ratios, DPOConfig(beta=0.5, **settings), micro)
+    assert float(found.total) == pytest.approx(0.5 * first + 2 * second)
+    assert found.count == 2.5
+    assert found.stats["accuracy"] == 0.5 and found.stats["margin"] == pytest.approx(0.5 * 1 + 2 * -2)
+
+
+def test_which_answer_is_likelier_is_asked_of_whole_answers():
+    """Means over tokens are log-ratios of rewards, and no probabilities: -5 + 1.5 is less than -4 + 4 * 0.2."""
+    group = said_of([1, 4], Pair(0, 1, 0))
+    references = (torch.tensor([-5.0]), torch.full((4,), -1.0))
+    rows = [Row(ids, 1, known) for ids, known in zip(group.rows, references, strict=True)]
+    ratios = SimpleNamespace(of_rows=lambda _: torch.tensor([1.5, 0.2]))
+    found = dpo.assess(ratios, [Answered(group, rows, [])], DPOConfig(per_token=True))
+    assert found["held_out_ranking_accuracy"] == 0.0 and found["held_out_accuracy"] == 1.0
+
+
+def test_a_policy_that_reads_otherwise_than_its_reference_is_not_trained(policy, tmp_path, monkeypatch):
+    read = LogRatios.of_rows
+    monkeypatch.setattr(LogRatios, "of_rows", lambda self, rows: read(self, rows) + 0.5)
+    with pytest.raises(CheckError, match="before training, policy and reference differ"):
+        train(tmp_path, policy, comparisons(20))
 
 
 def test_ipo_stops_at_its_margin_where_dpo_goes_on(policy, tmp_path):

@@ -2,17 +2,22 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from loopwright.data.readers import write_records
-from loopwright.errors import ConfigError, DataError
+from loopwright.errors import CheckError, ConfigError, DataError
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Correction, Message, Rating, Thumb
 from loopwright.stages import kto
 from loopwright.stages.kto import KTOConfig, KTOInputs
+from loopwright.training.judged_groups import Group, Labelled
+from loopwright.training.log_ratios import AnsweredBatch, LogRatios
+from loopwright.training.preference_pairs import labels_of, pairs_of
 from tests.stages.letter_writer import letters_written, writer
 from tests.stages.test_pretrain import Killed, killed_after
 from tests.stages.test_reward import comparisons
@@ -112,6 +117,39 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(policy, tmp_path, setti
     got, resumed = train(tmp_path / "killed", policy, said, **settings)
     assert got == expected and expected["steps"] > 5
     assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
+
+
+def liked(*labels):
+    """A prompt with a response for each (target, weight)."""
+    said = [Labelled(place, "thumb", target, weight) for place, (target, weight) in enumerate(labels)]
+    return Group("q", (), responses=[str(i) for i, _ in enumerate(said)], labels=said, rows=[[1, 2] for _ in said])
+
+
+def test_a_microbatch_by_hand():
+    """Labels are summed by their weights; beta (r - z_0) is 1 and -2 from the baseline 1."""
+    groups = [liked((1.0, 0.5), (0.0, 2.0))]
+    micro = AnsweredBatch(None, pairs_of(groups, {}), labels_of(groups), torch.tensor(1.0))
+    ratios = SimpleNamespace(of=lambda _: torch.tensor([3.0, -3.0]))
+    found = kto.loss(ratios, KTOConfig(beta=0.5, desirable_weight=3.0), micro)
+    expected = 0.5 * 3 * torch.tensor(-1.0).sigmoid() + 2 * torch.tensor(-2.0).sigmoid()
+    assert float(found.total) == pytest.approx(float(expected)) and found.count == 2.5
+    assert found.stats == pytest.approx({"accuracy": 2.5, "kl": 2.5, "log_ratio": 0.5 * 3 + 2 * -3})
+
+
+@pytest.mark.parametrize(("weight", "expected", "said"), [(1.0, 2.0, True), (0.6, 1.2, False), (0.4, 0.8, True)])
+def test_a_balance_that_is_not_advised_is_told(weight, expected, said):
+    lines = []
+    groups = [liked((1.0, 1.0), (0.0, 1.0)), liked((1.0, 1.0))]
+    found = kto.balance_of(groups, KTOConfig(desirable_weight=weight), SimpleNamespace(log=lines.append))
+    assert found == pytest.approx(expected)
+    assert [f"weigh {expected:.2f} times as much" in line for line in lines] == [True] * said
+
+
+def test_a_policy_that_reads_otherwise_than_its_reference_is_not_trained(policy, tmp_path, monkeypatch):
+    read = LogRatios.of_rows
+    monkeypatch.setattr(LogRatios, "of_rows", lambda self, rows: read(self, rows) + 0.5)
+    with pytest.raises(CheckError, match="before training, policy and reference differ"):
+        train(tmp_path, policy, thumbs(20))
 
 
 def test_weights_say_which_mistakes_cost_more(policy, tmp_path):

@@ -97,6 +97,12 @@ def test_the_answers_learned_are_the_best_of_those_sampled(start, tmp_path):
     assert metrics["best_of"][-1]["score"] == pytest.approx(metrics["learned_score"])
 
 
+def test_several_different_answers_of_a_prompt_may_be_learned(start, tmp_path):
+    metrics = run(start, tmp_path, keep_per_prompt=2, samples_per_prompt=8, max_prompts=6)
+    kept = [(tuple(one.prompt_ids), tuple(one.response_ids)) for one in samples(tmp_path)]
+    assert metrics["examples"] == len(set(kept)) == 2 * len({prompt for prompt, _ in kept}) == 12
+
+
 def test_of_one_answer_it_is_fine_tuning_on_ones_own_samples(start, tmp_path):
     """K = 1: whatever the reward, each sample is learned once, in the order and with the loss of the one loop."""
     run(start, tmp_path / "likes", samples_per_prompt=1)
@@ -166,6 +172,11 @@ def test_the_temperature_whose_best_answers_score_highest_is_taken(start, tmp_pa
     assert metrics["answers"] == 4 * metrics["prompts"] + 3 * 12 * 4
 
 
+def test_what_is_gained_is_measured_at_temperature_1_whatever_is_sampled_at(start, tmp_path):
+    cold, warm = (run(start, tmp_path / f"{t}", temperature=t, max_prompts=4) for t in (0.3, 1.0))
+    assert cold["held_out_score_before"] == warm["held_out_score_before"]
+
+
 def test_few_prompts_are_drawn_and_those_held_out_are_never_learned(start, tmp_path):
     metrics = run(start, tmp_path, max_prompts=10)
     other = run(start, tmp_path / "all")
@@ -206,12 +217,28 @@ def test_earlier_answers_to_prompts_that_are_not_asked_again_are_kept(start, tmp
     assert more_held_out["examples"] < metrics["examples"]  # none that answers a prompt which is held out now
 
 
+def test_earlier_answers_without_end_are_worth_less_here_too(start, tmp_path):
+    """Whatever they scored in their round: the penalty is this one's, in the whole and by each reward."""
+    run(start, tmp_path / "one", stage="v1.rejection", missing_eos_penalty=0.0)
+    earlier = [tmp_path / "one" / "output" / "samples.jsonl"]
+    run(start, tmp_path / "two", stage="v2.rejection", max_prompts=1, earlier=earlier, missing_eos_penalty=2.0)
+    kept = [one for one in samples(tmp_path / "two") if one.stage == "v1.rejection"]
+    assert {one.finished for one in kept} == {True, False}
+    for one in kept:
+        worth = likes_a([], [one.response])[0] - 2.0 * (not one.finished)
+        assert one.score == pytest.approx(worth) and list(one.criteria.values()) == [pytest.approx(worth)]
+
+
 def test_earlier_answers_of_another_tokenizer_are_refused(start, tmp_path):
     run(start, tmp_path)
     strange = [one.model_copy(update={"prompt_ids": [1, 1, 1]}) for one in samples(tmp_path)]
     write_records(tmp_path / "strange.jsonl", strange)
     with pytest.raises(DataError, match=r"strange.jsonl:1: the tokens of its prompt are not those"):
         run(start, tmp_path / "two", earlier=[tmp_path / "strange.jsonl"])
+    silent = [one.model_copy(update={"response_ids": []}) for one in samples(tmp_path)]
+    write_records(tmp_path / "silent.jsonl", silent)
+    with pytest.raises(DataError, match=r"silent.jsonl:1: its answer has no tokens"):
+        run(start, tmp_path / "four", earlier=[tmp_path / "silent.jsonl"])
     (tmp_path / "broken.jsonl").write_text('{"prompt": 1}\n')
     with pytest.raises(DataError, match=r"broken.jsonl:1"):
         run(start, tmp_path / "three", earlier=[tmp_path / "broken.jsonl"])

@@ -114,6 +114,12 @@ def test_an_improve_step_goes_on_from_the_one_before_more_slowly(start, tmp_path
     assert all(torch.equal(value, found[name]) for name, value in policy.state_dict().items() if name in found)
 
 
+def test_muon_slows_down_as_adamw_does():
+    config = RestConfig(optimizer="muon", muon_learning_rate=0.02, learning_rate=1e-3, learning_rate_factor=0.5)
+    assert [rest.slower(config, improve).muon_learning_rate for improve in range(3)] == [0.02, 0.01, 0.005]
+    assert [rest.slower(config, improve).learning_rate for improve in range(3)] == [1e-3, 5e-4, 2.5e-4]
+
+
 def test_reward_rises_over_improve_and_grow_steps(start, tmp_path):
     """Expected reward over all responses, on prompts that were never learned."""
     settings = dict(max_new_tokens=2, learning_rate=1e-2, missing_eos_penalty=0.0, samples_per_prompt=8)

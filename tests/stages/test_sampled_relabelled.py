@@ -100,6 +100,13 @@ def test_the_plain_prompt_learns_to_be_answered_well(start, tmp_path, stage, gai
     assert metrics["held_out_kl"] > 0.05  # of the plain prompt, against the policy that came in
 
 
+@pytest.mark.parametrize(("stage", "times"), [("hindsight", [1, 1, 1]), ("conditioned", [1, 2, 3])])
+def test_which_loops_answers_are_learned(start, tmp_path, stage, times):
+    """Those of the last loop by hindsight, those of all so far by conditioned: 8 prompts, 4 answers, 16 a step."""
+    metrics = trained(stage, start, tmp_path, loops=3, epochs=1, max_steps=None)
+    assert [loop["steps"] for loop in metrics["loops"]] == [2 * more for more in times]
+
+
 def test_several_rewards_are_learned_by_each(start, tmp_path):
     changes = dict(loops=4, max_prompts=12, samples_per_prompt=8, max_steps=15, batch_size_per_device=32)
     settings = dict(poor_by="{criterion}", save_steps=1000, alpha=1.0)
