@@ -243,10 +243,18 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
 def test_helpful_answers_are_so_large_a_share_of_what_is_learned(tmp_path, monkeypatch):
     counted = []
     monkeypatch.setattr(constitutional, "answer_helpfully", lambda prompts, count, *rest: counted.append(count) or [])
-    given = inputs(tmp_path, always("I will not."))
-    for share in (0.25, 0.5):
-        trained(tmp_path / str(share), given, helpful_share=share)
-    assert counted == [4, 12]  # beside 12 revisions
+    trained(tmp_path / "run", inputs(tmp_path, always("I will not.")), helpful_share=0.25)
+    assert counted == [4]  # beside 12 revisions
+
+
+def test_prompts_without_a_task_are_of_either_kind(tmp_path):
+    tags = {"harm": {"task": "harmful"}, "known": {"task": "known"}, "own": {}}
+    write_records(tmp_path / "prompts.jsonl", [Prompt.user(id, id, **given) for id, given in tags.items()])
+    harmful, harmless = (
+        [one.id for one in read(tmp_path / "prompts.jsonl")]
+        for read in (constitutional.red_team_prompts, constitutional.helpful_prompts)
+    )
+    assert (harmful, harmless) == (["harm", "own"], ["known", "own"])
 
 
 def test_answers_to_harmless_prompts_that_are_cut_or_empty_are_not_learned(tmp_path):
