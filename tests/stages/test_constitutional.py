@@ -141,6 +141,14 @@ def test_a_revision_that_is_of_no_use_leaves_the_answer_as_it_was(critique, revi
     assert got.final == ("Take the key." if flaw else "Give it back.")
 
 
+def test_how_often_each_principle_changed_an_answer_by_hand():
+    changed = {"critique": "c", "revision": "other"}
+    first = [Revision(principle="rude", **changed), Revision(principle="long", **changed, flaw="too_long")]
+    second = [Revision(principle="rude", **changed, flaw="unchanged"), Revision(principle="crime", **changed)]
+    answers = [answered("x").model_copy(update={"revisions": tuple(one)}) for one in (first, second)]
+    assert constitutional.changed_share(answers) == {"crime": 1.0, "long": 0.0, "rude": 0.5}
+
+
 def test_the_last_revision_that_counts_is_the_final_answer():
     one, bad = Revision(principle="a", critique="c", revision="one"), dict(principle="b", critique="c")
     empty = Revision(**bad, revision="", flaw="empty")
@@ -408,6 +416,8 @@ def test_what_comes_from_where():
     got = constitutional.bind(own, {"policy": policy, "world": world})
     assert (got.constitution, got.red_team, got.helpful) == (Path("c.yaml"), Path("r"), None)
     assert constitutional.files(own) == [Path("c.yaml"), Path("r")]
+    named = build(ConstitutionalConfig, dict(policy="p", helpful_file="h", critic={"path": "large"}), "test")
+    assert constitutional.files(named) == [Path("p"), Path("h"), Path("large")]
     with pytest.raises(ConfigError, match="constitutional has no policy; add an sft section"):
         constitutional.bind(ConstitutionalConfig(), {"world": world})
     with pytest.raises(ConfigError, match="constitutional has no constitution; add a world section"):
