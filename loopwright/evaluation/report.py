@@ -11,7 +11,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from loopwright.evaluation import exhibits, reward_parts, reward_section, sections, version_section
+from loopwright.evaluation import (
+    exhibits,
+    red_team_section,
+    reward_parts,
+    reward_section,
+    sections,
+    version_section,
+)
 from loopwright.evaluation.run_files import RunFiles, read_run
 from loopwright.evaluation.templating import environment, source
 from loopwright.tracking.files import write_atomically
@@ -59,6 +66,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "annotators": exhibits.annotators(run),
         "calibration": exhibits.calibration(run),
         "reward_model": reward_section.reward_model(run),
+        "red_team": red_team_section.red_team(run),
         "lineage": sections.lineage(run),
         "libraries": sections.libraries(run),
         "config": run.config,

@@ -34,6 +34,7 @@ def reward_model(run: RunFiles) -> dict[str, Any] | None:
         found = {"data": found.get("data")}
     shown = {
         "overall": found.get("accuracy"),
+        "who": _who(found.get("by")),
         "groups": _groups(found.get("by")),
         "split": _best_possible(found.get("by")),
         "temperature": _temperature(_part(found, "calibration")),
@@ -43,7 +44,15 @@ def reward_model(run: RunFiles) -> dict[str, Any] | None:
         "data": _data(_part(found, "data")),
         "annotators": _annotators(stage.metrics.get("annotators")),
     }
-    return shown if any(shown.values()) else None
+    return shown if any(value for name, value in shown.items() if name != "who") else None
+
+
+def _who(by: Any) -> str:
+    """Whose choices the accuracy is about: a model's are not called people's."""
+    groups = {row.get("group") for row in _list(by, "source") if isinstance(row, dict)}
+    if "models" not in groups:
+        return "people"
+    return "people or a model" if "people" in groups else "a model"
 
 
 def _annotators(learned: Any) -> dict[str, Any] | None:

@@ -52,6 +52,8 @@ KEY_FIGURES: dict[str, tuple[KeyFigure, ...]] = {
     "dpo": (KeyFigure("held_out_accuracy", "held-out accuracy", percent),),
     "kto": (KeyFigure("held_out_accuracy", "held-out accuracy", percent),),
     "constitutional": (KeyFigure("revised", "answers revised"),),
+    "ai_feedback": (KeyFigure("labels_of_ai", "labels of a model"),),
+    "red_team": (KeyFigure("clusters", "distinct attacks succeed"),),
 }
 
 PPO_CURVES = (

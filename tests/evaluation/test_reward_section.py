@@ -50,6 +50,18 @@ def test_an_annotators_name_is_hostile_text_and_is_left_as_it_is(run):
     assert ">ann <" in text  # not "Ann"
 
 
+def test_a_models_choices_are_not_called_peoples(run):
+    cell = {"mean": 0.7, "low": 0.6, "high": 0.8, "pairs": 10}
+    people, models = ({"group": name, **cell} for name in ("people", "models"))
+    for groups, who in (
+        ([people], "people"),
+        ([], "people"),
+        ([models], "a model"),
+        ([people, models], "people or a model"),
+    ):
+        assert f"what {who} chose in 70.0" in section(run, {"accuracy": cell, "by": {"source": groups}})
+
+
 def test_only_what_is_there_is_shown(run):
     bare = assess_pairs([])
     assert section(run, bare) is None  # nothing was held out

@@ -12,6 +12,7 @@ from loopwright.data.constitution import dump_constitution
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError
 from loopwright.feedback.agreement import agreement_report
+from loopwright.generation.answers import Item
 from loopwright.loop import config_from
 from loopwright.loop.plan import make_plan
 from loopwright.responders.judge import JudgeConfig, Verdict
@@ -161,6 +162,15 @@ def test_attacks_that_red_teaming_found_are_judged_too(tmp_path, inputs):
     values = {"name": "x", "world": {"skills": ["judge"]}, "pretrain": {}, "sft": {}, "rounds": rounds}
     steps = {step.name: step.parents for step in make_plan(config_from(values, "test")).steps}
     assert [step for step in steps["v2.ai_feedback"].values() if "red_team" in step] == ["v1.red_team"]
+
+
+def test_equal_answers_are_no_pair_and_each_pair_has_seeds_of_its_own(tmp_path):
+    runtime = Runtime.temporary(tmp_path)
+    item = Item(0, Prompt.user("p", "?"), ("a", "b", "a"), (2,))
+    pairs = ai_feedback.pairs_of(item, (), runtime)
+    assert [(pair.responses, pair.off_topic) for pair in pairs] == [(("a", "b"), ()), (("b", "a"), (1,))]
+    seeds = [seed for pair in pairs for seed in ai_feedback.as_asked(pair, JudgeConfig(), runtime).seeds]
+    assert len(set(seeds)) == 4
 
 
 def test_a_killed_run_says_the_same(tmp_path, inputs, policy, monkeypatch):

@@ -21,7 +21,7 @@ def test_their_labels_take_the_place_of_the_judges(tmp_path, office):
     write_records(tmp_path / "prompts.jsonl", prompts)
     project, labelers = office.open_project("desk", labelers=1)
     settings = ai_feedback.AIFeedbackConfig(
-        prompts=6, sampling={"max_new_tokens": 6}, canaries=0,
+        prompts=6, sampling={"max_new_tokens": 6}, canaries=0, off_topic_share=1,
         people={"share": 0.5, "control_share": 0.0, "store": office.url, "project": "desk"},
     )  # fmt: skip
     judge = by_worth(lambda text: -0.2 * len(text))
@@ -44,6 +44,7 @@ def test_their_labels_take_the_place_of_the_judges(tmp_path, office):
     assert metrics["people"]["minutes_for_all"] is None  # no pair was drawn at random
     assert len({(label.prompt, label.responses) for label in labels}) == 6
     assert {label.policy for label in of_people} == {"policy-id"}
+    assert {label.off_topic for label in of_people} == {(1,)}  # told by the item, not seen by them
     assert read_sources(runtime.output)[0].labels == tuple(label.id for label in of_people)
     with office.client() as client:
         items = client._connection.get(f"projects/{project}/items")["items"]

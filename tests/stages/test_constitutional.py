@@ -141,6 +141,14 @@ def test_a_revision_that_is_of_no_use_leaves_the_answer_as_it_was(critique, revi
     assert got.final == ("Take the key." if flaw else "Give it back.")
 
 
+def test_how_often_each_principle_changed_an_answer_by_hand():
+    changed = {"critique": "c", "revision": "other"}
+    first = [Revision(principle="rude", **changed), Revision(principle="long", **changed, flaw="too_long")]
+    second = [Revision(principle="rude", **changed, flaw="unchanged"), Revision(principle="crime", **changed)]
+    answers = [answered("x").model_copy(update={"revisions": tuple(one)}) for one in (first, second)]
+    assert constitutional.changed_share(answers) == {"crime": 1.0, "long": 0.0, "rude": 0.5}
+
+
 def test_the_last_revision_that_counts_is_the_final_answer():
     one, bad = Revision(principle="a", critique="c", revision="one"), dict(principle="b", critique="c")
     empty = Revision(**bad, revision="", flaw="empty")
@@ -243,10 +251,18 @@ def test_what_is_learned_is_written_down_with_all_that_led_to_it(tmp_path):
 def test_helpful_answers_are_so_large_a_share_of_what_is_learned(tmp_path, monkeypatch):
     counted = []
     monkeypatch.setattr(constitutional, "answer_helpfully", lambda prompts, count, *rest: counted.append(count) or [])
-    given = inputs(tmp_path, always("I will not."))
-    for share in (0.25, 0.5):
-        trained(tmp_path / str(share), given, helpful_share=share)
-    assert counted == [4, 12]  # beside 12 revisions
+    trained(tmp_path / "run", inputs(tmp_path, always("I will not.")), helpful_share=0.25)
+    assert counted == [4]  # beside 12 revisions
+
+
+def test_prompts_without_a_task_are_of_either_kind(tmp_path):
+    tags = {"harm": {"task": "harmful"}, "known": {"task": "known"}, "own": {}}
+    write_records(tmp_path / "prompts.jsonl", [Prompt.user(id, id, **given) for id, given in tags.items()])
+    harmful, harmless = (
+        [one.id for one in read(tmp_path / "prompts.jsonl")]
+        for read in (constitutional.red_team_prompts, constitutional.helpful_prompts)
+    )
+    assert (harmful, harmless) == (["harm", "own"], ["known", "own"])
 
 
 def test_answers_to_harmless_prompts_that_are_cut_or_empty_are_not_learned(tmp_path):
@@ -400,6 +416,8 @@ def test_what_comes_from_where():
     got = constitutional.bind(own, {"policy": policy, "world": world})
     assert (got.constitution, got.red_team, got.helpful) == (Path("c.yaml"), Path("r"), None)
     assert constitutional.files(own) == [Path("c.yaml"), Path("r")]
+    named = build(ConstitutionalConfig, dict(policy="p", helpful_file="h", critic={"path": "large"}), "test")
+    assert constitutional.files(named) == [Path("p"), Path("h"), Path("large")]
     with pytest.raises(ConfigError, match="constitutional has no policy; add an sft section"):
         constitutional.bind(ConstitutionalConfig(), {"world": world})
     with pytest.raises(ConfigError, match="constitutional has no constitution; add a world section"):
