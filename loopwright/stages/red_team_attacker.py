@@ -40,8 +40,8 @@ class AttackerSettings(PPOSettings):
     novelty: NonNegativeFloat = 5.0  # weight of the diversity bonus, which varies less than success; 0: success alone
     neighbours: PositiveInt = 10  # nearest earlier attacks that one is compared with
     steps: PositiveInt = 30  # twice as many find no more that differ
-    rollouts_per_step: PositiveInt = 64
-    minibatch_size: PositiveInt = 32
+    rollouts_per_step: PositiveInt = 128  # with half as many it finds fewer that differ
+    minibatch_size: PositiveInt = 64
     epochs_per_batch: PositiveInt = 2
     missing_eos_penalty: NonNegativeFloat = 0.0  # an attack that is cut off may be as good as any
     kl_coef: NonNegativeFloat = 0.01  # with 0.04 it stays near its start, and its attacks alike
