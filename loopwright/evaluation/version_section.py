@@ -88,7 +88,7 @@ def _table(detail: Mapping[str, Any], comparison: Mapping[str, Any]) -> list[dic
                 "gain": _cell(step.get("gain"), figure),
                 "wins": _cell(step.get("win_rate"), percent),
                 "helped": {True: "yes", False: "no"}.get(step.get("gained"), "–"),
-                "kl": figure(held_out["kl"]),
+                "kl": figure(None if name == comparison["anchor"] else held_out["kl"]),  # its own is that from base
                 "kl_from_base": figure(held_out.get("kl_from_base")),
                 "length": figure(held_out["length_tokens"], 1),
                 "worse": len(step["worse"]) if step else None,
