@@ -41,12 +41,12 @@ class Section(dict[str, Any]):
 def read_yaml(
     path: Path,
     overrides: Sequence[str] = (),
-    prepare: Callable[[dict[str, Any], list[str]], None] = lambda values, keys: None,
+    prepare: Callable[[dict[str, Any], str], None] = lambda values, key: None,
 ) -> dict[str, Any]:
     """The file's mapping with overrides such as "ppo.clip_range=0.1" applied; the right side is YAML.
 
     Args:
-        prepare: is given the mapping before that, and the dotted keys that will be set.
+        prepare: is given the mapping before each of them, and the dotted key that it will set.
 
     Raises:
         ConfigError: the file is missing, not YAML, not a mapping, holds a key twice; an override is malformed.
@@ -64,8 +64,8 @@ def read_yaml(
         values = Section()
     if not isinstance(values, Section):
         raise ConfigError(f"{path}: found {_kind(values)} where a mapping such as `seed: 0` belongs")
-    prepare(values, [override.partition("=")[0].strip() for override in overrides])
     for override in overrides:
+        prepare(values, override.partition("=")[0].strip())
         _override(values, override)
     return values
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from loopwright.evaluation.exhibits import cut
 from loopwright.evaluation.run_files import RunFiles, is_number
 
 TITLES = {
@@ -28,7 +29,11 @@ def red_team(run: RunFiles) -> dict[str, Any] | None:
     ]
     if not rows:
         return None
-    clusters = [row for row in _dicts(found.get("largest_clusters")) if {"example", "answer", "size"} <= row.keys()]
+    clusters = [
+        {"size": row["size"], "example": cut(row["example"]), "answer": cut(row["answer"])}
+        for row in _dicts(found.get("largest_clusters"))
+        if {"example", "answer", "size"} <= row.keys()
+    ]
     worst = [shown for row in _dicts(found.get("worst")) if (shown := _exchange(row)) is not None]
     return {
         "sources": rows,
@@ -52,7 +57,7 @@ def _is_source(row: Any) -> bool:
 
 def _exchange(row: dict[str, Any]) -> dict[str, str] | None:
     prompt = _dicts(row.get("prompt"))
-    return {"prompt": str(prompt[-1].get("content")), "response": str(row.get("response"))} if prompt else None
+    return {"prompt": cut(prompt[-1].get("content")), "response": cut(row.get("response"))} if prompt else None
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

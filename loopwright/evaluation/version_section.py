@@ -53,7 +53,7 @@ def findings(steps: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{name} got worse than {before} in {len(step['worse'])} of the {step['looked_at']} parts looked at, "
                 f"most in {part_in_words(worst)}: {_between(worst['change'])}."
             )
-    if steps and not found:
+    if not found and steps and all(step["gained"] for step in steps):
         found.append("Every step helped, and none made a part of the prompts or a judge's score significantly worse.")
     return found
 

@@ -23,8 +23,8 @@ MARGINS: Mapping[str, Mapping[Strength, float]] = {
     "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0},
 }
 BETTER_ONES = (
-    "compare these with better ones: with what people made of them (corrections in reward.kinds), or with samples of "
-    "the policy (reward.fresh_samples: true)"
+    "compare these with better ones: with what people made of them (corrections, by reward.kinds in a recipe), or with "
+    "samples of the policy (reward.fresh_samples: true)"
 )
 
 

@@ -86,14 +86,16 @@ def _labels(step: str, made: Mapping[str, Artifact], steps: Mapping[str, str]) -
 
     manifest = made[step].manifest
     counts = ([manifest.metrics[name] for name in names if name in manifest.metrics] for names in COUNTED)
-    writers = (steps[parent] for parent in manifest.parents.values() if parent in steps)
+    roles = manifest.parents.items()
+    writers = (steps[parent] for role, parent in roles if parent in steps and role != "judge_model")
     by = dict.fromkeys(version_of(one) for one in writers if stage_of(one) in POLICIES)
     return Labels(step=step, count=sum(next(filter(None, counts), [])), written_by=tuple(by))
 
 
 def _measured(name: str, made: Mapping[str, Artifact]) -> dict[str, Any]:
-    """By the last evaluation of it: that of all versions, or else that of its round."""
-    for step in (step for step in reversed(list(made)) if stage_of(step) == "evaluate"):
+    """By the evaluation of all versions, or else by that of its round: a later round's compares it with others."""
+    own = [step for step in made if stage_of(step) == "evaluate" and round_of(step) in (0, int(name[1:]))]
+    for step in reversed(own):
         metrics = made[step].manifest.metrics
         if name in metrics.get("versions", {}):
             rounds = metrics.get("rounds", {})

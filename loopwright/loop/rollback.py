@@ -28,7 +28,7 @@ def rollback(
 ) -> dict[str, Any]:
     """End the run's rounds with `version` ("v3"). Nothing is deleted: the recipe brings the later rounds back.
 
-    A version is brought back as it was or not at all: nothing is trained here. Killed, the same call goes on.
+    A version is brought back as it was or not at all; what follows the rounds runs anew. Killed, the same call goes on.
 
     Returns:
         The summary of what is left, as in `summary.json`.
@@ -51,7 +51,7 @@ def rollback(
     anew = next((one for one in behind if one.state != "done" and stage_of(one.stage) != "evaluate"), None)
     if anew is not None:
         raise ConfigError(
-            f"{folder}: {version} would be made anew, because {anew.stage} is {anew.state} "
+            f"{folder}: {version} cannot be brought back as it was, because {anew.stage} before it is {anew.state} "
             f"({'; '.join(anew.reasons) or 'its files are gone'}); undo that, or use what there is: "
             f"{folder / made[version][behind[-1].stage]}"
         )

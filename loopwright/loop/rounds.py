@@ -12,7 +12,7 @@ A recipe's rounds are written out into steps of the plan, "v1.feedback" and so o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import (
@@ -142,22 +142,31 @@ def schedule_of(values: Any) -> list[dict[str, Any]]:
     return [one for one in schedule.values() if isinstance(one, dict)] if isinstance(schedule, dict) else []
 
 
-def set_apart(values: Any, keys: Iterable[str]) -> None:
-    """Give each round that one of the dotted keys names (rounds.schedule.v5.ppo.steps) an entry of its own.
+def set_apart(values: Any, key: str) -> None:
+    """Give the rounds that a dotted key names (rounds.schedule.v5.ppo.steps) an entry of their own.
 
     In the values of a recipe, where v2-v5 has it among others: v2-v4 and v5 follow, with the same settings.
+
+    Raises:
+        ConfigError: the rounds stand in several entries.
     """
     rounds = values.get("rounds")
     schedule = rounds.get("schedule") if isinstance(rounds, Section) else None
-    if not isinstance(schedule, Section):
+    name = key.removeprefix("rounds.schedule.").partition(".")[0]
+    if not isinstance(schedule, Section) or name == key or not SPAN.fullmatch(name):
         return
-    named = {name for key in keys if (name := key.removeprefix("rounds.schedule.").partition(".")[0]) != key}
-    for first, last in sorted(_span(name) for name in named if SPAN.fullmatch(name)):
-        for key in [key for key in schedule if SPAN.fullmatch(key)]:
-            begin, end = _span(key)
-            if begin <= first <= last <= end and (begin, end) != (first, last):
-                parts = ((begin, first - 1), (first, last), (last + 1, end))
-                schedule.rename(key, [f"v{a}" if a == b else f"v{a}-v{b}" for a, b in parts if a <= b])
+    first, last = _span(name)
+    spans = {one: _span(one) for one in schedule if SPAN.fullmatch(one)}
+    for one, (begin, end) in spans.items():
+        if begin <= first <= last <= end and (begin, end) != (first, last):
+            parts = ((begin, first - 1), (first, last), (last + 1, end))
+            schedule.rename(one, [f"v{a}" if a == b else f"v{a}-v{b}" for a, b in parts if a <= b])
+    within = [one for one, (begin, end) in spans.items() if first <= begin <= end <= last]
+    if len(within) > 1:
+        raise ConfigError(
+            f"--set {key}: {name} are several entries of rounds.schedule, {', '.join(within)}; set each of them, or "
+            f"all of {name} before one of its rounds"
+        )
 
 
 def _span(key: str) -> tuple[int, int]:

@@ -49,11 +49,15 @@ _WORDS = re.compile(
 
 
 _TAGS = {0xE0000 + code: code for code in range(0x20, 0x7F)}  # invisible copies of ASCII, which some models read
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f]")  # beside category Cf
 
 
 def speaks_to_judge(sentence: str) -> bool:
-    """Whether it may be meant for who judges the answer. Invisible characters do not hide it, nor wide letters."""
-    shown = unicodedata.normalize("NFKC", sentence.translate(_TAGS))
+    """Whether it may be meant for who judges the answer.
+
+    Invisible characters do not hide it, nor wide letters; letters of another script do.
+    """
+    shown = unicodedata.normalize("NFKC", _UNSEEN.sub("", sentence.translate(_TAGS)))
     seen = "".join(one for one in shown if unicodedata.category(one) != "Cf")
     return any(pattern.search(seen) for pattern in (_MARKS, _LETTER, _WORDS))
 

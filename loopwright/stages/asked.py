@@ -122,8 +122,11 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
         prompts=file,
         judges={} if world is None else WORLDS[world.manifest.config["name"]].judges,
         asked=[
-            (one.config.get("tasks", ()), one.config["prompts"]) for one in before if one.metrics.get("prompts") != 0
-        ],  # 0: people wrote them
+            (one.config.get("tasks", ()), one.config["prompts"])
+            for one in before
+            if one.metrics.get("prompts") != 0  # people wrote them
+            and one.config.get("prompts_file") == config.model_dump(mode="json")["prompts_file"]
+        ],
         attacks=attack_files(artifacts),
     )
 

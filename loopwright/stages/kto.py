@@ -30,7 +30,7 @@ from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios, m
 from loopwright.training.loop import MicroLoss
 from loopwright.training.preference_pairs import Labels, labels_of, pairs_of
 
-CORRECTIONS = "learn from what people made of these, too (corrections in kto.kinds)"
+CORRECTIONS = "learn from what people made of these, too (corrections, by kto.kinds in a recipe)"
 BALANCE = (1.0, 4 / 3)  # the authors advise lambda_D n_D / (lambda_U n_U) between these; TRL warns beyond them
 
 

@@ -64,10 +64,11 @@ def accuracy_with_covariates(
 
     Scores alone are what answers are worth; this is what people will say of them. Empty without covariates or pairs.
     """
-    pairs = pairs_of(groups, {})
+    pairs = pairs_of(groups, {}, model.device)
     if not (label_model.has_covariates and len(pairs.chosen)):
         return {}
-    difference = label_model.cpu().differences(scale * score_rows(model, rows_in_use(groups), pad_id), pairs)
+    scores = score_rows(model, rows_in_use(groups), pad_id).to(model.device)
+    difference = label_model.differences(scale * scores, pairs)
     return {"accuracy_with_covariates": float(torch.where(difference == 0, 0.5, (difference > 0).double()).mean())}
 
 

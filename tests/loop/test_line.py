@@ -16,7 +16,7 @@ def table(**stages):
     judged = {"judged.*": ("dataset", "feedback", "ai_feedback")}
     toys = TOYS | {
         "dataset": toy("dataset"),
-        "ai_feedback": toy("ai_feedback", policy=POLICIES),
+        "ai_feedback": toy("ai_feedback", policy=POLICIES, judge_model=("sft",)),
         "reward": toy("reward", **judged),
         "dpo": toy("dpo", policy=POLICIES, **judged),
     }
@@ -74,7 +74,11 @@ def test_the_last_evaluation_of_a_version_tells_how_good_it_is(tmp_path):
         return {"versions": {"v1": {}, "v2": {}}, "gold_interval": {"v1": ends}, "rounds": {"gain": {"v1": ends}}}
 
     rounds = {"v1-v2": {"ppo": {}, "evaluate": {}}}
-    figures = {"v1.evaluate": measured(0.5), "v2.evaluate": {"versions": {}}, "evaluate": measured(0.75)}
+    figures = {
+        "v1.evaluate": measured(0.5),
+        "v2.evaluate": {"versions": {"v1": {}}} | measured(0.9),
+        "evaluate": measured(0.75),
+    }
     stages = table(evaluate=replace(TOYS["evaluate"], run=counting(figures)))
     for values, gold in ((recipe(rounds), 0.75), ({**recipe(rounds), "evaluate": None}, 0.5)):
         values = {name: value for name, value in values.items() if value is not None}

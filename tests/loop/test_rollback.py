@@ -75,7 +75,10 @@ def test_going_back_trains_nothing(tmp_path):
     go(tmp_path, recipe({"v1-v3": METHOD | {"evaluate": {}}}))
     config = (out / "config.yaml").read_text()
     (out / "config.yaml").write_text(config.replace("gain: 1.0", "gain: 2.0"))
-    said = r"v2 would be made anew, because sft is stale \(config changed sft.gain: 1.0 → 2.0\); .*/artifacts/v2.ppo-"
+    said = (
+        r"v2 cannot be brought back as it was, because sft before it is stale \(config changed sft.gain: 1.0 → 2.0\); "
+        r".*/artifacts/v2.ppo-"
+    )
     with pytest.raises(ConfigError, match=said):
         rollback(out, "v2", stages=TOYS, render=no_report)
     (out / "config.yaml").write_text(config)

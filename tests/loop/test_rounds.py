@@ -313,6 +313,18 @@ def test_an_override_of_one_round_is_of_that_one_alone(tmp_path, keys, entries):
         assert ppo == (before.model_copy(update={"gain": 0.5}) if number in changed else before)
 
 
+def test_all_rounds_of_an_entry_and_then_one_of_them(tmp_path):
+    path, both = (
+        Path(tmp_path / "recipe.yaml"),
+        [f"rounds.schedule.{key}" for key in ("v1-v3.ppo.gain=2", "v3.ppo.gain=3")],
+    )
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v3: {ppo: }\n")
+    config = load_config(path, both, stages=TOYS)
+    assert [config.sections[f"v{number}.ppo"].gain for number in (1, 2, 3)] == [2.0, 2.0, 3.0]
+    with pytest.raises(ConfigError, match="v1-v3 are several entries of rounds.schedule, v1-v2, v3; set each of them"):
+        load_config(path, both[::-1], stages=TOYS)
+
+
 def test_an_override_of_a_round_that_is_not_there_is_refused_where_it_is_written(tmp_path):
     path = Path(tmp_path / "recipe.yaml")
     path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v2: {ppo: }\n")

@@ -1,6 +1,7 @@
 """Feedback: who said what about which policy; a killed run says the same."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from loopwright.rewards import Scores
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating, is_ai
 from loopwright.stages import asked, feedback, world
+from loopwright.stages.ai_feedback import AIFeedbackConfig
 from tests.tiny import saved, tiny_model, tiny_tokenizer
 
 JUDGES = {"shortness": lambda prompt, response: 1.0 / (1.0 + len(response))}
@@ -218,6 +220,21 @@ def test_a_later_round_asks_about_other_prompts(tmp_path):
     assert [ids(2, *[2] * done) for done in range(4)] == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"]]
     assert ids(9, 3) == ["3", "4", "0", "1", "2"]
     assert ids(2, 9) == ["0", "1"]  # all were asked, whatever was wanted
+
+
+def test_only_what_was_asked_of_the_same_prompts_counts(tmp_path):
+    made = {"policy": before({}, "sft"), "world": before({"name": "front_desk"}, "world")}
+    for number, file in enumerate((None, "other.jsonl", None)):
+        made[f"v{number}.feedback"] = before({"prompts": 7 + number, "prompts_file": file}, "feedback")
+    assert feedback.bind(config(), made).asked == [((), 7), ((), 9)]
+    del made["world"]
+    asked_by_ai = asked.bind(AIFeedbackConfig(prompts=4, prompts_file="other.jsonl"), made)
+    assert asked_by_ai.asked == [((), 8)]
+
+
+def before(config, kind):
+    about = SimpleNamespace(kind=kind, config=config, metrics={})
+    return SimpleNamespace(id=f"{kind}-id", manifest=about, file=Path)
 
 
 def test_a_round_that_asks_about_other_tasks_takes_none_of_this_ones_prompts(tmp_path):

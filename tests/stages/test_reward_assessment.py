@@ -31,6 +31,10 @@ def test_agreement_with_a_teacher_by_hand(monkeypatch):
     assert agreement(None, Teacher(), groups[1:2], type("Tokenizer", (), {"pad_token_id": 0})()) == {}
 
 
+class OnCPU:
+    device = "cpu"
+
+
 def test_accuracy_with_covariates_by_hand(monkeypatch):
     """Length alone decides the first pair, the score the second; in the third both say nothing."""
     texts, pairs = ["a", "b b b", "c", "d d d"], [Pair(0, 1, 1), Pair(2, 3, 0), Pair(0, 2, 0)]
@@ -41,7 +45,7 @@ def test_accuracy_with_covariates_by_hand(monkeypatch):
     with torch.no_grad():
         label_model.length.fill_(2.0)  # nats of two words, so 2 of each of the first two pairs
     for scale, right in ((1.0, 1 + 0 + 0.5), (2.0, 1 + 1 + 0.5), (5.0, 0 + 1 + 0.5)):
-        found = accuracy_with_covariates(None, label_model, [group], scale, 0)
+        found = accuracy_with_covariates(OnCPU, label_model, [group], scale, 0)
         assert found == {"accuracy_with_covariates": pytest.approx(right / 3)}
-    assert accuracy_with_covariates(None, label_model, [], 1.0, 0) == {}
-    assert accuracy_with_covariates(None, LabelModel([], (), 1.0, ties=False), [group], 1.0, 0) == {}
+    assert accuracy_with_covariates(OnCPU, label_model, [], 1.0, 0) == {}
+    assert accuracy_with_covariates(OnCPU, LabelModel([], (), 1.0, ties=False), [group], 1.0, 0) == {}
