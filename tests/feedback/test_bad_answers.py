@@ -54,7 +54,9 @@ def test_samples_stand_beside_what_nobody_corrected():
 
 def test_where_nothing_is_better_it_is_said_what_to_do():
     said = [down(BYE, "alone"), CORRECTION]  # of an answer to something else
-    with pytest.raises(DataError, match=r"all 1 thumbs are down.*\(corrections in reward.kinds\).*fresh_samples: true"):
+    with pytest.raises(
+        DataError, match=r"all 1 thumbs are down.*\(corrections, by reward.kinds in a recipe\).*fresh_samples: true"
+    ):
         compared(said)
     found = compared(said, required=False)
     assert not found.labels and found.counts["left_out_bad_answers_alone"] == 1

@@ -191,7 +191,7 @@ def test_what_finds_nothing_to_act_on_is_refused(policy, tmp_path):
     metrics, _ = train(tmp_path, policy, {"thumbs": liked, "comparisons": comparisons(20)}, max_steps=1)
     assert metrics["balance"] > 1  # pairs bring what is not desirable
     disliked = [one.model_copy(update={"good": False}) for one in liked]
-    with pytest.raises(DataError, match=r"thumbs are down.*\(corrections in kto.kinds\)"):
+    with pytest.raises(DataError, match=r"thumbs are down.*\(corrections, by kto.kinds in a recipe\)"):
         train(tmp_path, policy, disliked)
     corrected = [Correction(id=one.id, prompt=one.prompt, responses=one.responses, edited="yyyyyy") for one in liked]
     given = {"thumbs": disliked, "corrections": corrected}
