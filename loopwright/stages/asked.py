@@ -125,10 +125,15 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
             (one.config.get("tasks", ()), one.config["prompts"])
             for one in before
             if one.metrics.get("prompts") != 0  # people wrote them
-            and one.config.get("prompts_file") == config.model_dump(mode="json")["prompts_file"]
+            and _file_name(one.config.get("prompts_file")) == _file_name(config.prompts_file)
         ],
         attacks=attack_files(artifacts),
     )
+
+
+def _file_name(file: str | Path | None) -> str | None:
+    """By which prompts of two stages are the same: a manifest may write another way to it."""
+    return None if file is None else Path(file).name
 
 
 def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:

@@ -224,11 +224,11 @@ def test_a_later_round_asks_about_other_prompts(tmp_path):
 
 def test_only_what_was_asked_of_the_same_prompts_counts(tmp_path):
     made = {"policy": before({}, "sft"), "world": before({"name": "front_desk"}, "world")}
-    for number, file in enumerate((None, "other.jsonl", None)):
+    for number, file in enumerate((None, "${data_dir}/other.jsonl", None)):
         made[f"v{number}.feedback"] = before({"prompts": 7 + number, "prompts_file": file}, "feedback")
     assert feedback.bind(config(), made).asked == [((), 7), ((), 9)]
     del made["world"]
-    asked_by_ai = asked.bind(AIFeedbackConfig(prompts=4, prompts_file="other.jsonl"), made)
+    asked_by_ai = asked.bind(AIFeedbackConfig(prompts=4, prompts_file="/data/other.jsonl"), made)
     assert asked_by_ai.asked == [((), 8)]
 
 

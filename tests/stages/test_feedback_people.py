@@ -225,7 +225,7 @@ def test_prompts_that_nobody_was_asked_about_are_asked_about_in_the_next_round(t
     )
 
     def asked_about(**metrics):
-        about = ABOUT | {"config": {"prompts": 2, "tasks": []}, "metrics": metrics}
+        about = ABOUT | {"config": config.model_dump(mode="json"), "metrics": metrics}
         before = Artifact(tmp_path, Manifest(id="f", key="f", kind="v1.feedback", name="n", files={}, **about))
         return [one.id for one in asked.prompts_of(config, feedback.bind(config, {"v1.feedback": before}))]
 
