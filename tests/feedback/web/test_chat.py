@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from anyio import create_task_group, to_thread, wait_all_tasks_blocked
@@ -322,7 +323,9 @@ def test_a_project_that_talks_to_nobody(database, app):
     assert browser.get(f"/projects/{other.id}/chat").status_code == 404
 
 
-def test_a_person_chats_in_the_browser(database, parrot, watch):
+@contextmanager
+def chatting(database, parrot, watch):
+    """The page of a chat, open in a browser, and its project."""
     chat = project(database)
     listening = a_socket()
     app = create_app(database, ServerConfig(key=KEY, url=address_of(listening)), {"bird": parrot})
@@ -336,8 +339,17 @@ def test_a_person_chats_in_the_browser(database, parrot, watch):
         page = watch.open(base_url=url)
         page.context.add_cookies([{"name": "session", "value": database.write(job), "url": url}])
         page.goto(f"/projects/{chat.id}/chat")
-        page.get_by_label("Your message").fill("hi <img src=x onerror=alert(1)>")
-        page.keyboard.press("Control+Enter")
+        yield page, chat
+
+
+def ask(page, text):
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Control+Enter")
+
+
+def test_a_person_chats_in_the_browser(database, parrot, watch):
+    with chatting(database, parrot, watch) as (page, chat):
+        ask(page, "hi <img src=x onerror=alert(1)>")
         page.get_by_text("The model has answered.").wait_for()
         held = []
         page.route("**/label", lambda route: route.continue_() if held else held.append(route))
@@ -359,6 +371,37 @@ def test_a_person_chats_in_the_browser(database, parrot, watch):
         assert axe(page) == []
     ((*_, record),) = database.read(lambda c: list(labels.records(c, chat)))
     assert (record.good, record.rationale) == (False, "an echo")
+
+
+def test_the_next_message_does_not_wait_for_the_list_of_conversations(database, parrot, watch):
+    with chatting(database, parrot, watch) as (page, _):
+        held = []
+        page.route("**/conversations", lambda route: held.append(route) if is_read(route) else route.continue_())
+        for text in ("one", "two"):
+            ask(page, text)
+            page.locator(".assistant").get_by_text(text).wait_for()
+            page.wait_for_selector("#send:enabled")
+        assert len(held) >= 1
+        page.unroute_all(behavior="ignoreErrors")
+    assert [heard[-1] for heard in parrot.heard] == [("user", "one"), ("user", "two")]
+
+
+def is_read(route):
+    return route.request.method == "GET"
+
+
+@pytest.mark.parametrize("lost", ["**/conversations", "**/messages"])
+def test_a_message_that_does_not_leave_is_still_in_its_field(database, parrot, watch, lost):
+    with chatting(database, parrot, watch) as (page, _):
+        page.route(lost, lambda route: route.continue_() if is_read(route) else route.abort())
+        ask(page, "hello")
+        page.wait_for_function("document.querySelector('#content').value === 'hello'")
+        assert page.locator("#turns li").count() == 0
+        watch.forgive("ERR_FAILED")
+        page.unroute(lost)
+        ask(page, "hello")
+        page.get_by_text("The model has answered.").wait_for()
+    assert parrot.heard == [[("user", "hello")]]
 
 
 def test_who_was_removed_talks_no_more(database, app):

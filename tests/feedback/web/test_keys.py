@@ -149,6 +149,7 @@ def test_each_digit_of_a_skip_gives_the_reason_that_its_button_says(ground, page
     ground.person("ada")
     ground.open(page, "ada", "comparison")
     for number, sentence in enumerate(SKIPS.values(), start=1):
+        page.wait_for_selector("#task:visible")  # skipping is quicker than tasks come
         press(page, "s")
         button = page.get_by_role("button", name=sentence)
         key = button.locator("kbd").get_attribute("data-key")

@@ -142,19 +142,18 @@ async function* linesOf(reply) {
 }
 
 async function ask(text) {
-  if (conversation === null) {
-    conversation = (await call(`/projects/${project}/conversations`, { method: "POST" })).conversation;
-  }
   const mine = addTurn("user", text);
   const turn = addTurn("assistant", "");
-  writing = new AbortController();
-  const reply = await fetch(`/api/v1/conversations/${conversation}/messages`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ content: text }),
-    signal: writing.signal,
-  });
   try {
+    if (conversation === null) {
+      conversation = (await call(`/projects/${project}/conversations`, { method: "POST" })).conversation;
+    }
+    const reply = await fetch(`/api/v1/conversations/${conversation}/messages`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ content: text }),
+      signal: writing.signal,
+    });
     if (!reply.ok) throw new Error((await reply.json()).error);
     let finished = false;
     for await (const line of linesOf(reply)) {
@@ -185,12 +184,12 @@ async function submit() {
   const text = content.value.trim();
   if (!text || writing) return;
   content.value = "";
+  writing = new AbortController();
   send.disabled = true;
   stop.hidden = false;
   status.textContent = "The model is writing…";
   try {
     await ask(text);
-    await listRecent();
   } catch (error) {
     report(error);
   } finally {
@@ -199,6 +198,7 @@ async function submit() {
     stop.hidden = true;
     content.focus();
   }
+  listRecent().catch(report); // the next message need not wait for the list
 }
 
 form.addEventListener("submit", (event) => {
