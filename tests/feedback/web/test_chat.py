@@ -367,7 +367,7 @@ def test_a_person_chats_in_the_browser(database, parrot, watch):
         page.reload()
         page.get_by_role("button", name="hi <img").click()
         assert page.get_by_role("button", name="Bad").get_attribute("aria-pressed") == "true"
-        page.wait_for_function("document.querySelector('[data-reason]').value === 'an echo'")
+        page.wait_for_function("() => document.querySelector('[data-reason]').value === 'an echo'")
         assert axe(page) == []
     ((*_, record),) = database.read(lambda c: list(labels.records(c, chat)))
     assert (record.good, record.rationale) == (False, "an echo")
@@ -395,7 +395,7 @@ def test_a_message_that_does_not_leave_is_still_in_its_field(database, parrot, w
     with chatting(database, parrot, watch) as (page, _):
         page.route(lost, lambda route: route.continue_() if is_read(route) else route.abort())
         ask(page, "hello")
-        page.wait_for_function("document.querySelector('#content').value === 'hello'")
+        page.wait_for_function("() => document.querySelector('#content').value === 'hello'")
         assert page.locator("#turns li").count() == 0
         watch.forgive("ERR_FAILED")
         page.unroute(lost)
