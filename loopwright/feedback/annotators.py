@@ -5,10 +5,12 @@ truly worth comes from judges (any callables); the biases are added on top, so t
 trained here meet the faults of real feedback.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -22,6 +24,29 @@ GAPS: tuple[tuple[float, Strength], ...] = (
 OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
 READING_WORDS_PER_SECOND = 4.0
 CLOCK_STARTS = datetime(2000, 1, 1, 9, tzinfo=UTC)  # long ago, so that nobody takes simulated times for real ones
+
+
+class Verdict(NamedTuple):
+    """Which of two answers is better (None: they are worth the same), and how much."""
+
+    choice: Literal[0, 1] | None
+    strength: Strength | None
+
+    @classmethod
+    def of(cls, felt: Sequence[float]) -> Self:
+        """Of what two answers are worth to somebody."""
+        first, second = felt
+        if abs(first - second) < TIE:
+            return cls(None, None)
+        return cls(0 if first > second else 1, next(word for gap, word in GAPS if abs(first - second) >= gap))
+
+    @staticmethod
+    def by_criterion(said: Mapping[str, Verdict]) -> dict[str, Any]:
+        """`criteria` and `strengths` of a comparison."""
+        return {
+            "criteria": {by: verdict.choice for by, verdict in said.items()},
+            "strengths": {by: verdict.strength for by, verdict in said.items() if verdict.strength is not None},
+        }
 
 
 class SimulatedAnnotator(Record):
@@ -39,12 +64,23 @@ class SimulatedAnnotator(Record):
     ) -> Comparison:
         """Which of two answers is better overall; `about` is stored with the record (id, policy, created)."""
         order = self._shuffle(2, rng)
-        first, second = self.felt(prompt, responses, judges, None, order, rng)
-        choice = None if abs(first - second) < TIE else (0 if first > second else 1)
+        verdict = Verdict.of(self.felt(prompt, responses, judges, None, order, rng))
         pair = (responses[0], responses[1])
-        strength = None if choice is None else next(word for gap, word in GAPS if abs(first - second) >= gap)
         stamp = self._stamp(responses, order, rng)
-        return Comparison(prompt=prompt.messages, responses=pair, choice=choice, strength=strength, **stamp, **about)
+        return Comparison(prompt=prompt.messages, responses=pair, **verdict._asdict(), **stamp, **about)
+
+    def compare_by(
+        self,
+        criteria: Iterable[str],
+        comparison: Comparison,
+        prompt: Prompt,
+        judges: Mapping[str, Judge],
+        rng: random.Random,
+    ) -> Comparison:
+        """What they compared, by each criterion, too."""
+        shown = comparison.order_shown or (0, 1)
+        said = {by: Verdict.of(self.felt(prompt, comparison.responses, judges, by, shown, rng)) for by in criteria}
+        return comparison.model_copy(update=Verdict.by_criterion(said))
 
     def rank(
         self,

@@ -57,6 +57,7 @@ class ComparisonAnswer(Answer):
     both_bad: bool = False
     safe: tuple[bool, bool] | None = None
     criteria: dict[str, Literal[0, 1] | None] = {}
+    strengths: dict[str, Strength] = {}  # by a criterion
     improved: str | None = Field(default=None, min_length=1, max_length=LONGEST)  # the better answer, made better still
 
     @model_validator(mode="after")
@@ -67,6 +68,8 @@ class ComparisonAnswer(Answer):
             raise ValueError("a choice comes with its strength, a tie without one")
         if self.improved is not None and self.choice is None:
             raise ValueError("only the better answer is improved; choose one")
+        if any(self.criteria.get(name) is None for name in self.strengths):
+            raise ValueError("strengths are of criteria by which one answer is better")
         return self
 
     def check(self, asked: Asked) -> None:

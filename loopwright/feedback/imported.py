@@ -235,7 +235,7 @@ def _by_place(record: Record, shown: Sequence[int]) -> dict[str, Any]:
         case Comparison():
             safe = None if record.safe is None else [record.safe[stored] for stored in shown]
             criteria = {name: place(choice) for name, choice in record.criteria.items()}
-            beside = {"both_bad": record.both_bad, "safe": safe, "criteria": criteria}
+            beside = {"both_bad": record.both_bad, "safe": safe, "criteria": criteria, "strengths": record.strengths}
             return {"choice": place(record.choice), "strength": record.strength, **beside}
         case Ranking():
             levels = sorted(set(record.ranks))  # other tools leave ranks out after a tie

@@ -86,6 +86,7 @@ def _comparison(answer: ComparisonAnswer, asked: Asked, about: Mapping[str, Any]
             both_bad=answer.both_bad,
             safe=safe if safe is None else (safe[0], safe[1]),
             criteria={name: turned(choice) for name, choice in answer.criteria.items()},
+            strengths=answer.strengths,
             **about,
         )
     ]

@@ -230,10 +230,16 @@ def of_criterion(judgements: Iterable[Judgement], criterion: str | None) -> list
             found.append(one.model_copy(update={"criterion": None}))
         elif isinstance(one, Comparison) and criterion is None:
             found.append(one)
-        elif isinstance(one, Comparison) and criterion in one.criteria:
-            beside = {"strength": None, "margin": None, "probability": None, "safe": None}  # of the whole answer
-            found.append(one.model_copy(update={"choice": one.criteria[criterion], **beside}))
+        elif isinstance(one, Comparison) and criterion is not None and criterion in one.criteria:
+            found.append(_by(criterion, one))
     return found
+
+
+def _by(criterion: str, one: Comparison) -> Comparison:
+    """A comparison as if the criterion were all that was asked."""
+    said: dict[str, Any] = {"choice": one.criteria[criterion], "strength": one.strengths.get(criterion)}
+    beside: dict[str, Any] = {"margin": None, "probability": None, "safe": None, "criteria": {}, "strengths": {}}
+    return one.model_copy(update=said | beside)
 
 
 def ranking_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
@@ -247,28 +253,31 @@ def ranking_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _from_comparison(record: Comparison, config: JudgementConfig, found: Converted) -> None:
-    choice, probability, margin = record.choice, record.probability, 0.0
     if config.criterion is not None:
         if config.criterion not in record.criteria:
             found.counts["left_out_of_another_criterion"] += 1
             return
-        choice, probability = record.criteria[config.criterion], None
-    elif config.margins == "given":
-        margin = record.margin or 0.0
-    elif config.margins != "none" and record.strength is not None:
-        margin = MARGINS[config.margins][record.strength]
-    if config.margins != "none" and (margin or record.strength is not None or record.margin is not None):
+        record = _by(config.criterion, record)
+    margin = _margin_of(record, config)
+    if margin is not None:
         found.counts["with_margin"] += 1
     order = record.order_shown
     pair = Preference(
-        record.prompt, record.responses, choice, probability, margin, record.weight, record.annotator,
-        None if order is None else (0 if order[0] == 0 else 1),
+        record.prompt, record.responses, record.choice, record.probability, margin or 0.0, record.weight,
+        record.annotator, None if order is None else (0 if order[0] == 0 else 1),
     )  # fmt: skip
     add_pair(pair, found)
     if config.safety_weight and record.safe is not None:
         for response, safe in zip(record.responses, record.safe, strict=True):
             label = Label(record.prompt, response, "safety", float(safe), record.annotator, record.weight)
             found.labels.append(label)
+
+
+def _margin_of(record: Comparison, config: JudgementConfig) -> float | None:
+    """By how many nats the scores are to differ; None: the record does not say, or nobody wants to know."""
+    if config.margins == "given":
+        return record.margin
+    return None if config.margins == "none" or record.strength is None else MARGINS[config.margins][record.strength]
 
 
 def _from_ranking(record: Ranking, config: JudgementConfig, found: Converted) -> None:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from loopwright.errors import ConfigError, LoopwrightError
-from loopwright.feedback.annotators import TIE, SimulatedAnnotator, reading_seconds
+from loopwright.feedback.annotators import TIE, SimulatedAnnotator, Verdict, reading_seconds
 from loopwright.feedback.client import FeedbackClient, Task
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.schemas import Judge, Message, Prompt
 
 CAN = ("comparison", "ranking", "rating", "thumb")
-STRENGTHS = ((0.5, "significantly"), (0.25, "better"), (0.1, "slightly"), (0.0, "negligibly"))  # by felt difference
 IDLE_SECONDS = 0.2  # between two questions for work, where there is none
 GOOD = 0.5  # felt worth from which a thumb goes up
 
@@ -136,23 +135,17 @@ def answer(
         name for name in config.criterion_names if name in judges and judges[name](prompt, task.answers[0]) is not None
     ]
     if task.kind == "comparison":
-        first, second = felt(None)
-        if abs(first - second) < TIE:
+        overall = Verdict.of(felt(None))
+        if overall.choice is None:
             return {"choice": None}
-        strength = next(name for least, name in STRENGTHS if abs(first - second) >= least)
-        criteria = {name: ranked_first(felt(name)) for name in known}
-        return {"choice": int(second > first), "strength": strength, "criteria": criteria, "reason": "It is better."}
+        said = {name: Verdict.of(felt(name)) for name in known}
+        return {**overall._asdict(), **Verdict.by_criterion(said), "reason": "It is better."}
     if task.kind == "ranking":
         return {"ranks": ranks_of(felt(None)), "criteria": {name: ranks_of(felt(name)) for name in known}}
     if task.kind == "rating":
         names = config.criterion_names or ("overall",)
         return {"scores": {name: on_scale(felt(name if name in judges else None)[0], config, name) for name in names}}
     return {"good": felt(None)[0] >= GOOD}
-
-
-def ranked_first(felt: Sequence[float]) -> int | None:
-    """The better of two; None: they feel the same."""
-    return None if abs(felt[0] - felt[1]) < TIE else int(felt[1] > felt[0])
 
 
 def ranks_of(felt: Sequence[float]) -> list[int]:

@@ -77,6 +77,13 @@ class Comparison(Judgement):
     both_bad: bool = False  # a tie of two answers that nobody should get
     safe: tuple[bool, bool] | None = None  # which of the responses are safe (Llama 2's three bins, and the fourth)
     criteria: dict[str, Literal[0, 1] | None] = {}
+    strengths: dict[str, Strength] = {}  # how much better by a criterion, where that was asked
+
+    @model_validator(mode="after")
+    def _strengths_are_of_choices(self) -> Self:
+        if stray := sorted(name for name in self.strengths if self.criteria.get(name) is None):
+            raise ValueError(f"strengths names {stray[0]}, by which criteria calls neither answer better")
+        return self
 
     @model_validator(mode="after")
     def _both_bad_is_a_tie(self) -> Self:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -103,10 +103,10 @@ def judge_all(
         rng = random.Random(runtime.seed_for("judging", item.number))
         judged_by = rng.sample(annotators, 1 + (rng.random() < config.overlap_share and len(annotators) > 1))
         ranked = rng.random() < config.rank_share
-        for annotator in judged_by:
-            records += judge_overall(item, annotator, inputs, ranked, rng)
+        first, *others = [list(judge_overall(item, annotator, inputs, ranked, rng)) for annotator in judged_by]
         if rng.random() < config.criteria_share:
-            records += judge_criteria(item, judged_by[0], inputs, rng)
+            first = list(judge_criteria(first, item, judged_by[0], inputs, rng))
+        records += chain(first, *others)
         if rng.random() < config.rate_share:
             records += rate_each(item, judged_by[0], inputs, rng)
     return records
@@ -145,14 +145,23 @@ def judge_overall(
 
 
 def judge_criteria(
-    item: Item, annotator: SimulatedAnnotator, inputs: FeedbackInputs, rng: random.Random
-) -> Iterator[Ranking]:
-    """One ranking for each criterion that applies to the prompt."""
-    for criterion, judge in inputs.judges.items():
-        if judge(item.prompt, item.responses[0]) is not None:
-            id = f"{item.prompt.id}/{annotator.id}/{criterion}"
-            about = origin(item, range(len(item.responses)), inputs)
-            yield annotator.rank(item.prompt, item.responses, inputs.judges, criterion, rng, id=id, **about)
+    overall: Sequence[Judgement],
+    item: Item,
+    annotator: SimulatedAnnotator,
+    inputs: FeedbackInputs,
+    rng: random.Random,
+) -> Iterator[Judgement]:
+    """What was said overall, and by each criterion that applies to the prompt: in comparisons, or a ranking each."""
+    judges = inputs.judges
+    criteria = [name for name, judge in judges.items() if judge(item.prompt, item.responses[0]) is not None]
+    for one in overall:
+        if isinstance(one, Comparison):
+            yield annotator.compare_by(criteria, one, item.prompt, judges, rng)
+            continue
+        yield one
+        for criterion in criteria:
+            about = origin(item, range(len(item.responses)), inputs) | {"id": f"{one.id}/{criterion}"}
+            yield annotator.rank(item.prompt, item.responses, judges, criterion, rng, **about)
 
 
 def rate_each(

@@ -26,7 +26,8 @@ LOW_IS_KIND = {"directions": {"rude": False}}
 ABOUT = {"id": "1", "prompt": PROMPT, "annotator": "ann", "rationale": "So."}
 CASES = [  # a record, the kind of project, what it needs
     (
-        Comparison(responses=("b", "a"), choice=0, safe=(True, False), criteria={"helpful": 1}, **ABOUT),
+        Comparison(responses=("b", "a"), choice=0, safe=(True, False), criteria={"helpful": 1, "honest": 0},
+               strengths={"honest": "slightly"}, **ABOUT),
         {"kind": "comparison", "safety": True, "criteria": CRITERIA},
     ),
     (Comparison(responses=("a", "b"), choice=None, both_bad=True, **ABOUT), {"kind": "comparison"}),

@@ -78,6 +78,16 @@ def test_margins_of_llama_2(margins, expected):
     assert {pair.margin for pair in converted(said).pairs} == {0.0}
 
 
+def test_margins_of_a_criterion_are_those_of_its_own_strength():
+    both = {"criteria": {"kind": 1, "brief": 0}, "strengths": {"kind": "slightly"}, "strength": "significantly"}
+    said = [compare("a", "b", 0, margin=5.0, **both), compare("a", "b", 0, strength="better")]
+    found = converted(said, criterion="kind", margins="small")
+    assert [(pair.choice, pair.margin) for pair in found.pairs] == [(1, 1 / 3)]
+    for idle in ({"criterion": "brief", "margins": "small"}, {"criterion": "kind", "margins": "given"}):
+        with pytest.raises(ConfigError, match="margins .* no effect: no comparison says how much better"):
+            converted(said, **idle)
+
+
 def test_margins_as_numbers():
     assert [pair.margin for pair in converted([compare("a", "b", 0, margin=0.7)], margins="given").pairs] == [0.7]
 
@@ -247,14 +257,14 @@ def test_other_ratings_are_measured_on_the_same_scale():
 
 def test_judgements_of_a_criterion_take_the_place_of_overall_ones():
     said = [
-        compare("a", "b", 0, criteria={"kind": 1}, strength="better", probability=0.9),
+        compare("a", "b", 0, criteria={"kind": 1}, strengths={"kind": "slightly"}, strength="better", probability=0.9),
         compare("a", "b", 0),
         Ranking(id="r", responses=("a", "b"), ranks=(1, 2), criterion="kind"),
         Ranking(id="s", responses=("a", "b"), ranks=(1, 2)),
     ]
     kind, overall = of_criterion(said, "kind"), of_criterion(said, None)
     assert [(one.id, getattr(one, "choice", None), getattr(one, "strength", None)) for one in kind] == [
-        ("ab", 1, None),
+        ("ab", 1, "slightly"),
         ("r", None, None),
     ]
     assert kind[1].criterion is None and [one.id for one in overall] == ["ab", "ab", "s"]

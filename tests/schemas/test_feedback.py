@@ -12,6 +12,7 @@ def test_swapping_twice_changes_nothing_and_once_changes_every_index():
         probability=0.25,
         safe=(True, False),
         criteria={"kind": 0, "true": None},
+        strengths={"kind": "better"},
         order_shown=(1, 0),
         off_topic=(1,),
         policies=("x", "y"),
@@ -21,8 +22,14 @@ def test_swapping_twice_changes_nothing_and_once_changes_every_index():
     assert (swapped.responses, swapped.choice, swapped.criteria) == (("b", "a"), 0, {"kind": 1, "true": None})
     assert (swapped.order_shown, swapped.off_topic, swapped.policies) == ((0, 1), (0,), ("y", "x"))
     assert (swapped.probability, swapped.safe, swapped.strength) == (0.75, (False, True), "slightly")
-    assert swapped.created == given.created
+    assert (swapped.strengths, swapped.created) == (given.strengths, given.created)
     assert swapped.swap() == given
+
+
+@pytest.mark.parametrize("criteria", [{}, {"kind": None}])
+def test_a_strength_by_a_criterion_is_of_a_choice_by_it(criteria):
+    with pytest.raises(ValueError, match="strengths names kind, by which criteria calls neither answer better"):
+        Comparison(id="c", responses=("a", "b"), choice=0, criteria=criteria, strengths={"kind": "better"})
 
 
 def test_off_topic_names_responses():

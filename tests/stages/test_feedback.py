@@ -78,6 +78,25 @@ def test_all_ranked_or_all_compared(tmp_path, inputs):
     assert len(records(compared)["comparisons"]) == 12 * 3  # every pair of three answers
 
 
+def test_a_compared_prompt_is_judged_by_criteria_in_its_comparisons(tmp_path, inputs):
+    """What is said overall stays the same; a criterion has a strength where it prefers one."""
+    plain, asked = Runtime.temporary(tmp_path / "plain"), Runtime.temporary(tmp_path / "asked")
+    settings = {"rank_share": 0, "overlap_share": 0, "rate_share": 0}
+    feedback.run(config(criteria_share=0, **settings), inputs, plain)
+    feedback.run(config(criteria_share=1, **settings), inputs, asked)
+    before, after = records(plain)["comparisons"], records(asked)["comparisons"]
+    by_criteria = {"criteria", "strengths"}
+    assert [one.model_dump(exclude=by_criteria) for one in before] == [
+        one.model_dump(exclude=by_criteria) for one in after
+    ]
+    assert not records(asked)["rankings"] and all(set(one.criteria) == {"shortness"} for one in after)
+    for one in after:
+        assert set(one.strengths) == {name for name, choice in one.criteria.items() if choice is not None}
+    clear = [one for one in after if one.strengths.get("shortness") in ("significantly", "better")]
+    right = [len(one.responses[one.criteria["shortness"]]) == min(map(len, one.responses)) for one in clear]
+    assert sum(right) > 0.8 * len(clear) > 4  # annotators are careless now and then
+
+
 def test_the_taste_of_a_reward_model(tmp_path, inputs, monkeypatch):
     """Annotators rank as it scores, up to their own noise, and are told from people by their names."""
 
@@ -131,7 +150,7 @@ def test_off_topic_answers_come_from_other_prompts(tmp_path, inputs):
 
 def test_an_off_topic_answer_is_marked_in_every_kind_of_record(tmp_path, inputs):
     runtime = Runtime.temporary(tmp_path / "run")
-    feedback.run(config(rank_share=0, criteria_share=1, rate_share=1, off_topic_share=1), inputs, runtime)
+    feedback.run(config(rank_share=0.5, criteria_share=1, rate_share=1, off_topic_share=1), inputs, runtime)
     found = records(runtime)
     for comparison in found["comparisons"]:  # ids end in the two answers' numbers; the last of three is off topic
         assert comparison.off_topic == ((1,) if comparison.id.endswith("2") else ())

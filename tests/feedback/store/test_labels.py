@@ -74,6 +74,7 @@ def test_a_time_that_no_record_may_have_is_refused(sqlite_store, seconds):
         ({"choice": 2, "strength": "better"}, "choice"),
         ({"choice": None, "strength": "better"}, "a tie without one"),
         ({"choice": 0, "strength": "better", "hack": 1}, "hack"),
+        ({**LEFT, "strengths": {"helpful": "better"}}, "criteria by which one answer is better"),
         ({**LEFT, "safe": [True, False]}, "does not ask which answers are safe"),
         ({**LEFT, "improved": "better"}, "not improved"),
         ({**LEFT, "reason": "\ud800"}, "unicode"),
