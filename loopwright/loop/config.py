@@ -3,14 +3,15 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 
 from loopwright.config import Config, build, dump_yaml, read_yaml
 from loopwright.errors import ConfigError
 from loopwright.loop.rounds import RoundsConfig, rounds_class, schedule_of, set_apart
 from loopwright.loop.table import load_stages
+from loopwright.schemas.steps import stage_of
 
 if TYPE_CHECKING:
     from loopwright.stages.base import Stage, StageConfig
@@ -38,10 +39,23 @@ class RunConfig(Config):
         before = {name: section for name, section in alone.items() if name not in AFTER_ROUNDS}
         return before | ({} if self.rounds is None else self.rounds.sections) | alone
 
-    def ending_with(self, number: int) -> "RunConfig":
-        """The same without the rounds after this one, of which there are some."""
+    def ending_with(self, number: int | None) -> "RunConfig":
+        """The same without the rounds after this one, of which there are some; None: with all of the schedule."""
         assert self.rounds is not None
         return self.model_copy(update={"rounds": self.rounds.model_copy(update={"until": number})})
+
+    @model_validator(mode="after")
+    def _attacks_are_found_first(self) -> Self:
+        """In the first rounds none may be there yet, but in all of them it is a mistake."""
+        whole = self if self.rounds is None else self.ending_with(None)
+        names = list(whole.sections)
+        asking = [name for name, section in whole.sections.items() if getattr(section, "attacks", 0)]
+        if asking and not any(stage_of(name) == "red_team" for name in names[: names.index(asking[-1])]):
+            raise ValueError(
+                f"{asking[0]}.attacks has no effect: no red_team runs before {asking[-1]}; add it to the rounds, or "
+                "leave attacks out"
+            )
+        return self
 
     @model_serializer(mode="wrap")
     def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -350,6 +350,20 @@ def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
         make_plan(config_from(values, "here", stages=stages), stages)
 
 
+def test_attacks_are_asked_about_where_red_teaming_comes_before_in_some_round():
+    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE, "red_team": toy("red_team")}
+    asking = METHOD | {"feedback": {"attacks": 5}}
+
+    def load(**schedule):
+        return config_from(recipe(schedule) | {"world": {}, "red_team": {}}, "here", stages=stages)
+
+    whole = load(**{"v1-v2": asking | {"red_team": {}}})
+    assert whole.ending_with(1).sections["v1.feedback"].attacks == 5  # nothing is wrong where fewer rounds are made
+    for schedule in ({"v1-v2": asking}, {"v1": asking | {"red_team": {}}}, {"v1": asking, "v2": {"red_team": {}}}):
+        with pytest.raises(ConfigError, match="v1.feedback.attacks has no effect: no red_team runs before v.*leave"):
+            load(**schedule)
+
+
 def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_asked_for():
     stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE, "ppo": ppo.STAGE}
     later = {"feedback": {"start_answers": True}, "reward": {}, "ppo": {"reference": "start"}}
