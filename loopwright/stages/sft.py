@@ -263,36 +263,49 @@ def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], ma
 
 
 def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
-    return _inputs("sft", config, artifacts, "demonstrations.jsonl", by_people=artifacts.get("demonstrations"))
+    return _inputs(config, artifacts, "demonstrations.jsonl", by_people=artifacts.get("demonstrations"))
+
+
+def check(config: SFTConfig, parents: Mapping[str, Any]) -> None:
+    """Before anything runs: there is a model to start from, and somebody to learn from.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    _check_model("sft", config, parents)
+    if config.demonstrations is None and not {"world", "demonstrations"} & parents.keys():
+        raise ConfigError(
+            "sft has no demonstrations; name a file in sft.demonstrations, or add a world or dataset section"
+        )
+
+
+def check_clean(config: SFTCleanConfig, parents: Mapping[str, Any]) -> None:
+    """As `check`, but that only a world has clean writers."""
+    if "world" not in parents:
+        raise ConfigError("sft_clean has no clean writers to learn from; add a world section or drop sft_clean")
+    _check_model("sft_clean", config, parents)
+
+
+def _check_model(stage: str, config: SFTConfig, parents: Mapping[str, Any]) -> None:
+    if config.model is None and "model" not in parents:
+        raise ConfigError(
+            f"{stage} has no model; name a Hugging Face folder in {stage}.model, or add a pretrain section"
+        )
 
 
 def bind_clean(config: SFTCleanConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
-    if "world" not in artifacts:
-        raise ConfigError("sft_clean has no clean writers to learn from; add a world section or drop sft_clean")
-    return _inputs("sft_clean", config, artifacts, "demonstrations_clean.jsonl")
+    return _inputs(config, artifacts, "demonstrations_clean.jsonl")
 
 
 def _inputs(
-    stage: str,
-    config: SFTConfig,
-    artifacts: Mapping[str, Artifact],
-    of_the_world: str,
-    by_people: Artifact | None = None,
+    config: SFTConfig, artifacts: Mapping[str, Artifact], of_the_world: str, by_people: Artifact | None = None
 ) -> SFTInputs:
     model, demonstrations, text = config.model, config.demonstrations, config.text
     if model is None:
-        if "model" not in artifacts:
-            raise ConfigError(
-                f"{stage} has no model; name a Hugging Face folder in {stage}.model, or add a pretrain section"
-            )
         model = artifacts["model"].file("model")
     if by_people is not None:
         demonstrations = chosen_input("sft.demonstrations", demonstrations, by_people, "demonstrations.jsonl", "")
     elif demonstrations is None:
-        if "world" not in artifacts:
-            raise ConfigError(
-                "sft has no demonstrations; name a file in sft.demonstrations, or add a world or dataset section"
-            )
         demonstrations = artifacts["world"].file(of_the_world)
     if text is None and config.lm_loss_coef and "model" in artifacts:
         text = artifacts["model"].file("text.jsonl.gz")
@@ -305,6 +318,6 @@ def files(config: SFTConfig) -> list[Path]:
 
 NEEDS = {"model": ("pretrain",), "world": ("world",)}
 OF_PEOPLE = {"world": DATA, "demonstrations": ("demonstrations",)}
-STAGE = Stage("sft", SFTConfig, needs=NEEDS | OF_PEOPLE, bind=bind, run=run, files=files)
+STAGE = Stage("sft", SFTConfig, needs=NEEDS | OF_PEOPLE, check=check, bind=bind, run=run, files=files)
 # Nothing is trained from it: evaluation compares with it, to tell what feedback buys from what cleaner data would.
-CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, bind=bind_clean, run=run, files=files)
+CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, check=check_clean, bind=bind_clean, run=run, files=files)

@@ -298,6 +298,16 @@ def artifact(kind: str) -> SimpleNamespace:
     return SimpleNamespace(file=lambda name: Path(kind) / name)
 
 
+def test_a_model_and_demonstrations_are_there_before_anything_runs():
+    for parents in ({"model": None, "world": None}, {"model": None, "demonstrations": None}):
+        sft.STAGE.check(sft.STAGE.config(), parents)
+    sft.STAGE.check(sft.STAGE.config(model="here", demonstrations="mine.jsonl"), {})
+    with pytest.raises(ConfigError, match="sft has no model; name a Hugging Face folder in sft.model, or add a pretr"):
+        sft.STAGE.check(sft.STAGE.config(), {"world": None})
+    with pytest.raises(ConfigError, match="sft has no demonstrations; name a file in sft.demonstrations, or add a wor"):
+        sft.STAGE.check(sft.STAGE.config(), {"model": None})
+
+
 def test_the_comparison_differs_in_its_demonstrations_alone():
     artifacts = {"model": artifact("pretrain"), "world": artifact("world")}
     usual, clean = (stage.bind(stage.config(lm_loss_coef=0.3), artifacts) for stage in (sft.STAGE, sft.CLEAN))
@@ -305,18 +315,14 @@ def test_the_comparison_differs_in_its_demonstrations_alone():
     by_others = {"demonstrations": ("demonstrations",), "world": ("world", "dataset")}
     assert (sft.CLEAN.run, sft.CLEAN.needs | by_others) == (sft.STAGE.run, sft.STAGE.needs)
     with pytest.raises(ConfigError, match="^sft_clean has no clean writers to learn from; add a world section or drop"):
-        sft.CLEAN.bind(sft.CLEAN.config(), {"model": artifact("pretrain")})
+        sft.CLEAN.check(sft.CLEAN.config(), {"model": None})
     with pytest.raises(ConfigError, match="sft_clean has no model; name a Hugging Face folder in sft_clean.model"):
-        sft.CLEAN.bind(sft.CLEAN.config(), {"world": artifact("world")})
+        sft.CLEAN.check(sft.CLEAN.config(), {"world": None})
     with pytest.raises(ValueError, match="demonstrations = mine.jsonl has no effect, because sft_clean learns from"):
         sft.CLEAN.config(demonstrations="mine.jsonl")
 
 
-def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(ConfigError, match="sft has no model"):
-        sft.bind(settings(), {})
-    with pytest.raises(ConfigError, match="sft has no demonstrations"):
-        sft.bind(settings(model="folder"), {})
+def test_raw_text_is_there_where_it_is_learned_and_nowhere_else(tmp_path):
     with pytest.raises(ConfigError, match="text has no effect with lm_loss_coef = 0"):
         settings(text="a.txt")
     with pytest.raises(ConfigError, match="lm_tokens_ratio has no effect with lm_loss_coef = 0"):
