@@ -9,6 +9,7 @@ from typing import Any
 
 from loopwright.errors import ArtifactError
 from loopwright.loop.config import RunConfig
+from loopwright.schemas.steps import stage_of
 from loopwright.tracking.artifacts import Artifact, ArtifactStore, current_artifacts
 from loopwright.tracking.files import write_atomically
 
@@ -16,10 +17,11 @@ from loopwright.tracking.files import write_atomically
 def summarise(config: RunConfig, made: Mapping[str, Artifact], stopped: str | None = None) -> dict[str, Any]:
     """The contract, from the artifacts made so far.
 
-    `versions` compares the models of the run, as the evaluate stage measured them; every other figure of a stage
-    stands under `stages`. Times are those that went into the artifacts, whichever process made them.
+    `versions` compares the models of the run, as the newest evaluation measured them (in rounds, those that it looked
+    at); every other figure of a stage stands under `stages`. Times are those that went into the artifacts, whichever process made them.
     """
     manifests = {stage: artifact.manifest for stage, artifact in made.items()}
+    evaluations = [manifest.metrics for stage, manifest in manifests.items() if stage_of(stage) == "evaluate"]
     return {
         "name": config.name,
         "seed": config.seed,
@@ -31,7 +33,7 @@ def summarise(config: RunConfig, made: Mapping[str, Artifact], stopped: str | No
             }
             for stage, artifact in made.items()
         },
-        "versions": manifests["evaluate"].metrics.get("versions", {}) if "evaluate" in manifests else {},
+        "versions": evaluations[-1].get("versions", {}) if evaluations else {},
         **({} if config.rounds is None else {"stopped": stopped}),  # why not all rounds were made
         "seconds": round(sum(manifest.seconds for manifest in manifests.values()), 3),
         "peak_rss_mb": max((manifest.peak_rss_mb for manifest in manifests.values()), default=0.0),

@@ -218,6 +218,12 @@ def test_stop_rules(tmp_path, stop, change, last, why):
     assert again["stopped"] == summary["stopped"]
 
 
+def test_without_a_last_evaluation_the_summary_compares_what_the_newest_round_did(tmp_path):
+    values = recipe({"v1-v2": METHOD | {"evaluate": {}}})
+    del values["evaluate"]
+    assert list(go(tmp_path, values)[0]["versions"]) == ["v2"]
+
+
 def test_the_budget_is_of_peoples_labels_alone():
     found = {
         "v1.feedback": {"labels": 5},
