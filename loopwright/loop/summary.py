@@ -18,7 +18,8 @@ def summarise(config: RunConfig, made: Mapping[str, Artifact], stopped: str | No
     """The contract, from the artifacts made so far.
 
     `versions` compares the models of the run, as the newest evaluation measured them (in rounds, those that it looked
-    at); every other figure of a stage stands under `stages`. Times are those that went into the artifacts, whichever process made them.
+    at); every other figure of a stage stands under `stages`. Times are those that went into the artifacts, whichever
+    process made them.
     """
     manifests = {stage: artifact.manifest for stage, artifact in made.items()}
     evaluations = [manifest.metrics for stage, manifest in manifests.items() if stage_of(stage) == "evaluate"]
