@@ -405,7 +405,8 @@ def test_what_a_recipe_lacks_is_said_before_anything_runs():
     with pytest.raises(ConfigError, match="world writes none"):
         make_plan(config_from({**base, "world": {}, "ai_feedback": {"constitution": "world"}}, "test"))
     with pytest.raises(ConfigError, match="takes a world"):
-        make_plan(config_from({**base, "pretrain": {"data": ["."]}, "ai_feedback": {"people": {}}}, "test"))
+        own = {"pretrain": {"data": ["."]}, "sft": {"demonstrations": "."}}
+        make_plan(config_from({**base, **own, "ai_feedback": {"people": {}}}, "test"))
 
 
 def test_the_default_judge_is_the_sft_policy(policy):

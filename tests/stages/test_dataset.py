@@ -209,7 +209,10 @@ def test_who_feeds_whom(tmp_path, monkeypatch):
             {"dataset": SECTIONS["dataset"] | {"judge_share": 0}},
             "dataset.judge_share = 0 leaves judge nothing to learn",
         ),
-        ({"dataset": False}, "annotator learns from a part of a dataset; add a dataset section, or drop annotator"),
+        (
+            {"dataset": False, "sft": SECTIONS["sft"] | {"demonstrations": "."}},
+            "annotator learns from a part of a dataset; add a dataset section, or drop annotator",
+        ),
         ({"sft": False, "annotator": {"model": "m"}}, "judge has no model to start from; set judge.model to a folder"),
         ({"rounds": {"schedule": {"v1": {"reward": {"held_out_share": 0.2}}}}}, "reward.held_out_share has no effect"),
         ({"evaluate": {"prompts": "x.jsonl"}}, "evaluate.prompts has no effect beside a dataset"),

@@ -439,7 +439,9 @@ def test_a_recipe_trains_two_reward_models_and_merges_them(folders, tmp_path):
 )
 def test_a_reward_that_no_stage_makes_is_found_before_anything_is_trained(tmp_path, ppo_section, message):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"name: typo\nworld:\nsft:\nfeedback:\nreward_helpful:\nreward_safe:\nppo: {ppo_section}\n")
+    recipe.write_text(
+        f"name: typo\nworld:\npretrain:\nsft:\nfeedback:\nreward_helpful:\nreward_safe:\nppo: {ppo_section}\n"
+    )
     with pytest.raises(ConfigError, match=message):
         make_plan(load_config(recipe))
 
@@ -447,7 +449,7 @@ def test_a_reward_that_no_stage_makes_is_found_before_anything_is_trained(tmp_pa
 @pytest.mark.parametrize("section", ["ppo", "rejection"])
 def test_merging_one_reward_model_is_found_before_it_is_trained(tmp_path, section):
     recipe = tmp_path / "recipe.yaml"
-    stages = "world:\nsft:\nfeedback:\nreward: {kinds: [KIND]}\n"
+    stages = "world:\npretrain:\nsft:\nfeedback:\nreward: {kinds: [KIND]}\n"
     lone = f"name: lone\n{stages}{section}: {{merge: {{rule: weighted_sum}}}}\n"
     recipe.write_text(lone.replace("KIND", "comparisons"))
     with pytest.raises(ConfigError, match=f"{section}.merge has no effect on one reward model"):
@@ -460,7 +462,11 @@ def test_patience_with_a_server_is_no_reason_to_train_anew(tmp_path):
     def key(**settings):
         source = {"kind": "remote", "url": "http://127.0.0.1:1/", **settings}
         recipe = tmp_path / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump({"name": "patient", "world": None, "sft": None, "ppo": {"rewards": [source]}}))
+        recipe.write_text(
+            yaml.safe_dump(
+                {"name": "patient", "world": None, "pretrain": None, "sft": None, "ppo": {"rewards": [source]}}
+            )
+        )
         plan = make_plan(load_config(recipe))
         return plan.origin(plan.steps[-1], {}).key()
 
