@@ -19,7 +19,7 @@ from loopwright.models.tokens import context_length
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas.steps import round_of, stage_of
 from loopwright.tracking.artifacts import Artifact
-from loopwright.training.judgement_files import files_in
+from loopwright.training.judgement_files import PAIRWISE, files_in
 from loopwright.training.next_tokens import NextTokens as NextTokens
 from loopwright.training.next_tokens import predict as predict
 
@@ -121,6 +121,8 @@ def judgement_files(
 ) -> dict[str, tuple[Path, ...]]:
     """The files of each kind of judgement that a stage trains on: of the user's folder, or of all that was collected.
 
+    Whoever asks for comparisons and rankings, as stages do where nobody names kinds, gets those of a folder with one.
+
     Raises:
         ConfigError: there is neither, or both, or no file of a kind.
     """
@@ -131,9 +133,15 @@ def judgement_files(
         )
     if folder is None and not collected:
         raise ConfigError(f"{stage} has no feedback; add a feedback section, or set {stage}.feedback to a folder")
-    folders = [one.path for one in collected] if folder is None else [folder]
-    found = [files_in(one, kinds, f"{stage}.kinds") for one in folders]
-    return {kind: tuple(files[kind] for files in found) for kind in kinds}
+    if folder is None:
+        found = [files_in(one.path, kinds, f"{stage}.kinds") for one in collected]
+        return {kind: tuple(files[kind] for files in found) for kind in kinds}
+    if folder.is_file():
+        raise ConfigError(
+            f"{stage}.feedback = {folder} is a file and not a folder of comparisons.jsonl, rankings.jsonl, ...; "
+            "make one of it with loopwright feedback import"
+        )
+    return {kind: (file,) for kind, file in files_in(folder, kinds, f"{stage}.kinds", either=PAIRWISE).items()}
 
 
 def judged(artifacts: Mapping[str, Artifact]) -> list[Artifact]:

@@ -15,18 +15,26 @@ Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several round
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks")}
 
 
-def files_in(folder: Path, kinds: Sequence[str], setting: str) -> dict[str, Path]:
+PAIRWISE = ("comparisons", "rankings")  # what stages learn pairs from, unless told otherwise
+
+
+def files_in(folder: Path, kinds: Sequence[str], setting: str, *, either: Sequence[str] = ()) -> dict[str, Path]:
     """The file of each kind.
 
     Args:
         setting: that names the kinds, as in "reward.kinds".
+        either: where these are the kinds, those of them that have a file are enough.
 
     Raises:
         ConfigError: there is no file of a kind.
     """
     found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if (folder / f"{kind}.jsonl").is_file()}
+    if tuple(kinds) == tuple(either) and found.keys() & set(kinds):
+        kinds = [kind for kind in kinds if kind in found]
     if missing := [kind for kind in kinds if kind not in found]:
-        there = ", ".join(found) or "nothing of the kind"
+        if not found:
+            raise ConfigError(f"{folder} has no {missing[0]}.jsonl, nor a file of other judgements; correct the path")
+        there = ", ".join(found)
         raise ConfigError(f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in {setting}")
     return {kind: found[kind] for kind in kinds}
 

@@ -261,10 +261,16 @@ def test_inputs_come_from_paths_where_no_stage_makes_them(policy, tmp_path):
     metrics = dpo.run(config, dpo.bind(config, {}), runtime).metrics
     assert metrics["bad_rows"] == 1 and (runtime.output / "bad_comparisons.jsonl").is_file()
     assert dpo.files(config) == [policy, tmp_path]
-    with pytest.raises(
-        ConfigError, match=r"has no rankings.jsonl, but comparisons; name what to train on in dpo.kinds"
-    ):
-        dpo.bind(DPOConfig(policy=policy, feedback=tmp_path), {})
+    unnamed = DPOConfig(policy=policy, feedback=tmp_path)  # the folder of an import that brought comparisons alone
+    assert dpo.bind(unnamed, {}).judgements == {"comparisons": (tmp_path / "comparisons.jsonl",)}
+    named = unnamed.model_copy(update={"kinds": ("comparisons", "ratings")})
+    with pytest.raises(ConfigError, match=r"has no ratings.jsonl, but comparisons; name what to train on in dpo.kinds"):
+        dpo.bind(named, {})
+    with pytest.raises(ConfigError, match=r"dpo.feedback = .*comparisons.jsonl is a file and not a folder of"):
+        dpo.bind(unnamed.model_copy(update={"feedback": tmp_path / "comparisons.jsonl"}), {})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty has no comparisons.jsonl, nor a file of other judgements; correct"):
+        dpo.bind(unnamed.model_copy(update={"feedback": tmp_path / "empty"}), {})
     with pytest.raises(ConfigError, match="dpo has no feedback; add a feedback section, or set dpo.feedback"):
         dpo.bind(DPOConfig(policy=policy), {})
     with pytest.raises(ConfigError, match="dpo has no policy; add an sft section"):
