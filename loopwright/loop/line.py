@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from loopwright.stages.base import Stage
 
 # Which figures of a step count its judgements: the first of these of which it has some.
-COUNTED = (("labels",), ("labels_of_ai", "labels_of_people"), tuple(KINDS))
+JUDGED = tuple(kind for kind in KINDS if kind not in ("demonstrations", "prompts"))
+COUNTED = (("labels",), ("labels_of_ai", "labels_of_people"), JUDGED)
 
 
 class Labels(Record):

@@ -52,7 +52,7 @@ def test_each_version_with_what_it_came_from_and_learned_from(tmp_path):
 
 def test_labels_of_a_file_and_of_models_are_counted_as_they_are_called(tmp_path):
     counted = {
-        "dataset": {"comparisons": 400, "thumbs": 20, "comparisons_held_out": 50},
+        "dataset": {"comparisons": 400, "thumbs": 20, "comparisons_held_out": 50, "demonstrations": 400},
         "v2.ai_feedback": {"labels_of_ai": 90, "labels_of_people": 10, "pairs": 300},
     }
     stages = table()
