@@ -63,9 +63,15 @@ def _check_texts(path: Path) -> Checked:
 
 
 def _guess(path: Path) -> str:
-    """The kind whose fields cover most of the first rows' keys; rows with a text field, and other formats, are text."""
+    """The kind whose fields cover most of the first rows' keys; rows with a text field, and other formats, are text.
+
+    Raises:
+        DataError: the rows lack more of what any kind needs than they have.
+    """
     if path.is_dir() or not path.name.removesuffix(".gz").endswith(".jsonl"):
         return "text"
+    if not path.stat().st_size:
+        raise DataError(f"{path}: is empty; it needs at least one row")
     keys: set[str] = set()
     for row in _first_rows(path):
         keys |= row.keys()
@@ -77,7 +83,13 @@ def _guess(path: Path) -> str:
         required = {name for name, field in fields.items() if field.is_required()}
         return len(required & keys) - len(required - keys), len(fields.keys() & keys)
 
-    return max(NAMES, key=likeness)
+    kind = max(NAMES, key=likeness)
+    if keys and likeness(kind)[0] < 0:
+        raise DataError(
+            f"{path}: rows of {', '.join(sorted(keys))} are of no kind that is known here; read them with loopwright "
+            "feedback import, which knows what other tools write, or name the kind with --kind"
+        )
+    return kind
 
 
 def _first_rows(path: Path, count: int = 20) -> list[dict[str, Any]]:

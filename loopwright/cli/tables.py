@@ -37,11 +37,17 @@ def lineage_table(run: Path, stages: Sequence[StageStatus]) -> Table:
             stage.stage,
             f"[{_COLORS[stage.state]}]{state}[/]",
             (stage.artifact or "").removeprefix("artifacts/"),
-            "\n".join(f"{role}: {parent.removeprefix('artifacts/')[:24]}" for role, parent in stage.parents.items()),
+            "\n".join(f"{role}: {_parent(parent)}" for role, parent in stage.parents.items()),
             "" if stage.seconds is None else f"{stage.seconds:.1f}",
             "\n".join(stage.reasons).replace("[", "\\["),
         )
     return table
+
+
+def _parent(folder_or_id: str) -> str:
+    """The name of its folder, whole, so that it can be found; of one that was deleted the start of its id."""
+    folder = folder_or_id.removeprefix("artifacts/")
+    return folder if folder != folder_or_id else folder[:12]
 
 
 def versions_tree(versions: Sequence[Version]) -> Tree:
@@ -85,7 +91,7 @@ def seeds_table(
 
 
 def versions_table(versions: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The models of a run side by side; a dash where a figure does not apply."""
+    """The models of a run side by side; a dash where a figure does not apply, no line where it applies to none."""
     table = Table(title="held-out prompts", title_justify="left")
     table.add_column("figure")
     for version in versions:
@@ -95,7 +101,8 @@ def versions_table(versions: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, value in _flat(figures):
             rows.setdefault(name, {})[version] = value
     for name, values in rows.items():
-        table.add_row(name, *(_number(values.get(version)) for version in versions))
+        if any(value is not None for value in values.values()):
+            table.add_row(name, *(_number(values.get(version)) for version in versions))
     return table
 
 

@@ -19,8 +19,8 @@ import loopwright.loop.lineage
 import loopwright.loop.plan
 from loopwright.cli import main as cli
 from loopwright.cli.display import display_for
-from loopwright.cli.tables import print_table, versions_table, versions_tree
-from loopwright.loop import Version
+from loopwright.cli.tables import lineage_table, print_table, versions_table, versions_tree
+from loopwright.loop import StageStatus, Version
 from tests.loop import test_rounds
 from tests.loop.toys import RECIPE, TOYS, no_report
 
@@ -261,6 +261,20 @@ def test_data_check_knows_the_kinds(tmp_path, monkeypatch, capsys, row, kind):
     assert (found["kind"], found["good"], found["bad"]) == (kind, 1, [])
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"prompt": "?", "chosen": "a", "rejected": "b"}', "rows of chosen, prompt, rejected are of no kind that is"),
+        ("", "rows.jsonl: is empty; it needs at least one row"),
+    ],
+)
+def test_data_check_sends_rows_of_other_tools_to_the_import(tmp_path, monkeypatch, capsys, rows, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows)
+    status, out, err = call(monkeypatch, capsys, "data", "check", str(path))
+    assert status == 1 and not out and message in err
+
+
 def test_data_check_of_a_file_without_a_good_row_lists_them_all(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text("{\n}\n")
@@ -299,11 +313,22 @@ def test_bars_show_time_left_and_figures():
 def test_versions_stand_side_by_side():
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     win_rate = {"mean": 0.5, "low": 0.25, "high": 0.75}
-    versions = {"sft": {"gold": 0.25, "kl": None}, "ppo": {"gold": 0.5, "kl": 1.5, "win_rate_vs_sft": win_rate}}
+    versions = {
+        "sft": {"gold": 0.25, "kl": None, "adversarial": {"gold": None}},
+        "ppo": {"gold": 0.5, "kl": 1.5, "win_rate_vs_sft": win_rate, "adversarial": {"gold": None}},
+    }
     console.print(versions_table(versions))
     lines = [line.split("│")[1:-1] for line in console.export_text().splitlines() if line.startswith("│")]
     rows = [[cell.strip() for cell in line] for line in lines]
     assert rows == [["gold", "0.250", "0.500"], ["kl", "–", "1.500"], ["win_rate_vs_sft", "–", "0.500 [0.250, 0.750]"]]
+
+
+def test_lineage_names_whole_folders():
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    parents = {"policy": "artifacts/v1.reinforce_plus_plus-0123456789ab", "reward": "f" * 64}
+    console.print(lineage_table(Path("run"), [StageStatus(stage="ppo", state="done", parents=parents)]))
+    shown = console.export_text()
+    assert "policy: v1.reinforce_plus_plus-0123456789ab " in shown and f"reward: {'f' * 12} " in shown
 
 
 def test_the_quickstart_recipe_is_valid_and_comes_with_the_package():
