@@ -166,9 +166,17 @@ def _changes(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
         before, after = old.get(name, absent), new.get(name, absent)
         if before != after:
             shown = [
-                "nothing" if value is absent else "null" if value is None else str(value) for value in (before, after)
+                "nothing" if value is absent else "null" if value is None else str(_given(value))
+                for value in (before, after)
             ]
             yield f"{what.format(name)}: {shown[0]} → {shown[1]}"
+
+
+def _given(value: Any) -> Any:
+    """Settings in a list without those that nobody gave: a reward has twenty, of which two or three say which it is."""
+    if isinstance(value, dict):
+        return {name: _given(inner) for name, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _flat(value: Any, key: str) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import torch
 from loopwright.errors import ArtifactError, ConfigError, DataError, RequirementError, RunBusyError
 from loopwright.kernels import library
 from loopwright.loop import execution, load_config, run, status
+from loopwright.loop.plan import differences
 from loopwright.tracking import ArtifactStore, code_hashes
+from loopwright.tracking.artifacts import Origin
 from tests.loop.toys import RECIPE, TOYS, no_report, outcome
 
 
@@ -210,6 +212,15 @@ def test_status_says_which_and_why(tmp_path):
     assert found["seeds"] == ("done", [])
     assert found["first"] == ("stale", ["config changed first.rate: 0.1 → 0.3"])
     assert found["evaluate"] == ("stale", ["parent first runs first"])
+
+
+def test_a_changed_reward_is_told_by_what_was_given_of_it():
+    same = {"kind": "ppo", "parents": {}, "seed": 0, "code": "0", "versions": {}}
+    old, new = (
+        Origin(config={"rewards": []}, **same),
+        Origin(config={"rewards": [{"kind": "rule", "url": None}]}, **same),
+    )
+    assert differences(old, new) == ["config changed ppo.rewards: [] → [{'kind': 'rule'}]"]
 
 
 def test_status_tells_what_came_from_what(tmp_path):
