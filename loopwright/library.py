@@ -310,6 +310,9 @@ def _workplace(
 
     The same call finds its own checkpoint again; one with other settings, data or weights has a place of its own.
     """
+    for name, loader, one in (("model", "AutoModelForCausalLM", model), ("tokenizer", "AutoTokenizer", tokenizer)):
+        if not hasattr(one, "save_pretrained"):
+            raise ConfigError(f"{name} is {one!r:.60}; load one with transformers.{loader}.from_pretrained(folder)")
     with tempfile.TemporaryDirectory() as temporary:
         start = Path(temporary) / "start"
         save_model(model, tokenizer, start)

@@ -205,6 +205,15 @@ def test_a_misspelt_setting_is_named():
         loopwright.sft(tiny_model("llama"), tiny_tokenizer(), [], learning_rat=1.0)
 
 
+def test_a_path_in_the_place_of_a_model_is_named():
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    pairs = [("Is it open?", "Yes.", "No idea.")]
+    with pytest.raises(ConfigError, match=r"model is 'my-model'; load one with transformers.AutoModelForCausalLM"):
+        loopwright.dpo("my-model", tokenizer, pairs)
+    with pytest.raises(ConfigError, match=r"tokenizer is None; load one with transformers.AutoTokenizer"):
+        loopwright.dpo(model, None, pairs)
+
+
 def test_two_functions_without_names_are_two_rewards():
     once = loopwright.ppo(tiny_model("llama"), tiny_tokenizer(), QUESTIONS, brief, **PPO)
     halves = [(lambda prompts, responses: brief(prompts, responses), 0.5)] * 2
