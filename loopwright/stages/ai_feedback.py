@@ -89,6 +89,11 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
     write_records(runtime.output / "judged.jsonl", [line_of(*one) for one in zip(pairs, verdicts, strict=True)])
     figures = summarise(pairs, verdicts, labels, inputs) | {"prompts": len(prompts), "judge": chooser.name}
     figures |= {"labels_of_ai": len(kept), "labels_of_people": len(of_people)}
+    if pairs and not kept:
+        runtime.log(
+            f"the judge labels none of {len(pairs)} pairs: {figures['unheard']} of its {2 * len(pairs)} replies "
+            "were no verdict, and no two others agree; judged.jsonl has them all"
+        )
     if config.people is not None:
         figures["people"] = labels_of_people.figures(pairs, labels)
     if config.canaries:

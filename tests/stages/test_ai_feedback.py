@@ -335,9 +335,11 @@ def test_what_comes_from_where(tmp_path):
 def test_no_verdict_makes_no_label(tmp_path, inputs):
     inputs = replace(inputs, judge=Scripted(lambda text, choices: None))
     runtime = Runtime.temporary(tmp_path / "run")
+    runtime.log = (said := []).append
     metrics = ai_feedback.run(config(), inputs, runtime).metrics
     assert metrics["labels_of_ai"] == 0 and metrics["left_out"] == metrics["pairs"] == 36
     assert not (runtime.output / "comparisons.jsonl").read_text()
+    assert any("the judge labels none of 36 pairs: 72 of its 72 replies were no verdict" in line for line in said)
 
 
 def test_a_judge_that_contradicts_itself_makes_no_label(tmp_path, inputs):
