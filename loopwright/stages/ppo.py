@@ -77,7 +77,7 @@ def run(config: PolicyConfig, inputs: PPOInputs, runtime: Runtime) -> StageOutpu
         look(0)  # what the others are compared to
 
     done = start
-    with runtime.progress(config.section, config.steps, start) as bar:
+    with runtime.progress(runtime.stage, config.steps, start) as bar:
         for step in range(start, config.steps):
             if watcher.stopped:
                 break
