@@ -219,5 +219,8 @@ def _path(points: Sequence[Point], across: Scale, up: Scale) -> str:
 
 
 def _steps(low: float, high: float) -> list[float]:
+    """Between whole numbers, such as steps of training, only whole ones."""
     inside = [tick for tick in nice_ticks(low, high, 5) if low <= tick <= high]
+    if float(low).is_integer() and float(high).is_integer():
+        inside = [tick for tick in inside if tick.is_integer()]
     return inside or [low]

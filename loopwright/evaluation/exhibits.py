@@ -133,11 +133,17 @@ def annotators(run: RunFiles) -> dict[str, Any] | None:
         "all": everyone,
         "agreement": agreement if is_number(agreement) else None,
         "totals": [(kind, count) for kind, count in totals if count],
+        "right_by": _right_by(run) if any(row["accuracy"] is not None for row in rows) else None,
     }
 
 
+def _right_by(run: RunFiles) -> str:
+    """Whose verdict simulated annotators are measured by."""
+    return "the model that lends annotators its taste" if "annotator" in run.stages else "the exact judges"
+
+
 def _record(known: Any) -> dict[str, Any]:
-    """What the stage itself says of an annotator: pairs judged, and how often rightly by the exact judges."""
+    """What the stage itself says of an annotator: pairs judged, and how often rightly."""
     known = known if isinstance(known, dict) else {}
     return {"pairs": known.get("pairs"), "accuracy": known.get("accuracy")}
 

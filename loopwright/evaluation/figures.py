@@ -37,15 +37,15 @@ def figure(value: Any, digits: int = 2) -> str:
 
 
 def percent(value: Any, digits: int = 0) -> str:
-    """A share as a percentage."""
+    """A share as a percentage; no line breaks before its sign."""
     if isinstance(value, dict):
         value = value.get("mean")
-    return f"{100 * value:.{digits}f} %".replace("-", "−") if is_number(value) else ABSENT
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−") if is_number(value) else ABSENT
 
 
 def change(value: float) -> str:
     """A relative change with its sign: 1.034 is +3.4 %."""
-    return f"{100 * (value - 1):+.1f} %".replace("-", "−")
+    return f"{100 * (value - 1):+.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def duration(seconds: Any) -> str:

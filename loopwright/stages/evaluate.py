@@ -244,7 +244,7 @@ class _Trial:
             right = (
                 ""
                 if self.judge_accuracy is None
-                else f" and orders {self.judge_accuracy:.0%} of held-out pairs rightly"
+                else f" and orders {100 * self.judge_accuracy:.0f} % of held-out pairs rightly"
             )
             return f"how likely the answer is preferred to a mean one, by a judge that trained nothing{right}"
         if self.config.judge is not None and self.inputs.judges is None:

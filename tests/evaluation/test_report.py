@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from loopwright.errors import ArtifactError
 from loopwright.evaluation import charts
+from loopwright.evaluation.exhibits import annotators
 from loopwright.evaluation.figures import change, duration, figure, percent
 from loopwright.evaluation.report import render
+from loopwright.evaluation.run_files import RunFiles, StageFiles
 from tests.evaluation.fake_run import HOSTILE, PARENTS, SECONDS, make
 
 
@@ -55,7 +58,7 @@ def test_every_section_is_there(text):
     for shown in (
         "0.86",
         "0.54 to 0.62",
-        "79 %",
+        "79\N{NO-BREAK SPACE}%",
         "4 min 12 s",
         "Best of 16 from SFT",
         "Always refuse",
@@ -187,6 +190,20 @@ def test_a_line_chart_draws_what_there_is_to_draw():
     assert charts.line_chart("t", {"single": [(1.0, 9.0)]}) is None
     flat = charts.line_chart("t", {"a": [(1.0, 0.0), (2.0, 0.0)]}, from_zero=True)
     assert flat.y_ticks[0].label == "0"
+    few = charts.line_chart("t", {"a": [(10.0, 0.0), (12.0, 1.0)]})
+    assert [tick.label for tick in few.x_ticks] == ["10", "11", "12"]  # there is no step between two steps
+
+
+def test_right_is_by_whoever_said_so():
+    def shown(**stages):
+        known = {"annotators": {"a": {"pairs": 9, "accuracy": 0.9}}}
+        given = {
+            name: StageFiles(name, Path(name), {"metrics": known if name == "feedback" else {}}) for name in stages
+        }
+        return annotators(RunFiles(Path("run"), None, {}, {}, given))
+
+    assert shown(feedback=1, world=1)["right_by"] == "the exact judges"
+    assert shown(feedback=1, dataset=1, annotator=1)["right_by"] == "the model that lends annotators its taste"
 
 
 def test_moving_average_keeps_straight_lines():
@@ -205,7 +222,8 @@ def test_lineage_runs_from_left_to_right():
 def test_numbers_for_people():
     assert [duration(s) for s in (3.14, 41, 125, 4325)] == ["3.1 s", "41 s", "2 min 05 s", "1 h 12 min"]
     assert figure(-0.5) == "−0.50" and figure(12000) == "12,000" and figure(None) == "–"
-    assert percent(0.861) == "86 %" and change(1.034) == "+3.4 %" and change(0.99) == "−1.0 %"
+    sign = "\N{NO-BREAK SPACE}%"  # of which no line is broken
+    assert percent(0.861) == f"86{sign}" and change(1.034) == f"+3.4{sign}" and change(0.99) == f"−1.0{sign}"
 
 
 def test_the_watch_is_drawn_over_kl_with_its_marks(tmp_path):

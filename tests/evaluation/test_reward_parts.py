@@ -68,4 +68,4 @@ def test_named_reward_stages_have_cards_of_a_reward():
         for name in ("reward_very_safe",)
     }
     (card,) = pipeline(RunFiles(Path("run"), None, {}, {}, stages))
-    assert card["title"] == "Reward, very safe" and card["key"] == ("75 %", "held-out accuracy")
+    assert card["title"] == "Reward, very safe" and card["key"] == ("75\N{NO-BREAK SPACE}%", "held-out accuracy")

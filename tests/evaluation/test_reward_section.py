@@ -69,7 +69,7 @@ def test_only_what_is_there_is_shown(run):
         assert section(run, broken) is None
     alone = bare | {"accuracy": {"mean": 0.7, "low": 0.6, "high": 0.8, "pairs": 100}}
     text = section(run, alone)
-    assert "70.0 %" in text and "<table" not in text and "board" not in text and "<h3>" not in text
+    assert "70.0\N{NO-BREAK SPACE}%" in text and "<table" not in text and "board" not in text and "<h3>" not in text
     odd = {"by": [1], "calibration": {"temperature": "x"}, "learning_curve": {"points": [3]}, "sensitivity": 1}
     assert section(run, alone | odd | {"worthless": [{}], "data": {"agreement": 1}}) == text
 
