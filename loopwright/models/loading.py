@@ -31,6 +31,8 @@ from loopwright.config.base import Config
 from loopwright.errors import ModelError
 from loopwright.models.tokens import ensure_pad, match_vocabulary
 
+NO_MODEL = "{} has no config.json; give the folder that save_pretrained wrote"
+
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, with a pad token of its own.
@@ -54,6 +56,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         with quiet():
             return tokenizer_class(folder).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
+        if not (folder / "config.json").is_file():
+            raise ModelError(NO_MODEL.format(folder)) from error
         raise ModelError(f"{folder} has no tokenizer that transformers can load ({_first_line(error)})") from error
 
 
@@ -81,7 +85,12 @@ def load_reward_model(folder: Path, device: torch.device | str = "cpu") -> PreTr
 
 
 def check_one_label(model: PreTrainedModel, folder: Path) -> None:
-    """Raise ModelError where a sequence classifier has more labels than a reward model has heads."""
+    """Raise ModelError where a folder held no sequence classifier, or one of more labels than a reward model has heads.
+
+    Of a causal LM transformers makes a classifier, too, with a head of chance.
+    """
+    if saved := [name for name in model.config.architectures or () if not name.endswith("ForSequenceClassification")]:
+        raise ModelError(f"{folder} holds a {saved[0]}, which scores nothing; give a reward model's folder")
     if model.config.num_labels != getattr(model.config, "reward_heads", 1):
         raise ModelError(f"{folder} has {model.config.num_labels} labels; a reward model has one")
 
@@ -223,7 +232,7 @@ def load_weights(auto_class: Any, folder: Path, **settings: Any) -> Any:
     """
     check_folder(folder)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote")
+        raise ModelError(NO_MODEL.format(folder))
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"

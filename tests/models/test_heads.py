@@ -19,7 +19,7 @@ from loopwright.models.loading import load_reward_model, save_model, without_dro
 from loopwright.models.normalisation import fold_normalisation
 from loopwright.models.padding import last_token_index, pad_rows, padding_gap, position_ids
 from loopwright.models.trainable import TrainableConfig, make_trainable
-from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, saved, tiny_model, tiny_tokenizer
 
 ROWS = [[72, 101, 108], [70, 1, 2, 3, 4, 5, 6], [9, 8, 7, 6, 5]]
 
@@ -211,6 +211,15 @@ def test_a_classifier_of_several_labels_is_no_reward_model_of_several_heads(tmp_
     save_model(reward_model, tiny_tokenizer(), tmp_path)
     with pytest.raises(ModelError, match="has 3 labels; a reward model has one"):
         load_reward_model(tmp_path)
+
+
+def test_a_causal_lm_is_no_reward_model_with_a_head_of_chance(tmp_path):
+    model = tiny_model("llama")
+    model.config.num_labels = 1
+    with pytest.raises(
+        ModelError, match="holds a LlamaForCausalLM, which scores nothing; give a reward model's folder"
+    ):
+        load_reward_model(saved(model, tiny_tokenizer(), tmp_path))
 
 
 @torch.no_grad()

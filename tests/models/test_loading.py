@@ -93,6 +93,8 @@ def test_folders_that_hold_no_model(tmp_path):
         load_causal_lm(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="has no config.json"):
         load_causal_lm(tmp_path)
+    with pytest.raises(ModelError, match="has no config.json; give the folder that save_pretrained wrote"):
+        load_tokenizer(tmp_path)
     folder = saved(tiny_model("llama"), tiny_tokenizer(), tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
