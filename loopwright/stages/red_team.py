@@ -87,6 +87,11 @@ class RedTeamConfig(StageConfig):
         for name, users in USED_BY.items():
             if name in self.model_fields_set and not set(users) & set(self.sources):
                 raise ValueError(f"{name} has no effect without {' or '.join(users)} in sources; leave it out")
+        if self.asks is not None and self.asks.stage is not None:
+            raise ValueError(
+                f"asks names the stage {self.asks.stage}, whose model scores answers and knows no request for harm; "
+                "give it a reward that does"
+            )
         if "rl" in self.sources and self.attack.temperature == 0:
             raise ValueError("attack.temperature = 0 leaves an attacker nothing to try; raise it, or leave rl out")
         return self

@@ -498,6 +498,7 @@ def test_what_was_found_is_tried_again(folders, tmp_path):
         ({"rl": {"max_new_tokens": 5}}, "red_team.attack"),
         ({"rl": {"eval_steps": 5}}, "no effect on an attacker"),
         ({"rl": {"novelty": 0, "neighbours": 3}}, "neighbours has no effect"),
+        ({"asks": {"kind": "model", "stage": "reward"}}, "asks names the stage reward, whose model scores answers"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message):
