@@ -142,9 +142,10 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis or a label: three significant digits."""
+    """A number for an axis or a label: three significant digits, of small ones two, as steps of 2.5e-4 need."""
     if value and abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
     if abs(value) >= 10_000:
         return f"{value / 1000:.3g}k"
     if abs(value) >= 1_000:

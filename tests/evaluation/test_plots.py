@@ -71,8 +71,11 @@ def test_a_file_of_its_own_is_whole_and_hostile_labels_stay_text():
     assert not [name for element in root.iter() for name in element.attrib if name.startswith("on")]
 
 
-@pytest.mark.parametrize(("value", "text"), [(1000.0, "1000"), (1354.2, "1354"), (0.25, "0.25"), (12000.0, "12k")])
-def test_ratings_are_written_out(value, text):
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1000.0, "1000"), (1354.2, "1354"), (0.25, "0.25"), (12000.0, "12k"), (7.5e-4, "7.5e-4"), (-5e-4, "-5e-4")],
+)
+def test_numbers_of_axes_are_written_out(value, text):
     from loopwright.evaluation.charts import short
 
     assert short(value) == text
