@@ -161,7 +161,7 @@ def judge_criteria(
         yield one
         for criterion in criteria:
             about = origin(item, range(len(item.responses)), inputs) | {"id": f"{one.id}/{criterion}"}
-            yield annotator.rank(item.prompt, item.responses, judges, criterion, rng, **about)
+            yield annotator.rank(item.prompt, item.responses, judges, criterion, rng, again=True, **about)
 
 
 def rate_each(

@@ -123,8 +123,9 @@ def summarise(lines: Sequence[Line], prompts: Sequence[Prompt]) -> dict[str, Any
     judgements = [line.record for line in lines if isinstance(line.record, Judgement)]
     kinds = dict.fromkeys(line.kind for line in lines)
     by_annotator: dict[str, int] = {}
-    for line in {line.label: line for line in lines}.values():
-        name = getattr(line.record, "annotator", None) or "?"
+    labels = {line.label: line.record for line in lines}  # one record of each: it took its time once
+    for record in labels.values():
+        name = getattr(record, "annotator", None) or "?"
         by_annotator[name] = by_annotator.get(name, 0) + 1
     agreement = agreement_report(judgements)
     return {
@@ -135,5 +136,5 @@ def summarise(lines: Sequence[Line], prompts: Sequence[Prompt]) -> dict[str, Any
         "agreement": agreement["percent"]["value"],
         "alpha": agreement["alpha_nominal"]["value"],
         "annotators": {name: {"labels": count} for name, count in sorted(by_annotator.items())},
-        "hours": sum(judgement.seconds or 0.0 for judgement in judgements) / 3600,
+        "hours": sum(getattr(record, "seconds", None) or 0.0 for record in labels.values()) / 3600,
     }
