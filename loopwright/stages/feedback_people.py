@@ -24,7 +24,6 @@ from loopwright.tracking.artifacts import id_of_file
 if TYPE_CHECKING:
     from loopwright.stages.feedback import FeedbackConfig, FeedbackInputs
 
-ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people were asked for something else
 SCORED_AT_ONCE = 256  # items
 OF_SAMPLES = (
     "prompts", "tasks", "prompts_file", "attacks", "responses_per_prompt", "versions", "start_answers", "sampling",
@@ -111,7 +110,7 @@ def with_scores(items: Sequence[Item], reward: Path, runtime: Runtime) -> list[I
 
 def write(lines: Sequence[Line], makes: Sequence[str], folder: Path) -> None:
     """A file of each kind, as simulated feedback has them."""
-    by_kind: dict[str, list[Record]] = {kind: [] for kind in (*ALWAYS_WRITTEN, *makes)}
+    by_kind: dict[str, list[Record]] = {kind: [] for kind in (*asked.ALWAYS_WRITTEN, *makes)}
     for line in lines:
         by_kind.setdefault(line.kind, []).append(line.record)
     for kind, records in by_kind.items():
