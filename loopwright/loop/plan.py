@@ -1,6 +1,6 @@
 """Which stages run, in which order, from what: and what decides whether one must run again."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,14 @@ class Plan:
             return self, None
         shorter = self.run.ending_with(number)
         return replace(self, run=shorter, steps=_steps(shorter, self.stages)), reason
+
+    def behind(self, names: Iterable[str]) -> set[str]:
+        """These steps, and all that they are made from."""
+        found = set(names)
+        for step in reversed(self.steps):  # a parent comes before
+            if step.name in found:
+                found.update(step.parents.values())
+        return found
 
     def _content(self, path: Path, stage: str) -> dict[str, str]:
         """The hashes of an external file, or of all files in a folder; each is read once a run."""
