@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several round
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks")}
 
 
-def files_in(folder: Path, kinds: Sequence[str], setting: str) -> dict[str, Path]:
+def files_in(folder: Path, kinds: Sequence[str], setting: str, holds: Callable[[str], bool]) -> dict[str, Path]:
     """The file of each kind.
 
     Args:
         setting: that names the kinds, as in "reward.kinds".
+        holds: whether the folder has a file of a name.
 
     Raises:
         ConfigError: there is no file of a kind.
     """
-    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if (folder / f"{kind}.jsonl").is_file()}
+    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if holds(f"{kind}.jsonl")}
     if missing := [kind for kind in kinds if kind not in found]:
         there = ", ".join(found) or "nothing of the kind"
         raise ConfigError(f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in {setting}")
