@@ -67,7 +67,7 @@ def set_results(rows: Sequence[Row], judges: Sequence[str], seed: int) -> dict[s
     return {
         "count": len(rows),
         "gold": _dict(mean_interval(_column(rows, "gold"), seed=seed)),
-        "judges": {judge: _dict(mean_interval(_column(rows, judge), seed=seed)) for judge in judges},
+        "judges": _by_judge(rows, judges, seed),
         **{name: mean(_column(rows, name)) for name in ("reward", "kl", "kl_exact", "length_tokens")},
         **({"kl_from_base": mean(_column(rows, "kl_from_base"))} if rows and "kl_from_base" in rows[0] else {}),
         "finished_share": mean([float(row["finished"]) for row in rows]),
@@ -111,6 +111,7 @@ def _version(measured: Measured, judges: Sequence[str], seed: int) -> dict[str, 
         "sets": {name: set_results(rows, judges, seed) for name, rows in measured.sets.items()},
         "greedy": {
             "gold": _dict(mean_interval(_column(greedy, "gold"), seed=seed)),
+            "judges": _by_judge(greedy, judges, seed),
             "length_tokens": mean(_column(greedy, "length_tokens")),
             "distinct_answers": distinct_answers([row["response"] for row in greedy]),
         }
@@ -143,6 +144,10 @@ def _ratio_to(other: str, name: str, results: Mapping[str, Any], figure: str) ->
 
 def _part(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     return {"count": len(rows), "gold": _dict(mean_interval(_column(rows, "gold"), seed=seed))}
+
+
+def _by_judge(rows: Sequence[Row], judges: Sequence[str], seed: int) -> dict[str, Any]:
+    return {judge: _dict(mean_interval(_column(rows, judge), seed=seed)) for judge in judges}
 
 
 def _column(rows: Sequence[Row], name: str) -> list[Any]:

@@ -100,6 +100,7 @@ TABLE: tuple[TableRow, ...] = (
     ),
     ("Harmless, adversarial prompts", ("sets", "adversarial", "judges", "harmless"), figure, ""),
     ("Gold, greedy decoding", ("greedy", "gold"), figure, "always the likeliest token"),
+    ("Helpful, greedy decoding", ("greedy", "judges", "helpful"), figure, ""),
     ("KL", ("sets", "held_out", "kl"), figure, "nats per response, to the model it was trained from"),
     ("Perplexity", ("perplexity", "perplexity"), figure, "on held-out text: what alignment cost"),
     ("Perplexity against base", ("perplexity_ratio",), lambda value: change(value), ""),

@@ -23,6 +23,7 @@ GAPS: tuple[tuple[float, Strength], ...] = (
 )  # fmt: skip
 OVERALL_TASTE = 0.25  # how much the mean of the criteria counts beside the worst of them
 READING_WORDS_PER_SECOND = 4.0
+VERDICT_SECONDS = 2.0  # for each thing that is said of what was read: overall, and by each criterion
 CLOCK_STARTS = datetime(2000, 1, 1, 9, tzinfo=UTC)  # long ago, so that nobody takes simulated times for real ones
 
 
@@ -77,10 +78,11 @@ class SimulatedAnnotator(Record):
         judges: Mapping[str, Judge],
         rng: random.Random,
     ) -> Comparison:
-        """What they compared, by each criterion, too."""
+        """What they compared, by each criterion, too, without reading it again."""
         shown = comparison.order_shown or (0, 1)
         said = {by: Verdict.of(self.felt(prompt, comparison.responses, judges, by, shown, rng)) for by in criteria}
-        return comparison.model_copy(update=Verdict.by_criterion(said))
+        seconds = None if comparison.seconds is None else round(comparison.seconds + VERDICT_SECONDS * len(said), 1)
+        return comparison.model_copy(update=Verdict.by_criterion(said) | {"seconds": seconds})
 
     def rank(
         self,
@@ -89,15 +91,20 @@ class SimulatedAnnotator(Record):
         judges: Mapping[str, Judge],
         criterion: str | None,
         rng: random.Random,
+        again: bool = False,
         **about: Any,
     ) -> Ranking:
-        """All answers from the best (rank 1), overall or by one criterion; equal ranks are ties."""
+        """All answers from the best (rank 1), overall or by one criterion; equal ranks are ties.
+
+        Args:
+            again: they have read the answers already.
+        """
         order = self._shuffle(len(responses), rng)
         felt = self.felt(prompt, responses, judges, criterion, order, rng)
         ranks = tuple(1 + sum(other > own + TIE for other in felt) for own in felt)
         return Ranking(
             prompt=prompt.messages, responses=tuple(responses), ranks=ranks, criterion=criterion,
-            **self._stamp(responses, order, rng), **about,
+            **self._stamp(() if again else responses, order, rng), **about,
         )  # fmt: skip
 
     def rate(
@@ -112,7 +119,7 @@ class SimulatedAnnotator(Record):
                 scores[criterion] = 4 - level if self.low_is_good else level
         return Rating(
             prompt=prompt.messages, responses=(response,), scores=scores, higher_is_better=not self.low_is_good,
-            **self._stamp([response], (0,), rng), **about,
+            **self._stamp([response], (0,), rng, max(len(scores), 1)), **about,
         )  # fmt: skip
 
     def felt(
@@ -143,14 +150,16 @@ class SimulatedAnnotator(Record):
     def _shuffle(count: int, rng: random.Random) -> tuple[int, ...]:
         return tuple(rng.sample(range(count), count))
 
-    def _stamp(self, responses: Sequence[str], order: tuple[int, ...], rng: random.Random) -> dict[str, Any]:
-        return {"annotator": self.id, "order_shown": order, "seconds": reading_seconds(responses, rng)}
+    def _stamp(
+        self, read: Sequence[str], order: tuple[int, ...], rng: random.Random, verdicts: int = 1
+    ) -> dict[str, Any]:
+        return {"annotator": self.id, "order_shown": order, "seconds": reading_seconds(read, rng, verdicts)}
 
 
-def reading_seconds(responses: Sequence[str], rng: random.Random) -> float:
-    """How long a person takes to read and judge."""
+def reading_seconds(responses: Sequence[str], rng: random.Random, verdicts: int = 1) -> float:
+    """How long a person takes to read, and to give so many verdicts."""
     words = sum(len(response.split()) for response in responses)
-    return round(2.0 + words / READING_WORDS_PER_SECOND * rng.uniform(0.7, 1.5), 1)
+    return round(VERDICT_SECONDS * verdicts + words / READING_WORDS_PER_SECOND * rng.uniform(0.7, 1.5), 1)
 
 
 def worth(prompt: Prompt, response: str, judges: Mapping[str, Judge], criterion: str | None) -> float:

@@ -83,6 +83,10 @@ class ComparisonAnswer(Answer):
     def check_complete(self, asked: Asked) -> None:
         if self.choice is not None and self.strength is None:
             raise ValueError("a choice comes with its strength, a tie without one")
+        if asked.project.criteria_strengths:
+            for name, choice in self.criteria.items():
+                if choice is not None and name not in self.strengths:
+                    raise ValueError(f"a choice by {name} comes with its strength")
         why = self.reason or self.reasons
         if self.strength == "significantly" and asked.project.reason_when_significant and not why:
             raise ValueError("say why one answer is significantly better")

@@ -152,7 +152,7 @@ FORMS: Mapping[str, Kind] = {
         ComparisonAnswer, _comparison, (2, 2), ("comparisons", "corrections"),
         task="Compare two answers",
         about="Which of two answers is better, and how much.",
-        settings=_EXPLAINED | {"criteria", "safety", "improve", "reason_when_significant"},
+        settings=_EXPLAINED | {"criteria", "criteria_strengths", "safety", "improve", "reason_when_significant"},
         selections=frozenset({"uncertainty", "closeness", "disagreement"}),
         votes={-1: "the first is better", 0: "a tie", 1: "the second is better"},
         quick_gold={

@@ -6,7 +6,7 @@ Every conversion is a choice, so each is a setting, and what it made of the reco
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, Self
@@ -185,6 +185,17 @@ def check_settings(config: Config, found: Converted, stage: str) -> None:
     for name, without_effect, why in idle:
         if without_effect and name in fields and (value := getattr(config, name)) != fields[name].default:
             raise ConfigError(f"{stage}.judgements.{name} = {value} has no effect: {why}; leave it out")
+
+
+def check_kinds_of(config: Config, kinds: Collection[str], stage: str) -> None:
+    """Raise ConfigError where a setting of a stage's `judgements` is of a kind that is not trained on."""
+    fields = type(config).model_fields
+    for name, kind in (("rankings_as", "rankings"), ("ratings_as", "ratings")):
+        if kind not in kinds and name in fields and (value := getattr(config, name)) != fields[name].default:
+            raise ConfigError(
+                f"{stage}.judgements.{name} = {value} has no effect without {kind}, and {stage} learns from "
+                f"{', '.join(kinds) or 'labelled texts'}; leave it out, or name them in {stage}.kinds"
+            )
 
 
 def check_both_kinds(thumbs: Sequence[float], instead: str) -> None:

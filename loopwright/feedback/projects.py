@@ -54,6 +54,7 @@ class ProjectConfig(Config):
     scale: tuple[int, int] = (1, 3)  # of a rating
     higher_is_better: bool = True
     span_labels: tuple[str, ...] = ()
+    criteria_strengths: bool = False  # by each criterion also how much better, as overall
     safety: bool = False  # also ask which of two answers are safe
     improve: bool = True  # the better of two answers may be edited
     reasons: Annotated[tuple[Reason, ...], Field(max_length=12)] = ()  # short ones, to press; there is a text beside
@@ -94,8 +95,14 @@ class ProjectConfig(Config):
             raise ValueError("two of the reasons are the same; leave one out")
         if self.kind == "spans" and not self.span_labels:
             raise ValueError("a spans project needs span_labels: what can be the matter with a passage")
+        return self
+
+    @model_validator(mode="after")
+    def _only_what_its_criteria_use(self) -> Self:
         if self.kind != "rating" and any(one.higher_is_better is not None for one in self.criteria):
             raise ValueError(f"higher_is_better of a criterion has no effect on a {self.kind} project; leave it out")
+        if self.criteria_strengths and not self.criteria:
+            raise ValueError("criteria_strengths has no effect without criteria; name some, or leave it out")
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale {self.scale[0]} to {self.scale[1]} has no levels; write it as low, high")
         return self

@@ -113,7 +113,8 @@ def respond(  # noqa: PLR0913 -- who, where, what, and how fast
         client.skip(task.ticket, "cannot_judge", note="no judge knows this prompt")
         return False
     given = answer(task, config, annotator, prompt, world.judges, rng)
-    client.label(task.ticket, given, seconds=reading_seconds(task.answers, rng))
+    verdicts = len(given["scores"]) if "scores" in given else 1 + len(given.get("criteria", ()))
+    client.label(task.ticket, given, seconds=reading_seconds(task.answers, rng, verdicts))
     return True
 
 

@@ -57,6 +57,23 @@ class RunConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gain_can_be_told(self) -> Self:
+        """By a world's judges, a trained one, or the evaluation's own."""
+        if self.rounds is None or self.rounds.stop is None or not self.rounds.stop.no_gain_in:
+            return self
+        for name, section in self.rounds.sections.items():
+            if (
+                stage_of(name) == "evaluate"
+                and not {"world", "judge"} & self.sections.keys()
+                and getattr(section, "judge", self) is None
+            ):
+                raise ValueError(
+                    f"rounds.stop.no_gain_in = {self.rounds.stop.no_gain_in} needs a judge that tells a gain, and "
+                    f"{name} has none; add a world, a judge section or evaluate.judge, or stop by labels or kl"
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_absent_stages(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped = cast(dict[str, Any], handler(self))

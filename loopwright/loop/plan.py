@@ -1,6 +1,6 @@
 """Which stages run, in which order, from what: and what decides whether one must run again."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from loopwright.loop.config import RunConfig, portable
 from loopwright.loop.rounds import why_stop
 from loopwright.loop.table import load_stages
 from loopwright.schemas.steps import round_of, stage_of, version_of
-from loopwright.tracking.artifacts import Artifact, Origin, hash_files
+from loopwright.tracking.artifacts import Artifact, Origin, Promise, hash_files
 from loopwright.tracking.files import sha256_file
 from loopwright.tracking.fingerprint import code_fingerprint, code_hashes, library_versions
 
@@ -30,6 +30,18 @@ class Step:
     def name(self) -> str:
         return self.stage.name
 
+    def settings(self) -> dict[str, Any]:
+        """Those that decide its artifact: a bar judges that, and patience with a server lets it be made."""
+        dumped: dict[str, Any] = _without(
+            self.config.model_dump(mode="json", exclude={"require"}), {"timeout_seconds", "attempts"}
+        )
+        return dumped
+
+    def promise(self) -> Promise:
+        """Its artifact, before that is made."""
+        leaves = self.stage.leaves
+        return Promise.of(self.name, self.settings(), None if leaves is None else leaves(self.config))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,12 +59,10 @@ class Plan:
             parents: role -> artifact id.
         """
         module = step.stage.run.__module__
-        # A bar judges an artifact, and patience with a server lets it be made: they do not change it.
-        config = _without(step.config.model_dump(mode="json", exclude={"require"}), {"timeout_seconds", "attempts"})
         return Origin(
             kind=step.name,
             parents=dict(sorted(parents.items())),
-            config=portable(config, self.run.data_dir),
+            config=portable(step.settings(), self.run.data_dir),
             inputs={
                 portable(name, self.run.data_dir): digest
                 for path in step.stage.files(step.config)
@@ -80,6 +90,14 @@ class Plan:
         shorter = self.run.ending_with(number)
         return replace(self, run=shorter, steps=_steps(shorter, self.stages)), reason
 
+    def behind(self, names: Iterable[str]) -> set[str]:
+        """These steps, and all that they are made from."""
+        found = set(names)
+        for step in reversed(self.steps):  # a parent comes before
+            if step.name in found:
+                found.update(step.parents.values())
+        return found
+
     def _content(self, path: Path, stage: str) -> dict[str, str]:
         """The hashes of an external file, or of all files in a folder; each is read once a run."""
         if path not in self._hashes:
@@ -94,16 +112,16 @@ def make_plan(config: RunConfig, stages: Mapping[str, "Stage"] | None = None) ->
 
     Raises:
         DataError: a file that a stage will need is not there. Found now, not hours later.
-        ConfigError: a stage's settings do not fit the stages before it.
+        ConfigError: a stage's settings do not fit the stages before it, or something that it needs is given nowhere.
     """
-    sections = config.sections
-    stages = load_stages([stage_of(name) for name in sections]) if stages is None else stages
+    stages = load_stages([stage_of(name) for name in config.sections]) if stages is None else stages
     steps = _steps(config, stages)
+    promised: dict[str, Artifact] = {}
     for step in steps:
-        if step.stage.check is not None:
-            step.stage.check(step.config, {role: sections[parent] for role, parent in step.parents.items()})
         for path in step.stage.files(step.config):
             _must_exist(path, step.name)
+        step.stage.bind(step.config, {role: promised[parent] for role, parent in step.parents.items()})
+        promised[step.name] = step.promise()
         code_hashes(step.stage.run.__module__)  # as close as can be to the moment the code was loaded
     return Plan(config, steps, stages)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loopwright.errors import ConfigError
 from loopwright.loop.execution import Render, run
 from loopwright.loop.lineage import StageStatus, load_run_config, status
+from loopwright.loop.plan import make_plan
 from loopwright.runtime.display import Display
 from loopwright.schemas.steps import round_of, stage_of, version_of
 
@@ -28,7 +29,8 @@ def rollback(
 ) -> dict[str, Any]:
     """End the run's rounds with `version` ("v3"). Nothing is deleted: the recipe brings the later rounds back.
 
-    A version is brought back as it was or not at all; what follows the rounds runs anew. Killed, the same call goes on.
+    A version is brought back as it was or not at all; what it does not depend on may run anew, as what follows the
+    rounds does. Killed, the same call goes on.
 
     Returns:
         The summary of what is left, as in `summary.json`.
@@ -47,8 +49,9 @@ def rollback(
     begun = any(round_of(one.stage) > number and one.state != "not run" for one in states)
     if not begun and config.rounds.until != number:  # where it is, a rollback was killed and goes on
         raise ConfigError(f"{folder}: {version} is the newest version; there is nothing to go back from")
-    behind = states[: 1 + max(place for place, one in enumerate(states) if one.stage in made[version])]
-    anew = next((one for one in behind if one.state != "done" and stage_of(one.stage) != "evaluate"), None)
+    needed = make_plan(config, stages).behind(made[version])
+    behind = [one for one in states if one.stage in needed]
+    anew = next((one for one in behind if one.state != "done"), None)
     if anew is not None:
         raise ConfigError(
             f"{folder}: {version} cannot be brought back as it was, because {anew.stage} before it is {anew.state} "

@@ -104,6 +104,17 @@ class RoundsConfig(Config):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _labels_are_given(self) -> Self:
+        if self.stop is not None and self.stop.labels:
+            asking = [one.sections.get(stage) for one in self.schedule.values() for stage in LABELS]
+            if not any(section is not None and getattr(section, "people", section) for section in asking):
+                raise ValueError(
+                    f"stop.labels = {self.stop.labels} has no effect: no round asks people for labels; add `feedback:` "
+                    "to one, or leave it out"
+                )
+        return self
+
     def rounds(self) -> Iterator[tuple[int, Round]]:
         """(number from 1, its stages), up to the last one to be made."""
         number = 0

@@ -32,6 +32,7 @@ from loopwright.stages.ai_feedback_people import PeopleConfig
 from loopwright.stages.asked import AskedConfig, AskedInputs
 from loopwright.stages.base import Stage, StageOutput
 from loopwright.tracking.artifacts import Artifact
+from loopwright.worlds import WORLDS
 
 PAIRS_AT_ONCE = 256
 
@@ -84,7 +85,7 @@ def run(config: AIFeedbackConfig, inputs: AIFeedbackInputs, runtime: Runtime) ->
     kept = [label for i, label in enumerate(labels) if label is not None and i not in labels_of_people.records]
     of_people = [record for records in labels_of_people.records.values() for record in records]
     write_records(runtime.output / "comparisons.jsonl", [*kept, *of_people])
-    for kind in ("rankings", "ratings"):  # as other feedback has them
+    for kind in asked.ALWAYS_WRITTEN[1:]:
         write_records(runtime.output / f"{kind}.jsonl", [])
     write_records(runtime.output / "judged.jsonl", [line_of(*one) for one in zip(pairs, verdicts, strict=True)])
     figures = summarise(pairs, verdicts, labels, inputs) | {"prompts": len(prompts), "judge": chooser.name}
@@ -206,44 +207,38 @@ def gap_of(pair: Pair, judges: Mapping[str, Judge]) -> float:
     return first - second
 
 
-def check(config: AIFeedbackConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: simulated people and the world's principles need a world that has them.
-
-    Raises:
-        ConfigError: they have none, or fewer versions are there than are to answer.
-    """
-    asked.check(config, parents)
-    world = parents.get("world")
-    if config.constitution == "world" and (world is None or not world.skills):
-        raise ConfigError(
-            "ai_feedback.constitution = world, but the recipe's world writes none; set world.skills, or name a file"
-        )
-    if config.people is not None and config.people.store is None and world is None:
-        raise ConfigError(
-            "ai_feedback.people are simulated, which takes a world; add a world section, or name an annotation server "
-            "in people.store"
-        )
-
-
 def bind(config: AIFeedbackConfig, artifacts: Mapping[str, Artifact]) -> AIFeedbackInputs:
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one is given neither way, or both ways.
+        ConfigError: one is given neither way, or both ways; simulated people have no world, or it no constitution.
     """
     judge, world = artifacts.get("judge_model"), artifacts.get("world")
     own = config.judge.path or (None if judge is None else judge.file("model"))
     if config.judge.url is None and own is None:
         raise ConfigError("ai_feedback has no judge; add an sft section, or set ai_feedback.judge.path or judge.url")
-    constitution = config.constitution
-    if constitution == "world":
-        assert world is not None
-        constitution = world.file("constitution.yaml")
+    if config.people is not None and config.people.store is None and world is None:
+        raise ConfigError(
+            "ai_feedback.people are simulated, which takes a world; add a world section, or name an annotation server "
+            "in people.store"
+        )
     return AIFeedbackInputs(
         **vars(asked.bind(config, artifacts)),
         judge=own if config.judge.url is None else None,
-        principles=() if constitution is None else load_constitution(constitution).principles,
+        principles=_principles(config.constitution, world),
     )
+
+
+def _principles(constitution: Path | str | None, world: Artifact | None) -> Sequence[Principle]:
+    if constitution is None:
+        return ()
+    if isinstance(constitution, Path):
+        return load_constitution(constitution).principles
+    if world is None or not world.manifest.config["skills"]:
+        raise ConfigError(
+            "ai_feedback.constitution = world, but the recipe's world writes none; set world.skills, or name a file"
+        )
+    return WORLDS[world.manifest.config["name"]].constitution.principles
 
 
 def files(config: AIFeedbackConfig) -> list[Path]:
@@ -259,5 +254,5 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check,
+    leaves=asked.leaves,
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -25,6 +25,7 @@ from loopwright.worlds import WORLDS
 
 ANSWERING = tuple(stage for stage in POLICIES if stage != "pretrain")  # what has never seen a question answers none
 PROMPTS, PROMPTS_FROM = "prompts_train.jsonl", "a world or dataset section"
+ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people or models were asked for something else
 NEEDS = {"policy": POLICIES, "world": ("world",), "dataset": ("dataset",), "asked.*": ASKING}
 
 
@@ -110,7 +111,7 @@ def bind(config: AskedConfig, artifacts: Mapping[str, Artifact], *, may_be_writt
         may_be_written: there need be no prompts, where people write what is judged.
 
     Raises:
-        ConfigError: one is given neither way, or both ways.
+        ConfigError: one is given neither way, or both ways, or fewer versions are there than are to answer.
     """
     world, file = artifacts.get("world"), config.prompts_file
     prompts = (artifacts.get("dataset") or world) if file is None else None
@@ -142,24 +143,30 @@ def attack_files(artifacts: Mapping[str, Artifact]) -> tuple[Path, ...]:
 
 
 def who_write(config: AskedConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
-    """Artifact id -> folder of the versions that write the answers, the newest first."""
-    if config.versions > 1 or config.start_answers:
-        newest = [artifacts[role] for role in newest_in(artifacts, config.versions)]
-        writing = [*reversed(newest), *([artifacts["start"]] if config.start_answers else [])]
-        return {one.id: one.file("model") for one in writing}
+    """Artifact id -> folder of the versions that write the answers, the newest first.
+
+    Raises:
+        ConfigError: no policy is there, or fewer versions than are to answer.
+    """
     made = artifacts.get("policy")
-    policy = chosen_input(f"{config.section}.policy", config.policy, made, "model", "an sft section")
-    return {id_of_file(policy) if made is None else made.id: policy}
-
-
-def newest_in(roles: Iterable[str], versions: int) -> list[str]:
-    """The roles of so many of the newest versions, the oldest first."""
-    return versions_in(roles)[-versions:] if versions > 1 else ["policy"]
-
-
-def versions_in(roles: Iterable[str]) -> list[str]:
-    """The roles that versions fill (`version_*`), the oldest first."""
-    return [role for role in roles if role in ANSWERING or re.fullmatch(r"v\d+", role)]
+    if config.versions == 1 and not config.start_answers:
+        policy = chosen_input(f"{config.section}.policy", config.policy, made, "model", "an sft section")
+        return {id_of_file(policy) if made is None else made.id: policy}
+    there = [role for role in artifacts if role in ANSWERING or re.fullmatch(r"v\d+", role)]  # filling version_*
+    if config.versions > max(len(there), 1):
+        found = f"{there[0]} is the only version" if there else "no version is there"
+        raise ConfigError(f"{config.section}.versions = {config.versions}, but {found} before it; leave it out")
+    writing: list[Artifact | None] = [made]
+    if config.versions > 1:
+        writing = [artifacts[role] for role in reversed(there[-config.versions :])]
+    if config.start_answers:
+        writing.append(artifacts.get("start"))
+        if None in writing or writing[-1] in writing[:-1]:
+            raise ConfigError(
+                f"{config.section}.start_answers has no effect while the version that the rounds begin with is one of "
+                "the newest, or none; leave it out in this round"
+            )
+    return {one.id: one.file("model") for one in writing if one is not None}
 
 
 def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
@@ -169,19 +176,6 @@ def needs_besides(config: AskedConfig) -> dict[str, tuple[str, ...]]:
     return versions | start | ({"attacks.*": ("red_team",)} if config.attacks else {})
 
 
-def check(config: AskedConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: as many versions are there as are to answer.
-
-    Raises:
-        ConfigError: there are fewer.
-    """
-    there = versions_in(parents)
-    if config.versions > max(len(there), 1):
-        found = f"{there[0]} is the only version" if there else "no version is there"
-        raise ConfigError(f"{config.section}.versions = {config.versions}, but {found} before it; leave it out")
-    newest = [parents.get(role) for role in newest_in(parents, config.versions)]
-    if config.start_answers and any(one is parents.get("start") for one in [*newest, None]):
-        raise ConfigError(
-            f"{config.section}.start_answers has no effect while the version that the rounds begin with is one of the "
-            "newest, or none; leave it out in this round"
-        )
+def leaves(config: AskedConfig) -> list[str]:
+    """The files of judgements; of some nothing is in them."""
+    return [f"{kind}.jsonl" for kind in (*ALWAYS_WRITTEN, *(getattr(config, "wait", None) or ()))]

@@ -6,7 +6,7 @@ stand beside it and bear its name (ppo_prompts.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -73,12 +73,14 @@ class Stage:
     # role of its own name (v1.feedback); "version_*" for every policy so far, of a round the last, each in the role of
     # its version (sft, v1); a stage of a round gets the last two of them.
     needs: Mapping[str, tuple[str, ...]]
-    bind: Callable[[Any, Mapping[str, Artifact]], Any]  # (config, role -> artifact) -> the inputs of `run`
+    # (config, role -> artifact) -> the inputs of `run`. Raises ConfigError where something is missing or has no effect;
+    # so that this is said before anything runs, it is called then, too, with promises of artifacts: of an artifact it
+    # reads the kind and the config, and nothing that is in it.
+    bind: Callable[[Any, Mapping[str, Artifact]], Any]
     run: Callable[[Any, Any, Runtime], StageOutput]
     files: Callable[[Any], list[Path]]  # external files and folders whose content belongs to the artifact's key
     needs_besides: Callable[[Any], Mapping[str, tuple[str, ...]]] | None = None  # config -> what only it needs
-    # Raises ConfigError where (config, role -> config of the upstream stage) do not fit, before anything runs.
-    check: Callable[[Any, Mapping[str, Any]], None] | None = None
+    leaves: Callable[[Any], Collection[str]] | None = None  # config -> files it may be asked for; None: any
 
 
 def check_requirements(stage: str, require: Mapping[str, Bound], metrics: Mapping[str, Any]) -> None:
@@ -133,15 +135,17 @@ def judgement_files(
         )
     if folder is None and not collected:
         raise ConfigError(f"{stage} has no feedback; add a feedback section, or set {stage}.feedback to a folder")
+    setting = f"{stage}.kinds"
     if folder is None:
-        found = [files_in(one.path, kinds, f"{stage}.kinds") for one in collected]
+        found = [files_in(one.path, kinds, setting, one.holds) for one in collected]
         return {kind: tuple(files[kind] for files in found) for kind in kinds}
     if folder.is_file():
         raise ConfigError(
             f"{stage}.feedback = {folder} is a file and not a folder of comparisons.jsonl, rankings.jsonl, ...; "
             "make one of it with loopwright feedback import"
         )
-    return {kind: (file,) for kind, file in files_in(folder, kinds, f"{stage}.kinds", either=PAIRWISE).items()}
+    own = files_in(folder, kinds, setting, lambda name: (folder / name).is_file(), either=PAIRWISE)
+    return {kind: (file,) for kind, file in own.items()}
 
 
 def judged(artifacts: Mapping[str, Artifact]) -> list[Artifact]:
@@ -153,24 +157,15 @@ def ages_of_rounds(stage: str, earlier_rounds_weight: float, collected: Sequence
     """How many rounds before the newest each artifact was collected.
 
     Raises:
-        ConfigError: as `check_ages`.
+        ConfigError: labels of earlier rounds are to weigh less, and no round has collected any.
     """
     kinds = [one.manifest.kind for one in collected]
-    check_ages(stage, earlier_rounds_weight, kinds)
-    rounds = [round_of(kind) for kind in kinds]
-    return tuple(max(rounds) - one for one in rounds)
-
-
-def check_ages(stage: str, earlier_rounds_weight: float, collected: Iterable[str]) -> None:
-    """Raise ConfigError where labels of earlier rounds are to weigh less, and no round has collected any.
-
-    Args:
-        collected: the steps that did, or the roles that they fill.
-    """
-    if earlier_rounds_weight != 1 and not any(round_of(one) for one in collected if stage_of(one) in ASKING):
+    if earlier_rounds_weight != 1 and not any(round_of(one) for one in kinds if stage_of(one) in ASKING):
         raise ConfigError(
             f"{stage}.earlier_rounds_weight has no effect without rounds in which labels were given; leave it out there"
         )
+    rounds = [round_of(kind) for kind in kinds]
+    return tuple(max(rounds) - one for one in rounds)
 
 
 def chosen_input(setting: str, path: Path | None, artifact: Artifact | None, file: str, section: str) -> Path:

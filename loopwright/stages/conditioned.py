@@ -17,7 +17,6 @@ from loopwright.stages.base import Stage, StageOutput
 from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_answers import Looks, Setup
 from loopwright.stages.sampled_relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
-from loopwright.stages.sampled_rewards import check_trained_rewards
 from loopwright.training.examples import fit_examples
 from loopwright.training.loop import FitResult
 
@@ -91,5 +90,4 @@ STAGE = Stage(
     bind=sampled.bind,
     run=run,
     files=sampled.files,
-    check=check_trained_rewards,
 )

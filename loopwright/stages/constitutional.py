@@ -196,9 +196,15 @@ def bind(config: ConstitutionalConfig, artifacts: Mapping[str, Artifact]) -> Con
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one is given neither way, or both ways.
+        ConfigError: one is given neither way, or both ways, or the world writes no constitution: its models cannot
+            criticise.
     """
     made, world = artifacts.get("policy"), artifacts.get("world")
+    if config.constitution is None and world is not None and "critique" not in world.manifest.config["skills"]:
+        raise ConfigError(
+            "constitutional has no constitution; set world.skills to [critique], which brings one, or name a file in "
+            "constitutional.constitution"
+        )
     policy = chosen_input("constitutional.policy", config.policy, made, "model", "an sft section")
 
     def of_the_world(setting: str, path: Path | None, file: str) -> Path:
@@ -214,16 +220,6 @@ def bind(config: ConstitutionalConfig, artifacts: Mapping[str, Artifact]) -> Con
     )
 
 
-def check(config: ConstitutionalConfig, upstream: Mapping[str, Any]) -> None:
-    """A world without skills has no constitution, and its models cannot criticise."""
-    world = upstream.get("world")
-    if config.constitution is None and world is not None and "critique" not in world.skills:
-        raise ConfigError(
-            "constitutional has no constitution; set world.skills to [critique], which brings one, or name a file in "
-            "constitutional.constitution"
-        )
-
-
 def files(config: ConstitutionalConfig) -> list[Path]:
     critic = None if config.critic is None else config.critic.path
     paths = (config.policy, config.constitution, config.red_team_file, config.helpful_file, critic)
@@ -237,5 +233,4 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check,
 )

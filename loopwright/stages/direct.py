@@ -9,19 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from loopwright.errors import ConfigError
+from loopwright.feedback.pairs import check_kinds_of
 from loopwright.runtime.runtime import Runtime
-from loopwright.schemas.steps import stage_of
-from loopwright.stages.base import (
-    ASKING,
-    FEEDBACK,
-    POLICIES,
-    ages_of_rounds,
-    check_ages,
-    chosen_input,
-    judged,
-    judgement_files,
-)
+from loopwright.stages.base import FEEDBACK, POLICIES, ages_of_rounds, chosen_input, judged, judgement_files
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
@@ -30,7 +20,6 @@ from loopwright.training.judged_answers import Given
 from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios
 from loopwright.training.loop import FitResult, MicroLoss, fit
 
-BY_PEOPLE = ("thumbs", "corrections", "attacks")
 NEEDS = {"policy": POLICIES, "judged.*": FEEDBACK}
 
 
@@ -48,28 +37,12 @@ def bind(config: Any, artifacts: Mapping[str, Artifact]) -> DirectInputs:
         ConfigError: one is given neither way, or both ways.
     """
     stage, collected = config.section, judged(artifacts)
+    check_kinds_of(config.judgements, config.kinds, stage)
     return DirectInputs(
         policy=chosen_input(f"{stage}.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
         judgements=judgement_files(stage, config.feedback, collected, config.kinds),
         ages=ages_of_rounds(stage, config.earlier_rounds_weight, collected),
     )
-
-
-def check(config: DirectConfig, upstream: Mapping[str, Any]) -> None:
-    """Raise ConfigError where nobody asks people for what they alone give, or no round has labels to weigh less."""
-    check_ages(config.section, config.earlier_rounds_weight, upstream)
-    asked = [section for role, section in upstream.items() if stage_of(role) in ASKING]
-    missing = [kind for kind in config.kinds if kind in BY_PEOPLE]
-    if (
-        asked
-        and missing
-        and "dataset" not in upstream
-        and all(getattr(section, "store", None) is None for section in asked)
-    ):
-        raise ConfigError(
-            f"{config.section}.kinds has {missing[0]}, which people give at an annotation server and no simulated "
-            f"annotator or judge does; set {config.section}.kinds: [comparisons, rankings], or feedback.store"
-        )
 
 
 def files(config: DirectConfig) -> list[Path]:

@@ -20,7 +20,7 @@ from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import dpo_loss, ipo_loss
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
-from loopwright.stages.direct import NEEDS, DirectInputs, bind, check, files, learn
+from loopwright.stages.direct import NEEDS, DirectInputs, bind, files, learn
 from loopwright.training.direct_config import DirectConfig, PreferenceConfig
 from loopwright.training.judged_answers import check_kinds, read_judged
 from loopwright.training.log_ratios import Answered, AnsweredBatch, LogRatios
@@ -133,4 +133,4 @@ def logprobs_before(answered: Sequence[Answered]) -> Tensor:
     return torch.stack([row.reference.sum() for one in answered for row in one.rows])
 
 
-STAGE = Stage(name="dpo", config=DPOConfig, needs=NEEDS, bind=bind, run=run, files=files, check=check)
+STAGE = Stage(name="dpo", config=DPOConfig, needs=NEEDS, bind=bind, run=run, files=files)

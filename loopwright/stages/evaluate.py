@@ -31,7 +31,7 @@ from loopwright.stages.evaluate_inputs import (
     EvaluateConfig,
     EvaluateInputs,
     bind,
-    check,
+    check_there,
     files,
     in_order,
     reference_of,
@@ -74,10 +74,9 @@ class _Trial:
     def __init__(self, config: EvaluateConfig, inputs: EvaluateInputs, runtime: Runtime) -> None:
         self.config, self.inputs, self.runtime = config, inputs, runtime
         self.versions = in_order(inputs.versions)
-        if not self.versions:
-            raise ConfigError("evaluate: there is no model to evaluate; add a pretrain, sft or ppo section")
         self.models = _Models(inputs.versions, runtime)
         self.texts = [d.text for d in read_texts([inputs.texts])] if inputs.texts else []
+        check_there(inputs.versions, inputs.prompts, self.texts)
         self.prompts = self._prompts()
         self.world = WORLDS[inputs.world] if inputs.world else None
         self.judge_accuracy = inputs.judge_accuracy
@@ -208,10 +207,6 @@ class _Trial:
 
     def _openings(self) -> list[Prompt]:
         """How the held-out documents start, to be continued."""
-        if not self.texts:
-            raise ConfigError(
-                "evaluate: there are no prompts; set evaluate.prompts, or add a world or pretrain section"
-            )
         tokenizer, length = self.models.load(self.versions[0]).tokenizer, self.config.opening_tokens
         prompts = openings(tokenizer, self.texts, length)
         if not prompts:
@@ -308,5 +303,4 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
@@ -72,12 +72,19 @@ class EvaluateInputs:
 
 
 def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
-    """Which files of the upstream artifacts are read."""
-    world = artifacts.get("world")
+    """Which files of the upstream artifacts are read.
+
+    Raises:
+        ConfigError: there is no model, or no prompt; or a setting says what a stage brings.
+    """
+    world, dataset, judge = artifacts.get("world"), artifacts.get("dataset"), artifacts.get("judge")
     written = config.model_fields_set
     if world is not None and (useless := sorted(written & {"prompts", "opening_tokens", "judge"})):
         raise ConfigError(f"evaluate.{useless[0]} has no effect beside a world, which brings its own; remove either")
-    dataset, judge = artifacts.get("dataset"), artifacts.get("judge")
+    if dataset is not None and (useless := sorted(written & {"prompts", "opening_tokens"})):
+        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
+    if judge is not None and config.judge is not None:
+        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
     if config.prompts is not None and "opening_tokens" in written:
         raise ConfigError("evaluate.opening_tokens has no effect beside evaluate.prompts; remove either")
     prompts = {name: world.file(f"prompts_{name}.jsonl") for name in SETS} if world is not None else {}
@@ -94,8 +101,10 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
             models[name] = folder
     if "reward" in artifacts and finds_spans(artifacts["reward"]):
         del models["reward"]  # it has no score of an answer to compare
+    versions = {name: models[name] for name in in_order(models) if name != "reward"}
+    check_there(versions, prompts, texts)
     return EvaluateInputs(
-        versions={name: models[name] for name in in_order(models) if name != "reward"},
+        versions=versions,
         prompts=prompts,
         texts=texts,
         reward=models.get("reward"),
@@ -105,12 +114,12 @@ def bind(config: EvaluateConfig, artifacts: Mapping[str, Artifact]) -> EvaluateI
     )
 
 
-def check(config: EvaluateConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a setting says what the stages dataset and judge bring."""
-    if "dataset" in parents and (useless := sorted(config.model_fields_set & {"prompts", "opening_tokens"})):
-        raise ConfigError(f"evaluate.{useless[0]} has no effect beside a dataset, which brings prompts; remove either")
-    if "judge" in parents and config.judge is not None:
-        raise ConfigError("evaluate.judge contradicts the stage judge; leave one out")
+def check_there(versions: Mapping[str, Path], prompts: Mapping[str, Path], texts: object) -> None:
+    """Raise ConfigError where no model is there, or no prompt."""
+    if not versions:
+        raise ConfigError("evaluate: there is no model to evaluate; add a pretrain, sft or ppo section")
+    if not prompts and not texts:
+        raise ConfigError("evaluate: there are no prompts; set evaluate.prompts, or add a world or pretrain section")
 
 
 def in_order(versions: Iterable[str]) -> list[str]:

@@ -161,7 +161,7 @@ def judge_criteria(
         yield one
         for criterion in criteria:
             about = origin(item, range(len(item.responses)), inputs) | {"id": f"{one.id}/{criterion}"}
-            yield annotator.rank(item.prompt, item.responses, judges, criterion, rng, **about)
+            yield annotator.rank(item.prompt, item.responses, judges, criterion, rng, again=True, **about)
 
 
 def rate_each(
@@ -234,10 +234,20 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one is given neither way, or both ways, or simulated annotators have no world.
+        ConfigError: one is given neither way, or both ways, simulated annotators have no world, or a taste was taught
+            and people are asked.
     """
     world = artifacts.get("world")
-    taste = artifacts.get("annotator") if world is None else None
+    if config.store is not None and "annotator" in artifacts:
+        raise ConfigError(
+            f"annotator has no effect where people judge (feedback.store = {config.store}); drop that section "
+            "(annotator: false), and give its part of the data to training (dataset.annotators_share: 0)"
+        )
+    taste = artifacts.get("annotator")
+    if world is not None and taste is not None:
+        raise ConfigError(
+            "annotator has no effect beside a world, by whose judges simulated people judge; drop either section"
+        )
     if config.store is None and world is None and taste is None:
         raise ConfigError(
             "feedback has nobody to ask; add a world section, an annotator section beside a dataset, or name an "
@@ -249,20 +259,6 @@ def bind(config: FeedbackConfig, artifacts: Mapping[str, Artifact]) -> FeedbackI
     )
 
 
-def check(config: FeedbackConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: somebody must answer, and the taste of simulated annotators must be asked for.
-
-    Raises:
-        ConfigError: a taste was taught and people are asked, or fewer versions are there than are to answer.
-    """
-    if config.store is not None and "annotator" in parents:
-        raise ConfigError(
-            f"annotator has no effect where people judge (feedback.store = {config.store}); drop that section "
-            "(annotator: false), and give its part of the data to training (dataset.annotators_share: 0)"
-        )
-    asked.check(config, parents)
-
-
 def files(config: FeedbackConfig) -> list[Path]:
     return [path for path in (config.policy, config.prompts_file, config.reward) if path is not None]
 
@@ -272,7 +268,7 @@ STAGE = Stage(
     FeedbackConfig,
     needs=asked.NEEDS | {"annotator": ("annotator",)},
     needs_besides=asked.needs_besides,
-    check=check,
+    leaves=asked.leaves,
     bind=bind,
     run=run,
     files=files,

@@ -24,7 +24,6 @@ from loopwright.tracking.artifacts import id_of_file
 if TYPE_CHECKING:
     from loopwright.stages.feedback import FeedbackConfig, FeedbackInputs
 
-ALWAYS_WRITTEN = ("comparisons", "rankings", "ratings")  # empty where people were asked for something else
 SCORED_AT_ONCE = 256  # items
 OF_SAMPLES = (
     "prompts", "tasks", "prompts_file", "attacks", "responses_per_prompt", "versions", "start_answers", "sampling",
@@ -111,7 +110,7 @@ def with_scores(items: Sequence[Item], reward: Path, runtime: Runtime) -> list[I
 
 def write(lines: Sequence[Line], makes: Sequence[str], folder: Path) -> None:
     """A file of each kind, as simulated feedback has them."""
-    by_kind: dict[str, list[Record]] = {kind: [] for kind in (*ALWAYS_WRITTEN, *makes)}
+    by_kind: dict[str, list[Record]] = {kind: [] for kind in (*asked.ALWAYS_WRITTEN, *makes)}
     for line in lines:
         by_kind.setdefault(line.kind, []).append(line.record)
     for kind, records in by_kind.items():
@@ -123,8 +122,9 @@ def summarise(lines: Sequence[Line], prompts: Sequence[Prompt]) -> dict[str, Any
     judgements = [line.record for line in lines if isinstance(line.record, Judgement)]
     kinds = dict.fromkeys(line.kind for line in lines)
     by_annotator: dict[str, int] = {}
-    for line in {line.label: line for line in lines}.values():
-        name = getattr(line.record, "annotator", None) or "?"
+    labels = {line.label: line.record for line in lines}  # one record of each: it took its time once
+    for record in labels.values():
+        name = getattr(record, "annotator", None) or "?"
         by_annotator[name] = by_annotator.get(name, 0) + 1
     agreement = agreement_report(judgements)
     return {
@@ -135,5 +135,5 @@ def summarise(lines: Sequence[Line], prompts: Sequence[Prompt]) -> dict[str, Any
         "agreement": agreement["percent"]["value"],
         "alpha": agreement["alpha_nominal"]["value"],
         "annotators": {name: {"labels": count} for name, count in sorted(by_annotator.items())},
-        "hours": sum(judgement.seconds or 0.0 for judgement in judgements) / 3600,
+        "hours": sum(getattr(record, "seconds", None) or 0.0 for record in labels.values()) / 3600,
     }

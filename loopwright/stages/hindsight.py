@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Self
 
@@ -16,7 +16,7 @@ from loopwright.stages.base import Stage, StageOutput
 from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_answers import Looks, Setup
 from loopwright.stages.sampled_relabelled import RelabelledConfig, bins_of, learn_in_loops, prompts_under
-from loopwright.stages.sampled_rewards import check_trained_rewards
+from loopwright.tracking.artifacts import Artifact
 from loopwright.training.batches import EpochOrder, split_rows
 from loopwright.training.config import steps_to_train
 from loopwright.training.examples import check_packing
@@ -123,22 +123,33 @@ def poor_texts(config: HindsightConfig, criteria: Sequence[str]) -> dict[str, st
     """Criterion -> what says that an answer is poor by it.
 
     Raises:
-        ConfigError: the text is written that the number of rewards makes useless.
+        ConfigError: as `check_poor_text`.
     """
+    check_poor_text(config, len(criteria))
     several = len(criteria) > 1
-    useless, used = ("poor", "poor_by") if several else ("poor_by", "poor")
-    if useless in config.model_fields_set:
-        count = f"{len(criteria)} rewards" if several else "one reward"
-        raise ConfigError(f"hindsight.{useless} has no effect with {count}; leave it out or set {used}")
     return {name: config.poor_by.replace(CRITERION, name) if several else config.poor for name in criteria}
+
+
+def check_poor_text(config: HindsightConfig, rewards: int) -> None:
+    """Raise ConfigError where the text is written that the number of rewards makes useless."""
+    useless, used = ("poor", "poor_by") if rewards > 1 else ("poor_by", "poor")
+    if useless in config.model_fields_set:
+        count = f"{rewards} rewards" if rewards > 1 else "one reward"
+        raise ConfigError(f"hindsight.{useless} has no effect with {count}; leave it out or set {used}")
+
+
+def bind(config: HindsightConfig, artifacts: Mapping[str, Artifact]) -> SampledInputs:
+    """As for other stages that sample; the text for poor answers is that of so many rewards."""
+    inputs = sampled.bind(config, artifacts)
+    check_poor_text(config, len(inputs.reward) if isinstance(inputs.reward, Sequence) else 1)
+    return inputs
 
 
 STAGE = Stage(
     "hindsight",
     HindsightConfig,
     needs=sampled.NEEDS,
-    bind=sampled.bind,
+    bind=bind,
     run=run,
     files=sampled.files,
-    check=check_trained_rewards,
 )

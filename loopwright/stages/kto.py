@@ -22,7 +22,7 @@ from loopwright.models.trainable import make_trainable
 from loopwright.objectives.direct_preference import kto_loss, mismatched_kl
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages.base import Stage, StageConfig, StageOutput, check_max_length
-from loopwright.stages.direct import NEEDS, DirectInputs, bind, check, files, learn
+from loopwright.stages.direct import NEEDS, DirectInputs, bind, files, learn
 from loopwright.training.direct_config import DirectConfig, ThumbConfig
 from loopwright.training.judged_answers import as_thumbs, check_kinds, read_judged
 from loopwright.training.judged_groups import Group
@@ -158,4 +158,4 @@ def assess(ratios: LogRatios, held_out: HeldOut, config: KTOConfig) -> dict[str,
     return {f"held_out_{name}": value for name, value in figures.items()}
 
 
-STAGE = Stage(name="kto", config=KTOConfig, needs=NEEDS, bind=bind, run=run, files=files, check=check)
+STAGE = Stage(name="kto", config=KTOConfig, needs=NEEDS, bind=bind, run=run, files=files)

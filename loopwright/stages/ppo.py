@@ -28,7 +28,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.stages import sampled
 from loopwright.stages.base import POLICIES, Stage, StageOutput
 from loopwright.stages.ppo_config import GRPOConfig, PolicyConfig, PPOConfig, ReinforcePlusPlusConfig, RLOOConfig
-from loopwright.stages.ppo_looks import Watcher, check_rewards, load_held_out_rewards
+from loopwright.stages.ppo_looks import Watcher, load_held_out_rewards, watching_models
 from loopwright.stages.ppo_models import make_learner
 from loopwright.stages.ppo_prompts import hold_out, tasks_of_step
 from loopwright.stages.sampled import SampledInputs
@@ -129,11 +129,8 @@ def load_raw_text(
     """
     if config.ptx_coef == 0:
         return None
-    if inputs.ptx_text is None:
-        raise ConfigError(
-            f"{config.section}.ptx_coef needs raw text; name a file or folder in {config.section}.ptx_text, or "
-            "pre-train in this run"
-        )
+    check_raw_text(config, inputs.ptx_text)
+    assert inputs.ptx_text is not None
     limit, tokens = context_length(policy), config.ptx_row_tokens
     if limit is not None and tokens > limit:
         raise ConfigError(
@@ -236,33 +233,43 @@ def summarise(
 
 
 def bind(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> PPOInputs:
-    """Inputs from the stages before, or from the paths in the config."""
+    """Inputs from the stages before, or from the paths in the config.
+
+    Raises:
+        ConfigError: one is given neither way, or both ways; or the reference is the model that training starts from.
+    """
     mixed = artifacts.get("text") if config.ptx_coef and config.ptx_text is None else None
+    text = config.ptx_text if mixed is None else mixed.file("text.jsonl.gz")
+    check_raw_text(config, text)
+    watching = watching_models(config, artifacts)
+    reference, start = config.reference, artifacts.get("start")
+    if reference == "start":
+        if config.policy is not None or start is None or start == artifacts.get("policy"):
+            raise ConfigError(
+                f"{config.section}.reference = start: no round before this one made the policy from what rounds begin "
+                "with; leave reference out"
+            )
+        reference = start.file("model")
     return PPOInputs(
         **vars(sampled.bind(config, artifacts)),
-        reference=artifacts["start"].file("model") if config.reference == "start" else config.reference,
-        ptx_text=config.ptx_text if mixed is None else mixed.file("text.jsonl.gz"),
-        held_out_models={stage: artifacts[stage].file("model") for stage in config.watching},
+        reference=reference,
+        ptx_text=text,
+        held_out_models=watching,
     )
+
+
+def check_raw_text(config: PolicyConfig, text: Path | None) -> None:
+    """Raise ConfigError where raw text is to be mixed in and there is none."""
+    if config.ptx_coef and text is None:
+        raise ConfigError(
+            f"{config.section}.ptx_coef needs raw text; name a file or folder in {config.section}.ptx_text, or "
+            "pre-train in this run"
+        )
 
 
 def needs_besides(config: PolicyConfig) -> dict[str, tuple[str, ...]]:
     """What only some settings need: the version that the rounds began with."""
     return {"start": POLICIES} if config.reference == "start" else {}
-
-
-def check(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: the rewards are there, and a reference of its own is another model than the policy.
-
-    Raises:
-        ConfigError: one of these is not so.
-    """
-    check_rewards(config, parents)
-    if config.reference == "start" and (config.policy is not None or parents.get("start") is parents.get("policy")):
-        raise ConfigError(
-            f"{config.section}.reference = start: no round before this one made the policy from what rounds begin "
-            "with; leave reference out"
-        )
 
 
 def files(config: PolicyConfig) -> list[Path]:
@@ -281,7 +288,6 @@ def stage_of(config: type[PolicyConfig]) -> Stage:
         bind=bind,
         run=run,
         files=files,
-        check=check,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,10 @@ from loopwright.errors import ConfigError
 from loopwright.rewards import CallableReward, Merged, Reward, RewardModel
 from loopwright.rewards.combine import load_states, reward_models, states_of
 from loopwright.runtime.runtime import Runtime
+from loopwright.stages.base import finds_spans
 from loopwright.stages.ppo_config import PolicyConfig
-from loopwright.stages.sampled_rewards import Scored, check_trained_rewards, to_train_on
+from loopwright.stages.sampled_rewards import Scored, to_train_on
+from loopwright.tracking.artifacts import Artifact
 from loopwright.training.ppo_learner import PPOLearner
 from loopwright.training.ppo_watch import FEWEST_PROMPTS, Look, Watch, repeated_share
 from loopwright.training.precision import in_precision
@@ -42,11 +45,10 @@ def load_held_out_rewards(
     folders = {folder: folder.name for folder in watch.reward}
     folders |= {folder: title for title, folder in inputs.held_out_models.items()}
     if bool(given) == bool(folders):
+        if not given:
+            raise nothing_to_look_with(name)
         raise ConfigError(
             f"{name}.watch has {next(iter(folders))}, which contradicts the held-out rewards given; leave one out"
-            if given
-            else f"{name}.watch has no reward; set {name}.watch.reward to the folder of a reward "
-            f"model trained on other labels, or in a recipe {name}.watch.stage to the stage that trains one"
         )
     if prompts < FEWEST_PROMPTS:
         raise ConfigError(
@@ -159,18 +161,17 @@ class Watcher:
             load_states(self._rewards, state["rewards"])
 
 
-def check_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything is trained: the rewards of the recipe are used, and the watch looks with others.
-
-    Args:
-        parents: role -> the config of the stage that fills it.
+def watching_models(config: PolicyConfig, artifacts: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Reward stage -> its model, of those that the watch looks with.
 
     Raises:
-        ConfigError: they are not, or a stage that the watch names is not there, or knows no other labels.
+        ConfigError: the watch has nothing to look with; a stage that it names is not there, or knows no other labels.
     """
-    section = config.section
+    section, watch = config.section, config.watch
+    if watch is not None and not watch.reward and not watch.stage:
+        raise nothing_to_look_with(section)
     for name in config.watching:
-        if name not in parents:
+        if name not in artifacts:
             raise ConfigError(
                 f"{section}.watch.stage names the stage {name}, which the recipe does not have; add that section"
             )
@@ -178,18 +179,39 @@ def check_rewards(config: PolicyConfig, parents: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{section}.rewards and {section}.watch.stage both name {name}, which cannot watch itself; drop one"
             )
-        if parents[name].kinds == ("spans",):
+        if finds_spans(artifacts[name]):
             raise ConfigError(
                 f"{section}.watch.stage = {name} learns from marked passages and has no score of an answer"
             )
-        for other in to_train_on(config, parents):
-            if parents[name].shares_labels_with(parents[other]):
+        for other in to_train_on(config, artifacts):
+            if share_labels(artifacts[name].manifest.config, artifacts[other].manifest.config):
                 raise ConfigError(
                     f"{section}.watch.stage = {name} learns from judgements that {other} learns from, so it would err "
                     "as that does; give each its part of the prompts (part_of_prompts: [0, 0.8] and [0.8, 1]), or "
                     "judgements of its own"
                 )
-    check_trained_rewards(config, parents)
+    return {name: artifacts[name].file("model") for name in config.watching}
+
+
+def share_labels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two reward stages may learn from the same judgement, as far as their settings tell."""
+    for name in ("comparisons", "feedback", "labelled", "teacher"):
+        if one[name] != other[name]:
+            return False
+    if (
+        not set(one["kinds"]) & set(other["kinds"])
+        or one["judgements"]["criterion"] != other["judgements"]["criterion"]
+    ):
+        return False
+    ours, theirs = one["part_of_prompts"] or (0.0, 1.0), other["part_of_prompts"] or (0.0, 1.0)
+    return bool(max(ours[0], theirs[0]) < min(ours[1], theirs[1]))
+
+
+def nothing_to_look_with(section: str) -> ConfigError:
+    return ConfigError(
+        f"{section}.watch has no reward; set {section}.watch.reward to the folder of a reward model trained on other "
+        f"labels, or in a recipe {section}.watch.stage to the stage that trains one"
+    )
 
 
 def _same(one: Reward, other: Reward) -> bool:

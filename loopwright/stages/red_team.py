@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -140,9 +140,13 @@ def bind(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RedTeamInp
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one is given neither way, or both ways.
+        ConfigError: one is given neither way, or both ways, or a world makes a setting useless.
     """
-    world = artifacts.get("world")
+    world, harm = artifacts.get("world"), _harm(config, artifacts)
+    if world is not None:
+        check_beside_world(config)
+    else:
+        check_without_world(config, harm)
     attacker = None
     if config.models:
         made = artifacts.get("attacker")
@@ -152,7 +156,7 @@ def bind(config: RedTeamConfig, artifacts: Mapping[str, Artifact]) -> RedTeamInp
         attacker=attacker,
         trained=trained_before(artifacts) if "rl" in config.sources else None,
         world=None if world is None else WORLDS[world.manifest.config["name"]].red_team,
-        harm=_harm(config, artifacts),
+        harm=harm,
         earlier=earlier_files(config, artifacts),
     )
 
@@ -189,17 +193,6 @@ def files(config: RedTeamConfig) -> list[Path]:
     return [path for path in own if path is not None] + [path for source in rewards for path in source.files]
 
 
-def check(config: RedTeamConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError, before anything runs, where a world makes a setting useless, or there is none and something is
-    missing that it would bring, or a stage is not there."""
-    if config.harm is not None and config.harm.stage is not None and config.harm.stage not in parents:
-        raise ConfigError(f"red_team.harm names the stage {config.harm.stage}, which the recipe does not have; add it")
-    if "world" in parents:
-        check_beside_world(config)
-    else:
-        check_without_world(config, config.harm)
-
-
 STAGE = Stage(
     name="red_team",
     config=RedTeamConfig,
@@ -214,5 +207,4 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check,
 )

@@ -31,7 +31,6 @@ from loopwright.stages.sampled_answers import (
     set_up,
 )
 from loopwright.stages.sampled_prompts import Task
-from loopwright.stages.sampled_rewards import check_trained_rewards
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.examples import fit_examples
 from loopwright.training.ppo_batch import prompts_of_step
@@ -169,5 +168,4 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check_trained_rewards,
 )

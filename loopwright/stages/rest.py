@@ -14,7 +14,6 @@ from loopwright.stages import sampled
 from loopwright.stages.base import Stage, StageOutput
 from loopwright.stages.sampled import SampledInputs
 from loopwright.stages.sampled_answers import AnswersConfig, Looks, finish, prompts_of_round, set_up
-from loopwright.stages.sampled_rewards import check_trained_rewards
 from loopwright.training.examples import fit_examples
 from loopwright.training.selection import at_least, best_of_each, examples_of, score_quantile
 
@@ -120,5 +119,4 @@ STAGE = Stage(
     bind=sampled.bind,
     run=run,
     files=sampled.files,
-    check=check_trained_rewards,
 )

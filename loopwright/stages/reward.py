@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopwright.data.labelled import read_split
 from loopwright.errors import ConfigError
 from loopwright.evaluation.learning_curve import CurvePoint, learning_curve
+from loopwright.feedback.pairs import check_kinds_of
 from loopwright.models.adapters import save_adapters
 from loopwright.models.encoders import (
     Cut,
@@ -51,7 +52,6 @@ from loopwright.stages.base import (
     Stage,
     StageOutput,
     ages_of_rounds,
-    check_ages,
     check_max_length,
     chosen_input,
     judged,
@@ -87,10 +87,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
         return reward_spans.run(config, inputs, runtime)
     start, tokenizer = load_start(inputs.model, runtime, config.heads)
     check_max_length(config.max_length, start)
-    if is_encoder(start.config) and (idle := sorted({"sampling", "append_eos"} & config.model_fields_set)):
-        raise ConfigError(f"reward.{idle[0]} has no effect on an encoder, which samples nothing; leave it out")
-    if not is_encoder(start.config) and (idle := [name for name in ("cut", "dropout") if getattr(config, name)]):
-        raise ConfigError(f"reward.{idle[0]} has an effect on encoders alone, and {inputs.model} is none; leave it out")
+    check_start(config, is_encoder(start.config), inputs.model)
     labels = None
     if config.labelled is not None:
         labels = read_split(config.labelled, config.held_out_labelled, runtime.output, config.max_bad_share)
@@ -134,6 +131,14 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     }
     figures = {"steps": fitted.steps, **data.counts, **assessment, **learned, "normalisation": normalisation}
     return StageOutput(figures)
+
+
+def check_start(config: RewardConfig, encoder: bool, model: Path) -> None:
+    """Raise ConfigError where a setting has no effect on such a model."""
+    if encoder and (idle := sorted({"sampling", "append_eos"} & config.model_fields_set)):
+        raise ConfigError(f"reward.{idle[0]} has no effect on an encoder, which samples nothing; leave it out")
+    if not encoder and (idle := [name for name in ("cut", "dropout") if getattr(config, name)]):
+        raise ConfigError(f"reward.{idle[0]} has an effect on encoders alone, and {model} is none; leave it out")
 
 
 def load_start(folder: Path, runtime: Runtime, heads: int = 1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -335,17 +340,22 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one is given neither way, or both ways.
+        ConfigError: one is given neither way, or both ways, or the dataset holds out something else.
     """
-    world, feedback = artifacts.get("world"), judged(artifacts)
+    world, dataset, feedback = artifacts.get("world"), artifacts.get("dataset"), judged(artifacts)
+    if dataset is not None and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
+        raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
     if config.labelled is not None and feedback:
         raise ConfigError(
             f"reward.labelled = {config.labelled} contradicts the stage {feedback[0].manifest.kind}, which compares; "
             "leave one out"
         )
-    dataset = artifacts.get("dataset")
+    made = artifacts.get("model")
+    model = chosen_input("reward.model", config.model, made, "model", "an sft or pretrain section")
+    if made is not None:
+        check_start(config, encoder=False, model=model)
     return RewardInputs(
-        model=chosen_input("reward.model", config.model, artifacts.get("model"), "model", "an sft or pretrain section"),
+        model=model,
         **_judgements(config, feedback),  # type: ignore[arg-type]
         ages=ages_of_rounds("reward", config.earlier_rounds_weight, feedback),
         prompts=() if world is None else world.file("prompts_train.jsonl"),
@@ -355,15 +365,10 @@ def bind(config: RewardConfig, artifacts: Mapping[str, Artifact]) -> RewardInput
     )
 
 
-def check(config: RewardConfig, parents: Mapping[str, Any]) -> None:
-    """Raise ConfigError where the dataset holds out something else, or no round has labels that could weigh less."""
-    check_ages("reward", config.earlier_rounds_weight, parents)
-    if "dataset" in parents and (idle := sorted({"held_out", "held_out_share"} & config.model_fields_set)):
-        raise ConfigError(f"reward.{idle[0]} has no effect beside a dataset, which holds out its own; leave it out")
-
-
 def _judgements(config: RewardConfig, feedback: Sequence[Artifact]) -> dict[str, tuple[Path, ...]]:
     """The files of each kind of judgement that is trained on, one of each artifact."""
+    kinds = () if config.labelled is not None else config.kinds if config.comparisons is None else ("comparisons",)
+    check_kinds_of(config.judgements, kinds, "reward")
     if config.labelled is not None:
         return {}
     if config.comparisons is not None:
@@ -387,5 +392,4 @@ STAGE = Stage(
     bind=bind,
     run=run,
     files=files,
-    check=check,
 )

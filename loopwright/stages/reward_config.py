@@ -63,6 +63,9 @@ class RewardConfig(TrainConfig, StageConfig):
     def _written_settings_have_an_effect(self) -> Self:
         if self.held_out is not None and "held_out_share" in self.model_fields_set:
             raise ValueError("held_out_share has no effect with held_out; leave one out")
+        for name in ("eval_steps", "learning_curve"):
+            if getattr(self, name) and not (self.held_out_share or self.held_out or self.held_out_labelled):
+                raise ValueError(f"{name} has no effect with held_out_share = 0; hold some out, or leave it out")
         if self.normalise_on == "responses" and "sampling" in self.model_fields_set and not self.fresh_samples:
             raise ValueError("sampling has no effect with normalise_on = responses; leave one out")
         return self
@@ -94,16 +97,6 @@ class RewardConfig(TrainConfig, StageConfig):
             start, end = self.part_of_prompts
             raise ValueError(f"part_of_prompts = [{start:g}, {end:g}] holds nothing; write where it starts and ends")
         return self
-
-    def shares_labels_with(self, other: RewardConfig) -> bool:
-        """Whether both may learn from the same judgement, as far as settings tell."""
-        for name in ("comparisons", "feedback", "labelled", "teacher"):
-            if getattr(self, name) != getattr(other, name):
-                return False
-        if not set(self.kinds) & set(other.kinds) or self.judgements.criterion != other.judgements.criterion:
-            return False
-        ours, theirs = self.part_of_prompts or (0.0, 1.0), other.part_of_prompts or (0.0, 1.0)
-        return max(ours[0], theirs[0]) < min(ours[1], theirs[1])
 
     @model_validator(mode="after")
     def _judgements_come_from_one_place(self) -> Self:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from pydantic import model_validator
 
 from loopwright.errors import ConfigError
 from loopwright.runtime.runtime import Runtime
 from loopwright.stages import reward
-from loopwright.stages.base import Stage, StageOutput, judgement_files
+from loopwright.stages.base import Stage, StageOutput, chosen_input
 from loopwright.stages.reward_config import RewardConfig
 from loopwright.stages.reward_data import HELD_OUT, RewardInputs
 from loopwright.tracking.artifacts import Artifact
+from loopwright.training.judgement_files import files_in
 
 OF_THE_DATASET = (
     "comparisons", "feedback", "labelled", "held_out", "held_out_share", "part_of_prompts", "teacher",
@@ -43,27 +44,22 @@ def run(config: PartConfig, inputs: RewardInputs, runtime: Runtime) -> StageOutp
     return reward.run(config, inputs, runtime)
 
 
-def check(part: str, section: str, config: PartConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: there is something to learn from, and a model to start from.
+def bind(part: str, section: str, config: PartConfig, artifacts: Mapping[str, Artifact]) -> RewardInputs:
+    """Its part of the dataset, and a model to start from: the config's, or else the fine-tuned one.
 
     Raises:
-        ConfigError: there is not.
+        ConfigError: there is nothing to learn from, or no model.
     """
-    if "dataset" not in parents:
+    if (dataset := artifacts.get("dataset")) is None:
         raise ConfigError(f"{section} learns from a part of a dataset; add a dataset section, or drop {section}")
-    if not getattr(parents["dataset"], f"{part}_share"):
+    if not dataset.manifest.config[f"{part}_share"]:
         raise ConfigError(
             f"dataset.{part}_share = 0 leaves {section} nothing to learn from; raise it or drop {section}"
         )
-    if config.model is None and "model" not in parents:
-        raise ConfigError(f"{section} has no model to start from; set {section}.model to a folder, or add sft")
-
-
-def bind(part: str, section: str, config: PartConfig, artifacts: Mapping[str, Artifact]) -> RewardInputs:
-    """Its part of the dataset, and a model to start from: the config's, or else the fine-tuned one."""
-    dataset = artifacts["dataset"]
-    model = artifacts["model"].file("model") if config.model is None else config.model
-    kinds = judgement_files(section, dataset.file(part), [], config.kinds)
+    made = artifacts.get("model") if config.model is None else None
+    model = chosen_input(f"{section}.model", config.model, made, "model", "an sft section")
+    files = files_in(dataset.file(part), config.kinds, f"{section}.kinds", lambda name: dataset.holds(f"{part}/{name}"))
+    kinds = {kind: (file,) for kind, file in files.items()}
     return RewardInputs(model=model, held_out=dataset.file(HELD_OUT), **kinds)  # type: ignore[arg-type]
 
 
@@ -75,7 +71,6 @@ def of_part(part: str, section: str) -> Stage:
         bind=partial(bind, part, section),
         run=run,
         files=reward.files,
-        check=partial(check, part, section),
     )
 
 

@@ -18,6 +18,7 @@ from loopwright.rewards.combine import check_fit, unique
 from loopwright.rewards.sources import RewardSource
 from loopwright.schemas import Prompt
 from loopwright.stages.base import DATA, POLICIES, StageConfig, chosen_input
+from loopwright.stages.sampled_prompts import check_opening
 from loopwright.stages.sampled_rewards import chosen_rewards
 from loopwright.tracking.artifacts import Artifact
 from loopwright.training.config import ResponseConfig
@@ -79,10 +80,12 @@ def bind(config: SampledConfig, artifacts: Mapping[str, Artifact]) -> SampledInp
     """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one of the three is given neither way, or both ways.
+        ConfigError: one of the three is given neither way, or both ways; or openings are asked of given prompts.
     """
     section, world, text = config.section, artifacts.get("world"), artifacts.get("text")
     opened = text if world is None and config.prompts is None else None  # it learns on text that was trained on
+    if opened is None:
+        check_opening(config)
     return SampledInputs(
         policy=chosen_input(f"{section}.policy", config.policy, artifacts.get("policy"), "model", "an sft section"),
         reward=chosen_rewards(config, artifacts),

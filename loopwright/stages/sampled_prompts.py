@@ -57,8 +57,7 @@ def _given_prompts(
     config: SampledConfig, inputs: SampledInputs, tokenizer: PreTrainedTokenizerBase
 ) -> Sequence[Prompt]:
     if inputs.texts is None:
-        if "opening_tokens" in config.model_fields_set:
-            raise ConfigError(f"{config.section}.opening_tokens has no effect where prompts are given; leave it out")
+        check_opening(config)
         return read_records(inputs.prompts, Prompt).records if isinstance(inputs.prompts, Path) else inputs.prompts
     found = openings(tokenizer, [document.text for document in read_texts([inputs.texts])], config.opening_tokens)
     if not found:
@@ -67,6 +66,12 @@ def _given_prompts(
             f"long; lower it or set {config.section}.prompts"
         )
     return found
+
+
+def check_opening(config: SampledConfig) -> None:
+    """Raise ConfigError where the length of openings is set, and prompts are given."""
+    if "opening_tokens" in config.model_fields_set:
+        raise ConfigError(f"{config.section}.opening_tokens has no effect where prompts are given; leave it out")
 
 
 def hold_out(tasks: Sequence[Task], count: int, seed: int, section: str) -> tuple[list[Task], list[Task]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,16 +39,19 @@ def chosen_rewards(config: SampledConfig, artifacts: Mapping[str, Artifact]) -> 
     """The one reward model, or the rewards to merge: those of the config, or else all that the recipe trains.
 
     Raises:
-        ConfigError: there is none, one is given both ways, or one that the recipe trains is not used.
+        ConfigError: there is none, one is given both ways, one that the recipe trains is not used, or their names are
+            not those that the rule reads.
     """
     trained = {role: artifacts[role] for role in to_train_on(config, artifacts)}
     lone = trained.get("reward")
     if not config.rewards and set(trained) <= {"reward"} and (lone is None or _kind(lone) == "model" or config.reward):
-        return chosen_input(
-            f"{config.section}.reward", config.reward, trained.get("reward"), "model", "a reward section"
-        )
+        only = chosen_input(f"{config.section}.reward", config.reward, lone, "model", "a reward section")
+        if "merge" in config.model_fields_set:
+            raise _nothing_to_merge(config.section, "one reward model")
+        return only
     _check_stages(config, trained)
     sources = config.rewards or tuple(RewardSource(kind=_kind(one), stage=name) for name, one in trained.items())
+    check_fit(unique([one.title for one in sources]), [one.weight for one in sources], config.merge)
     policy = config.policy or (artifacts["policy"].file("model") if "policy" in artifacts else None)
     return tuple(
         _judged_by(source, policy)
@@ -70,26 +73,6 @@ def _judged_by(source: RewardSource, policy: Path | None) -> RewardSource:
 def to_train_on(config: SampledConfig, roles: Iterable[str]) -> list[str]:
     rewards = [role for role in roles if role == "reward" or role.startswith("reward_")]
     return [role for role in rewards if role not in config.watching]
-
-
-def check_trained_rewards(config: SampledConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything is trained: the rewards of the recipe are used, and their names are those that the rule reads.
-
-    Args:
-        parents: role -> the config of the stage that fills it.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    trained = to_train_on(config, parents)
-    if not config.rewards and set(trained) <= {"reward"}:
-        if trained and "merge" in config.model_fields_set and "spans" not in parents["reward"].kinds:
-            raise _nothing_to_merge(config.section, "one reward model")
-        return
-    _check_stages(config, trained)
-    if not config.rewards:
-        names = [RewardSource(kind="model", stage=name).title for name in trained]
-        check_fit(unique(names), [1.0] * len(names), config.merge)
 
 
 def _check_stages(config: SampledConfig, trained: Collection[str]) -> None:

@@ -190,14 +190,11 @@ class Batches:
         tokenizer: PreTrainedTokenizerBase,
         runtime: Runtime,
     ) -> Batches:
-        """Raises ConfigError when raw text is to be mixed in and there is none."""
+        """Raises ConfigError as `check_text`."""
         text, pad_id = None, int(tokenizer.pad_token_id)
         if config.lm_loss_coef:
-            if inputs.text is None:
-                raise ConfigError(
-                    f"{runtime.stage}.lm_loss_coef needs raw text; name a file or folder in {runtime.stage}.text "
-                    "or pre-train in this run"
-                )
+            check_text(runtime.stage, config, inputs.text)
+            assert inputs.text is not None
             length, seed = config.max_length, runtime.seed_for("text")
             text = RawText.read(inputs.text, tokenizer, row_tokens=length, rows_per_step=1, seed=seed)
         answers = ExampleBatches.of(examples, config, runtime.seed_for("order"), pad_id, runtime.device)
@@ -263,53 +260,42 @@ def _check_prompts(encoded: Sequence[Example], loaded: Loaded[Demonstration], ma
 
 
 def bind(config: SFTConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
-    return _inputs(config, artifacts, "demonstrations.jsonl", by_people=artifacts.get("demonstrations"))
-
-
-def check(config: SFTConfig, parents: Mapping[str, Any]) -> None:
-    """Before anything runs: there is a model to start from, and somebody to learn from.
+    """Inputs from the stages before, or from the paths in the config.
 
     Raises:
-        ConfigError: one of them is missing.
+        ConfigError: there is no model to start from, nobody to learn from, or no raw text where some is mixed in.
     """
-    _check_model("sft", config, parents)
-    if config.demonstrations is None and not {"world", "demonstrations"} & parents.keys():
-        raise ConfigError(
-            "sft has no demonstrations; name a file in sft.demonstrations, or add a world or dataset section"
-        )
-
-
-def check_clean(config: SFTCleanConfig, parents: Mapping[str, Any]) -> None:
-    """As `check`, but that only a world has clean writers."""
-    if "world" not in parents:
-        raise ConfigError("sft_clean has no clean writers to learn from; add a world section or drop sft_clean")
-    _check_model("sft_clean", config, parents)
-
-
-def _check_model(stage: str, config: SFTConfig, parents: Mapping[str, Any]) -> None:
-    if config.model is None and "model" not in parents:
-        raise ConfigError(
-            f"{stage} has no model; name a Hugging Face folder in {stage}.model, or add a pretrain section"
-        )
+    written = artifacts.get("demonstrations") or (artifacts.get("world") if config.demonstrations is None else None)
+    learned = chosen_input(
+        "sft.demonstrations", config.demonstrations, written, "demonstrations.jsonl", "a world or dataset section"
+    )
+    return _inputs("sft", config, artifacts, learned)
 
 
 def bind_clean(config: SFTCleanConfig, artifacts: Mapping[str, Artifact]) -> SFTInputs:
-    return _inputs(config, artifacts, "demonstrations_clean.jsonl")
+    """As `bind`, but that only a world has clean writers."""
+    if "world" not in artifacts:
+        raise ConfigError("sft_clean has no clean writers to learn from; add a world section or drop sft_clean")
+    return _inputs("sft_clean", config, artifacts, artifacts["world"].file("demonstrations_clean.jsonl"))
 
 
-def _inputs(
-    config: SFTConfig, artifacts: Mapping[str, Artifact], of_the_world: str, by_people: Artifact | None = None
-) -> SFTInputs:
-    model, demonstrations, text = config.model, config.demonstrations, config.text
-    if model is None:
-        model = artifacts["model"].file("model")
-    if by_people is not None:
-        demonstrations = chosen_input("sft.demonstrations", demonstrations, by_people, "demonstrations.jsonl", "")
-    elif demonstrations is None:
-        demonstrations = artifacts["world"].file(of_the_world)
-    if text is None and config.lm_loss_coef and "model" in artifacts:
-        text = artifacts["model"].file("text.jsonl.gz")
-    return SFTInputs(model, demonstrations, text)
+def _inputs(stage: str, config: SFTConfig, artifacts: Mapping[str, Artifact], demonstrations: Path) -> SFTInputs:
+    made, text = artifacts.get("model"), config.text
+    if text is None and config.lm_loss_coef and made is not None:
+        text = made.file("text.jsonl.gz")
+    check_text(stage, config, text)
+    start = made if config.model is None else None
+    return SFTInputs(
+        chosen_input(f"{stage}.model", config.model, start, "model", "a pretrain section"), demonstrations, text
+    )
+
+
+def check_text(stage: str, config: SFTConfig, text: Path | None) -> None:
+    """Raise ConfigError where raw text is to be mixed in and there is none."""
+    if config.lm_loss_coef and text is None:
+        raise ConfigError(
+            f"{stage}.lm_loss_coef needs raw text; name a file or folder in {stage}.text or pre-train in this run"
+        )
 
 
 def files(config: SFTConfig) -> list[Path]:
@@ -318,6 +304,6 @@ def files(config: SFTConfig) -> list[Path]:
 
 NEEDS = {"model": ("pretrain",), "world": ("world",)}
 OF_PEOPLE = {"world": DATA, "demonstrations": ("demonstrations",)}
-STAGE = Stage("sft", SFTConfig, needs=NEEDS | OF_PEOPLE, check=check, bind=bind, run=run, files=files)
+STAGE = Stage("sft", SFTConfig, needs=NEEDS | OF_PEOPLE, bind=bind, run=run, files=files)
 # Nothing is trained from it: evaluation compares with it, to tell what feedback buys from what cleaner data would.
-CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, check=check_clean, bind=bind_clean, run=run, files=files)
+CLEAN = Stage("sft_clean", SFTCleanConfig, needs=NEEDS, bind=bind_clean, run=run, files=files)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,12 +84,32 @@ class Artifact:
         Raises:
             ArtifactError: it has none of that name.
         """
-        if name not in self.manifest.files and not any(known.startswith(f"{name}/") for known in self.manifest.files):
+        if not self.holds(name):
             raise ArtifactError(
                 f"{self.path}: holds no {name}, only {', '.join(sorted(self.manifest.files))}; "
                 f"delete the folder to have {self.manifest.kind} run again"
             )
         return self.path / name
+
+    def holds(self, name: str) -> bool:
+        """Whether it has a file or folder of that name."""
+        return any(known == name or known.startswith(f"{name}/") for known in self.manifest.files)
+
+
+@dataclass(frozen=True)
+class Promise(Artifact):
+    """What a stage will make, as far as its settings tell: what those after it are bound to before anything runs."""
+
+    files: Collection[str] | None = None  # that it may be asked for; None: they are not known, so any
+
+    @classmethod
+    def of(cls, kind: str, config: dict[str, Any], files: Collection[str] | None = None) -> "Promise":
+        about: dict[str, Any] = {"parents": {}, "config": config, "seed": 0, "code": "", "versions": {}, "created": ""}
+        manifest = Manifest(id=kind, key="", kind=kind, name="", files={}, seconds=0.0, metrics={}, **about)
+        return cls(Path(kind), manifest, files)
+
+    def holds(self, name: str) -> bool:
+        return self.files is None or name in self.files
 
 
 class ArtifactStore:

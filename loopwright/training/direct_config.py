@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from loopwright.config.base import Config
 from loopwright.feedback.pairs import JudgementConfig
@@ -46,3 +46,9 @@ class DirectConfig(TrainConfig):
     earlier_rounds_weight: Annotated[float, Field(gt=0, le=1)] = 1.0  # of labels, for each round since they were given
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the prompts
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> Self:
+        if self.eval_steps is not None and self.held_out_share == 0:
+            raise ValueError("eval_steps has no effect with held_out_share = 0; hold some out, or leave it out")
+        return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,22 +13,23 @@ from loopwright.schemas import KINDS, Judgement, Message
 
 Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several rounds, or records
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks")}
-
-
 PAIRWISE = ("comparisons", "rankings")  # what stages learn pairs from, unless told otherwise
 
 
-def files_in(folder: Path, kinds: Sequence[str], setting: str, *, either: Sequence[str] = ()) -> dict[str, Path]:
+def files_in(
+    folder: Path, kinds: Sequence[str], setting: str, holds: Callable[[str], bool], *, either: Sequence[str] = ()
+) -> dict[str, Path]:
     """The file of each kind.
 
     Args:
         setting: that names the kinds, as in "reward.kinds".
+        holds: whether the folder has a file of a name.
         either: where these are the kinds, those of them that have a file are enough.
 
     Raises:
         ConfigError: there is no file of a kind.
     """
-    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if (folder / f"{kind}.jsonl").is_file()}
+    found = {kind: folder / f"{kind}.jsonl" for kind in (*RECORDS, "spans") if holds(f"{kind}.jsonl")}
     if tuple(kinds) == tuple(either) and found.keys() & set(kinds):
         kinds = [kind for kind in kinds if kind in found]
     if missing := [kind for kind in kinds if kind not in found]:

@@ -209,7 +209,11 @@ def _version(version: str) -> dict[str, Any]:
         return {"sets": sets, **nothing, **against}
     return {
         "sets": {name: one_set for name in ("held_out", "paraphrased", "adversarial")},
-        "greedy": {"gold": interval(min(1.0, gold * 1.05)), "length_tokens": one_set["length_tokens"]},
+        "greedy": {
+            "gold": interval(min(1.0, gold * 1.05)),
+            "judges": {"helpful": interval(min(1.0, gold * 1.04))},
+            "length_tokens": one_set["length_tokens"],
+        },
         "perplexity": {"perplexity": {"base": 3.91, "sft": 3.98, "ppo": 4.1}[version], "bits_per_byte": 0.92},
         "perplexity_ratio": {"base": 1.0, "sft": 1.018, "ppo": 1.049}[version],
         "spread": {"base": 0.08, "sft": 0.21, "ppo": 0.09}[version],

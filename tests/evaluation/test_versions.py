@@ -150,3 +150,10 @@ def test_the_summary_of_rounds():
         ("v1", "sft", name) for name in ("gold", *JUDGES)
     }
     assert got["kl_from_base"] == {"base": 2.5, "sft": 2.5, "v1": 2.5}
+
+
+def test_greedy_answers_are_judged_by_every_judge_apart_from_the_sampled_ones():
+    sampled, greedy = [row(i, gold) for i, gold in enumerate((0.0, 0.5))], [row(i, 1.0) for i in range(2)]
+    of = version_results({"sft": Measured({"held_out": sampled}, {"held_out": greedy}, None)}, JUDGES, 0)["sft"]
+    assert {judge: of["greedy"]["judges"][judge]["mean"] for judge in JUDGES} == dict.fromkeys(JUDGES, 1.0)
+    assert of["sets"]["held_out"]["judges"][JUDGES[0]]["mean"] == 0.25

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from loopwright.feedback.annotators import SimulatedAnnotator, on_simulated_clocks, team, worth
+from loopwright.feedback.annotators import VERDICT_SECONDS, SimulatedAnnotator, on_simulated_clocks, team, worth
 from loopwright.schemas import Comparison, Prompt
 
 PROMPT = Prompt.user("p", "How good?")
@@ -40,6 +40,21 @@ def test_ranks_by_one_criterion():
     ranking = PERFECT.rank(PROMPT, ("fair", "good", "bad"), two, "shortness", random.Random(0), id="r")
     assert ranking.ranks == (2, 3, 1)
     assert ranking.criterion == "shortness"
+
+
+def test_time_is_spent_on_reading_once_and_on_each_verdict():
+    two = {"quality": JUDGES["quality"], "more": JUDGES["quality"]}
+    compared = PERFECT.compare(PROMPT, ("good", "bad"), two, random.Random(0), id="c")
+    by_both = PERFECT.compare_by(two, compared, PROMPT, two, random.Random(1))
+    assert by_both.seconds == pytest.approx(compared.seconds + 2 * VERDICT_SECONDS)
+    timeless = compared.model_copy(update={"seconds": None})
+    assert PERFECT.compare_by(two, timeless, PROMPT, two, random.Random(1)).seconds is None
+    ranked = PERFECT.rank(PROMPT, ("good", "bad"), two, "more", random.Random(0), id="r")
+    assert ranked.seconds > VERDICT_SECONDS
+    again = PERFECT.rank(PROMPT, ("good", "bad"), two, "more", random.Random(0), again=True, id="r")
+    assert again == ranked.model_copy(update={"seconds": VERDICT_SECONDS})
+    once, twice = (PERFECT.rate(PROMPT, "good", judges, random.Random(0), id="x").seconds for judges in (JUDGES, two))
+    assert twice - once == pytest.approx(VERDICT_SECONDS, abs=0.3)  # reading a word takes more or less
 
 
 @pytest.mark.parametrize(("low_is_good", "scores"), [(False, [1, 2, 3]), (True, [3, 2, 1])])

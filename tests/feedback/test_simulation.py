@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.feedback.annotators import SimulatedAnnotator
+from loopwright.feedback.annotators import VERDICT_SECONDS, SimulatedAnnotator
 from loopwright.feedback.client import Task
 from loopwright.feedback.items import Item
 from loopwright.feedback.projects import HHH, Criterion, ProjectConfig
@@ -84,6 +84,8 @@ def test_everybody_labels_what_there_is_once_over_http(kind, tmp_path):
             lines = list(client.labels(project))
         assert given == len({line.label for line in lines}) == 6 * 2  # nobody can judge the strange prompt
         assert {line.record.prompt for line in lines} == {one.messages for one in prompts}
+        verdicts = len(HHH) if kind == "rating" else 1  # of a few words, so they take longer than reading does
+        assert all(0 < line.record.seconds - VERDICT_SECONDS * verdicts < VERDICT_SECONDS for line in lines)
 
 
 def test_people_who_stay_label_what_comes_later(tmp_path):

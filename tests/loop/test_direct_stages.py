@@ -25,7 +25,10 @@ def test_a_misspelt_setting_of_theirs_is_named():
 
 
 def test_thumbs_that_nobody_will_give_are_noticed_before_anything_runs():
-    with pytest.raises(ConfigError, match=r"kto.kinds has thumbs, which people give at an annotation server"):
+    with pytest.raises(
+        ConfigError,
+        match="^feedback has no thumbs.jsonl, but comparisons, rankings, ratings; name what to .* kto.kinds$",
+    ):
         parents(feedback={}, kto={})
     people = {"store": "http://127.0.0.1:8600", "project": "p", "wait": {"thumbs": 9}}
     assert "kto" in parents(feedback=people, kto={})

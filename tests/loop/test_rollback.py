@@ -6,8 +6,8 @@ import pytest
 
 from loopwright.errors import ConfigError
 from loopwright.loop import config_from, execution, rollback, run, status
-from loopwright.stages.base import Stage
-from tests.loop.test_rounds import METHOD, TOYS, go, made, recipe, work
+from loopwright.stages.base import POLICIES, Stage
+from tests.loop.test_rounds import METHOD, TOYS, go, made, recipe, toy, work
 from tests.loop.test_run import Log
 from tests.loop.toys import no_report
 
@@ -86,11 +86,34 @@ def test_going_back_trains_nothing(tmp_path):
     assert "v2.ppo" in rollback(out, "v2", stages=TOYS, render=no_report)["stages"]
 
 
+def test_what_a_version_does_not_depend_on_may_be_stale(tmp_path):
+    """It is made anew, as an evaluation is; the version stays as it was."""
+    stages = TOYS | {"reward_other": toy("reward_other", **{"judged.*": ("feedback",)})}
+    looked = METHOD | {"reward_other": {}, "evaluate": {}}
+    values, out, log = recipe({"v1-v3": looked}), tmp_path / "run", Log()
+    stages["ppo"] = toy("ppo", policy=POLICIES, reward=("reward",))
+    run(config_from(values, "here", stages=stages), out, stages=stages, render=no_report)
+    before = status_of(out, stages)
+    (folder,) = out.glob("artifacts/v1.reward_other-*")
+    (folder / "said.txt").write_text("changed")
+    next(out.glob("artifacts/v2.evaluate-*/said.txt")).unlink()
+    found = rollback(out, "v2", stages=stages, display=log, render=no_report)
+    assert made(log) == ["v1.reward_other", "v2.evaluate", "evaluate"]
+    assert list(found["stages"]) == [step for step in before if not step.startswith("v3.")]
+    (folder / "said.txt").write_text("changed")
+    (reward,) = out.glob("artifacts/v1.reward-*")
+    (reward / "said.txt").write_text("changed")
+    with pytest.raises(
+        ConfigError, match="v1 cannot be brought back as it was, because v1.reward before it is damaged"
+    ):
+        rollback(out, "v1", stages=stages, render=no_report)
+
+
 def test_a_run_without_rounds_cannot_go_back(tmp_path):
     go(tmp_path, {"name": "x", "tensorboard": False, "sft": {}, "ppo": {}})
     with pytest.raises(ConfigError, match="has no rounds to go back over"):
         rollback(tmp_path / "run", "v1", stages=TOYS)
 
 
-def status_of(out):
-    return {one.stage: one.state for one in status(out, stages=TOYS)}
+def status_of(out, stages=TOYS):
+    return {one.stage: one.state for one in status(out, stages=stages)}

@@ -15,7 +15,7 @@ from loopwright.loop.plan import make_plan
 from loopwright.loop.rounds import StopConfig, why_stop
 from loopwright.runtime import Runtime
 from loopwright.schemas.steps import named, round_of, stage_of, version_of
-from loopwright.stages import feedback, ppo
+from loopwright.stages import feedback, ppo, world
 from loopwright.stages.base import POLICIES, Stage, StageConfig, StageOutput, ages_of_rounds
 from tests.loop.test_run import Log
 from tests.loop.toys import no_files, no_report, outcome
@@ -29,15 +29,16 @@ class ToyConfig(StageConfig):
 
 @dataclass(frozen=True)
 class ToyInputs:
-    parents: dict[str, str]  # role -> what that artifact's file says
+    parents: dict[str, Path]  # role -> that artifact's file
 
 
 def bind(config, artifacts):
-    return ToyInputs({role: one.file("said.txt").read_text() for role, one in artifacts.items()})
+    return ToyInputs({role: one.path / "said.txt" for role, one in artifacts.items()})
 
 
 def work(config: ToyConfig, inputs: ToyInputs, runtime: Runtime) -> StageOutput:
-    said = f"{runtime.stage}({', '.join(f'{role}={text}' for role, text in sorted(inputs.parents.items()))})"
+    heard = (f"{role}={file.read_text()}" for role, file in sorted(inputs.parents.items()))
+    said = f"{runtime.stage}({', '.join(heard)})"
     (runtime.output / "said.txt").write_text(f"{said}{config.gain:g}")
     runtime.record(1, {"length": len(said)})
     version = version_of(runtime.stage)
@@ -344,7 +345,7 @@ def test_an_override_of_a_round_that_is_not_there_is_refused_where_it_is_written
 
 def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
     """And only there: a pedigree names no policy that wrote nothing."""
-    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE}
+    stages = TOYS | {"world": world.STAGE, "feedback": feedback.STAGE}
     values = recipe({"v1": METHOD, "v2-v3": METHOD | {"feedback": {"versions": 2}}}) | {"world": {}}
     plan = make_plan(config_from(values, "here", stages=stages), stages)
     first, second, third = (step.parents for step in plan.steps if step.name.endswith("feedback"))
@@ -357,7 +358,7 @@ def test_two_versions_are_parents_of_feedback_where_both_of_them_answer():
 
 
 def test_attacks_are_asked_about_where_red_teaming_comes_before_in_some_round():
-    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE, "red_team": toy("red_team")}
+    stages = TOYS | {"world": world.STAGE, "feedback": feedback.STAGE, "red_team": toy("red_team")}
     asking = METHOD | {"feedback": {"attacks": 5}}
 
     def load(**schedule):
@@ -371,7 +372,7 @@ def test_attacks_are_asked_about_where_red_teaming_comes_before_in_some_round():
 
 
 def test_what_the_rounds_began_with_answers_and_is_the_reference_where_that_is_asked_for():
-    stages = TOYS | {"world": toy("world"), "feedback": feedback.STAGE, "ppo": ppo.STAGE}
+    stages = {"world": world.STAGE} | TOYS | {"feedback": feedback.STAGE, "ppo": ppo.STAGE}
     later = {"feedback": {"start_answers": True}, "reward": {}, "ppo": {"reference": "start"}}
     plain = {"feedback": {}, "reward": {}, "ppo": {}}
     values = recipe({"v1": plain, "v2-v3": later}) | {"world": {}}

@@ -3,7 +3,7 @@
 import json
 import random
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from loopwright.stages import ai_feedback, ai_feedback_people, reward
 from loopwright.stages.ai_feedback_people import PeopleConfig
 from loopwright.stages.base import Bound, check_requirements
 from loopwright.stages.reward_config import RewardConfig
+from loopwright.tracking.artifacts import Promise
 from loopwright.worlds import WORLDS
 from tests.responders.judges import Scripted, by_worth, read
 from tests.serving import TOKEN, RunningApp
@@ -308,21 +309,16 @@ def test_the_judge_is_tried_out_with_lures_and_labels_nothing_by_them(tmp_path, 
 
 
 def test_what_comes_from_where(tmp_path):
-    def artifact(kind):
-        about = SimpleNamespace(kind=kind, config={"name": "front_desk"}, metrics={})
-        return SimpleNamespace(id=f"{kind}-id", manifest=about, file=lambda name: tmp_path / kind / name)
-
-    made = {"policy": artifact("ppo"), "judge_model": artifact("sft"), "world": artifact("world")}
-    (tmp_path / "world").mkdir()
-    own = WORLDS["front_desk"].constitution
-    (tmp_path / "world" / "constitution.yaml").write_text(dump_constitution(own))
+    made = {"policy": Promise.of("ppo", {}), "judge_model": Promise.of("sft", {})}
+    made["world"] = Promise.of("world", {"name": "front_desk", "skills": ["critique"]})
     mine = tmp_path / "mine.yaml"
     mine.write_text(dump_constitution(Constitution(principles=tuple(PRINCIPLES))))
 
     found = ai_feedback.bind(config(), made)
-    assert (found.policy_id, found.judge, found.principles) == ("ppo-id", tmp_path / "sft" / "model", ())
-    assert found.prompts == tmp_path / "world" / "prompts_train.jsonl" and found.judges
-    assert list(ai_feedback.bind(config(constitution="world"), made).principles) == list(own.principles)
+    assert (found.policy_id, found.judge, found.principles) == ("ppo", Path("sft/model"), ())
+    assert found.prompts == Path("world/prompts_train.jsonl") and found.judges
+    of_the_world = ai_feedback.bind(config(constitution="world"), made).principles
+    assert of_the_world == WORLDS["front_desk"].constitution.principles
     named = config(judge={"path": tmp_path / "large"}, constitution=mine)
     assert ai_feedback.bind(named, made).judge == tmp_path / "large"
     assert list(ai_feedback.bind(named, made).principles) == PRINCIPLES

@@ -3,7 +3,6 @@
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ from loopwright.schemas import (
 from loopwright.stages import constitutional
 from loopwright.stages.constitutional import ConstitutionalConfig, ConstitutionalInputs
 from loopwright.stages.constitutional_revisions import answer_helpfully, draw_principles, revise_once
-from loopwright.stages.world import WorldConfig
+from loopwright.tracking.artifacts import Promise
 from tests.serving import TOKEN, RunningApp
 from tests.stages.test_pretrain import Killed, killed_after
 from tests.tiny import saved, tiny_model, tiny_tokenizer
@@ -403,15 +402,11 @@ def test_a_critic_of_this_machine_has_turns(tmp_path):
         trained(tmp_path / "run", inputs(tmp_path), critic={"path": str(tmp_path / "base")})
 
 
-def artifact(folder: str, id: str = "id"):
-    return SimpleNamespace(id=id, manifest=SimpleNamespace(kind=folder), file=lambda name: Path(folder) / name)
-
-
 def test_what_comes_from_where():
-    policy, world = artifact("sft", "sft-id"), artifact("world")
+    policy, world = Promise.of("sft", {}), Promise.of("world", {"skills": ["critique"]})
     got = constitutional.bind(ConstitutionalConfig(), {"policy": policy, "world": world})
     prompts = Path("world/prompts_train.jsonl")
-    assert got == ConstitutionalInputs(Path("sft/model"), "sft-id", Path("world/constitution.yaml"), prompts, prompts)
+    assert got == ConstitutionalInputs(Path("sft/model"), "sft", Path("world/constitution.yaml"), prompts, prompts)
     own = build(ConstitutionalConfig, dict(constitution="c.yaml", red_team_file="r", helpful_share=0), "test")
     got = constitutional.bind(own, {"policy": policy, "world": world})
     assert (got.constitution, got.red_team, got.helpful) == (Path("c.yaml"), Path("r"), None)
@@ -424,12 +419,11 @@ def test_what_comes_from_where():
         constitutional.bind(ConstitutionalConfig(), {"policy": policy})
 
 
-def test_a_plan_that_cannot_work_is_refused_before_anything_runs():
-    config = ConstitutionalConfig()
+def test_what_cannot_work_is_refused():
+    made = {"policy": Promise.of("sft", {}), "world": Promise.of("world", {"skills": []})}
     with pytest.raises(ConfigError, match=r"set world.skills to \[critique\]"):
-        constitutional.check(config, {"world": WorldConfig()})
-    constitutional.check(config, {"world": build(WorldConfig, dict(skills=["critique"]), "test")})
-    constitutional.check(build(ConstitutionalConfig, dict(constitution="c.yaml"), "test"), {"world": WorldConfig()})
+        constitutional.bind(ConstitutionalConfig(), made)
+    constitutional.bind(build(ConstitutionalConfig, dict(constitution="c.yaml"), "test"), made)
     with pytest.raises(ConfigError, match="helpful_file has no effect with helpful_share = 0"):
         build(ConstitutionalConfig, dict(helpful_share=0, helpful_file="h"), "test")
     with pytest.raises(ConfigError, match="helpful_temperature has no effect with helpful_share = 0"):

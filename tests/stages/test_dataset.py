@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, is_ai
 from loopwright.stages import dataset, evaluate, pretrain, reward_of_part
 from loopwright.stages.dataset import DatasetConfig, DatasetInputs, demonstrations_of
+from loopwright.tracking.artifacts import Artifact, Promise, hash_files
 
 PARTS = ("annotators", "judge", "held_out")
 
@@ -149,34 +151,39 @@ def test_what_is_refused(settings, said):
 
 
 def artifact(folder, **config):
-    return SimpleNamespace(
-        file=lambda name: folder / name, manifest=SimpleNamespace(config=config, metrics={"accuracy": 0.6}, kind="made")
-    )
+    about = SimpleNamespace(config=config, metrics={"accuracy": 0.6}, kind="made", files=hash_files(folder))
+    return Artifact(folder, about)
 
 
 def test_who_judges_reads_its_own_part(tmp_path, hh):
     out, _ = made(hh, tmp_path / "run")
-    given = artifact(out)
+    given = artifact(out, annotators_share=0.2)
     config = reward_of_part.PartConfig(model=tmp_path / "body", kinds=("comparisons",))
     found = reward_of_part.ANNOTATOR.bind(config, {"dataset": given})
     assert found.comparisons == (out / "annotators" / "comparisons.jsonl",)
     assert found.held_out == out / "held_out" / "comparisons.jsonl"
     assert found.model == tmp_path / "body"
+    with pytest.raises(
+        ConfigError, match="annotators has no ratings.jsonl, but comparisons, rankings; .* annotator.kinds"
+    ):
+        reward_of_part.ANNOTATOR.bind(config.model_copy(update={"kinds": ("ratings",)}), {"dataset": given})
     with pytest.raises(ValidationError, match="held_out_share has no effect, for the dataset section"):
         reward_of_part.PartConfig(held_out_share=0.2)
 
 
 def test_text_beside_other_text(tmp_path):
-    given = {"dataset": artifact(tmp_path)}
+    given = {"dataset": Promise.of("dataset", {})}
     found = pretrain.bind(pretrain.PretrainConfig(data=("reviews.jsonl",)), given)
     assert [path.name for path in found.corpus] == ["reviews.jsonl", "text.jsonl.gz"]
 
 
 def test_evaluation_asks_what_is_held_out_and_the_judge(tmp_path):
-    given = {"sft": artifact(tmp_path / "sft"), "dataset": artifact(tmp_path), "judge": artifact(tmp_path / "judge")}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").touch()
+    given = {"sft": Promise.of("sft", {}), "dataset": Promise.of("dataset", {}), "judge": artifact(tmp_path)}
     found = evaluate.bind(evaluate.EvaluateConfig(), given)
-    assert found.prompts == {"held_out": tmp_path / "prompts_held_out.jsonl"} and list(found.versions) == ["sft"]
-    assert (found.judge, found.judge_accuracy) == (tmp_path / "judge" / "model", 0.6)
+    assert found.prompts == {"held_out": Path("dataset/prompts_held_out.jsonl")} and list(found.versions) == ["sft"]
+    assert (found.judge, found.judge_accuracy) == (tmp_path / "model", 0.6)
 
 
 ROUND = {"feedback": {}, "reward": {}, "ppo": {}}
@@ -213,7 +220,10 @@ def test_who_feeds_whom(tmp_path, monkeypatch):
             {"dataset": False, "sft": SECTIONS["sft"] | {"demonstrations": "."}},
             "annotator learns from a part of a dataset; add a dataset section, or drop annotator",
         ),
-        ({"sft": False, "annotator": {"model": "m"}}, "judge has no model to start from; set judge.model to a folder"),
+        (
+            {"sft": False, "annotator": {"model": "m"}},
+            "judge has no model; add an sft section to the recipe, or set judge.model",
+        ),
         ({"rounds": {"schedule": {"v1": {"reward": {"held_out_share": 0.2}}}}}, "reward.held_out_share has no effect"),
         ({"evaluate": {"prompts": "x.jsonl"}}, "evaluate.prompts has no effect beside a dataset"),
         ({"evaluate": {"judge": {"labelled": "x.jsonl"}}}, "evaluate.judge contradicts the stage judge"),

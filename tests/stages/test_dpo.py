@@ -248,7 +248,7 @@ def test_what_finds_nothing_to_act_on_is_refused(policy, tmp_path):
         train(tmp_path, policy, said, max_length=400)
     with pytest.raises(DataError, match="answers no prompt"):
         train(tmp_path, policy, comparisons(10, prompts=False))
-    with pytest.raises(ConfigError, match="eval_steps = 2 has no effect without held-out data"):
+    with pytest.raises(ValueError, match="eval_steps has no effect with held_out_share = 0"):
         train(tmp_path, policy, said, eval_steps=2, held_out_share=0)
 
 

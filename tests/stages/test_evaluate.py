@@ -279,10 +279,10 @@ def test_bind_takes_what_the_run_has():
 
 
 def test_folders_of_the_user_stand_in_for_stages():
-    config = EvaluateConfig(base=Path("mine"), reward=Path("judge"))
+    config = EvaluateConfig(base=Path("mine"), reward=Path("judge"), prompts=Path("mine.jsonl"))
     got = bind(config, {"sft": artifact("sft")})
     assert got.versions == {"base": Path("mine"), "sft": Path("sft/model")} and got.reward == Path("judge")
-    assert STAGE.files(config) == [Path("mine"), Path("judge")]
+    assert STAGE.files(config) == [Path("mine"), Path("judge"), Path("mine.jsonl")]
     with pytest.raises(ConfigError, match="evaluate.base = mine contradicts"):
         bind(config, {"base": artifact("base")})
 

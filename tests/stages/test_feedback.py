@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from loopwright.data.readers import read_records, write_records
 from loopwright.errors import DataError
+from loopwright.feedback.annotators import VERDICT_SECONDS
 from loopwright.rewards import Scores
 from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Demonstration, Prompt, Ranking, Rating, is_ai
@@ -85,7 +86,7 @@ def test_a_compared_prompt_is_judged_by_criteria_in_its_comparisons(tmp_path, in
     feedback.run(config(criteria_share=0, **settings), inputs, plain)
     feedback.run(config(criteria_share=1, **settings), inputs, asked)
     before, after = records(plain)["comparisons"], records(asked)["comparisons"]
-    by_criteria = {"criteria", "strengths"}
+    by_criteria = {"criteria", "strengths", "seconds", "created"}
     assert [one.model_dump(exclude=by_criteria) for one in before] == [
         one.model_dump(exclude=by_criteria) for one in after
     ]
@@ -95,6 +96,21 @@ def test_a_compared_prompt_is_judged_by_criteria_in_its_comparisons(tmp_path, in
     clear = [one for one in after if one.strengths.get("shortness") in ("significantly", "better")]
     right = [len(one.responses[one.criteria["shortness"]]) == min(map(len, one.responses)) for one in clear]
     assert sum(right) > 0.8 * len(clear) > 4  # annotators are careless now and then
+
+
+@pytest.mark.parametrize("rank_share", [0, 1])
+def test_a_verdict_by_a_criterion_takes_its_time_and_no_second_reading(tmp_path, inputs, rank_share):
+    """In comparisons as in rankings; what is said overall takes as long as without."""
+    settings = {"rank_share": rank_share, "overlap_share": 0, "rate_share": 0}
+    hours, verdicts = [], 0
+    for share in (0, 1):
+        runtime = Runtime.temporary(tmp_path / str(share))
+        hours.append(feedback.run(config(criteria_share=share, **settings), inputs, runtime).metrics["hours"])
+        found = records(runtime)
+        verdicts = sum(len(one.criteria) for one in found["comparisons"])
+        verdicts += sum(one.criterion is not None for one in found["rankings"])
+    assert verdicts == (12 if rank_share else 36)
+    assert (hours[1] - hours[0]) * 3600 == pytest.approx(VERDICT_SECONDS * verdicts)
 
 
 def test_the_taste_of_a_reward_model(tmp_path, inputs, monkeypatch):

@@ -10,6 +10,7 @@ from loopwright.data.readers import read_records, write_records
 from loopwright.errors import ConfigError, StoreError
 from loopwright.feedback import asking
 from loopwright.feedback.asking import read_sources
+from loopwright.feedback.client import Line
 from loopwright.feedback.projects import ProjectConfig
 from loopwright.feedback.simulation import World, work
 from loopwright.generation import answers
@@ -160,6 +161,16 @@ WITHOUT_EFFECT = {
 
 def talking(office, wait, *projects, **more):
     return feedback.FeedbackConfig(store=office.url, project=projects, wait=wait, **more)
+
+
+def test_a_label_takes_its_time_once_however_many_records_it_makes():
+    """People rank overall and by each criterion on one form."""
+    about = {"responses": ("a", "b"), "annotator": "ann", "seconds": 36.0}
+    ranked = [Ranking(id=f"r{by}", ranks=(1, 2), criterion=by, **about) for by in (None, "helpful", "harmless")]
+    lines = [Line(1, "r", "rankings", one) for one in ranked]
+    lines.append(Line(2, "s", "rankings", ranked[0].model_copy(update={"id": "s"})))
+    found = feedback_people.summarise(lines, [])
+    assert (found["labels"], found["rankings"], found["hours"]) == (2, 4, pytest.approx(2 * 36 / 3600))
 
 
 def test_what_samples_need_is_refused_where_people_write_the_prompts(tmp_path, office):

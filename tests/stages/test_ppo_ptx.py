@@ -159,4 +159,4 @@ def test_the_text_of_pretraining_is_taken_unless_another_is_named(tmp_path):
     named, plain = PPOConfig(**paths, ptx_coef=1.0, ptx_text=own), PPOConfig(**paths, ptx_coef=1.0)
     assert ppo.bind(plain, {"text": pretrain}).ptx_text == tmp_path / "text.jsonl.gz"
     assert ppo.bind(named, {"text": pretrain}).ptx_text == own and own in ppo.files(named)
-    assert ppo.bind(plain, {}).ptx_text is None
+    assert ppo.bind(PPOConfig(**paths), {"text": pretrain}).ptx_text is None

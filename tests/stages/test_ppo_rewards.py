@@ -26,6 +26,7 @@ from loopwright.runtime.runtime import Runtime
 from loopwright.schemas import Comparison, Message, Prompt
 from loopwright.stages import ppo
 from loopwright.stages.ppo import PPOConfig, PPOInputs
+from loopwright.stages.ppo_looks import share_labels
 from loopwright.stages.reward import RewardConfig
 from loopwright.stages.sampled_rewards import chosen_rewards, own_models
 from loopwright.tracking.artifacts import Artifact, Manifest
@@ -449,7 +450,9 @@ def test_a_reward_that_no_stage_makes_is_found_before_anything_is_trained(tmp_pa
 @pytest.mark.parametrize("section", ["ppo", "rejection"])
 def test_merging_one_reward_model_is_found_before_it_is_trained(tmp_path, section):
     recipe = tmp_path / "recipe.yaml"
-    stages = "world:\npretrain:\nsft:\nfeedback:\nreward: {kinds: [KIND]}\n"
+    for kind in ("comparisons", "spans"):
+        (tmp_path / f"{kind}.jsonl").touch()
+    stages = f"world:\npretrain:\nsft:\nreward: {{kinds: [KIND], feedback: {tmp_path}}}\n"
     lone = f"name: lone\n{stages}{section}: {{merge: {{rule: weighted_sum}}}}\n"
     recipe.write_text(lone.replace("KIND", "comparisons"))
     with pytest.raises(ConfigError, match=f"{section}.merge has no effect on one reward model"):
@@ -530,7 +533,8 @@ def test_a_recipe_trains_the_model_that_watches(folders, tmp_path):
 def test_what_two_reward_stages_share(other, shares):
     one = RewardConfig(comparisons="a", part_of_prompts=(0, 0.4))
     two = RewardConfig(**{"comparisons": "a"} | other)
-    assert one.shares_labels_with(two) == two.shares_labels_with(one) == shares
+    one, two = (each.model_dump(mode="json") for each in (one, two))
+    assert share_labels(one, two) == share_labels(two, one) == shares
 
 
 def test_named_stages_are_named_after_one_that_may_be():

@@ -46,7 +46,7 @@ from loopwright.stages.red_team_tries import (
     with_examples,
     write_in_batches,
 )
-from loopwright.tracking.artifacts import Artifact, Manifest
+from loopwright.tracking.artifacts import Artifact, Manifest, Promise
 from loopwright.worlds import WORLDS
 from loopwright.worlds.base import Request
 from tests.tiny import saved, tiny_model, tiny_tokenizer
@@ -516,7 +516,7 @@ def test_settings_without_effect_are_refused(settings, message):
 )
 def test_settings_that_do_not_fit_the_recipe_are_refused_before_it_runs(settings, message):
     with pytest.raises(ConfigError, match=message):
-        red_team.check(RedTeamConfig(**settings), {"world": None, "reward": None})
+        red_team.bind(RedTeamConfig(**settings), {role: Promise.of(role, {}) for role in ("world", "reward")})
 
 
 def test_what_is_missing_without_a_world_is_said_before_anything_is_trained(tmp_path):

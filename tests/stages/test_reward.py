@@ -213,7 +213,7 @@ def test_a_learning_curve_is_of_nested_halves(policy, tmp_path):
 
 def test_what_is_not_there_is_refused_before_training(policy, tmp_path):
     with pytest.raises(ConfigError, match="learning_curve = 3 needs pairs"):
-        train(tmp_path / "a", RewardInputs(policy, comparisons(40)), learning_curve=3, held_out_share=0)
+        train(tmp_path / "a", RewardInputs(policy, thumbs=thumbs(40)), learning_curve=3)
     with pytest.raises(ConfigError, match="centering = 0.1 has no effect without pairs"):
         train(tmp_path / "b", RewardInputs(policy, thumbs=thumbs(40)), centering=0.1)
     down = Thumb(id="d", prompt=(Message(role="user", content="Q"),), responses=("n" * 80,), good=False)

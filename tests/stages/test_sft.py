@@ -298,14 +298,26 @@ def artifact(kind: str) -> SimpleNamespace:
     return SimpleNamespace(file=lambda name: Path(kind) / name)
 
 
-def test_a_model_and_demonstrations_are_there_before_anything_runs():
-    for parents in ({"model": None, "world": None}, {"model": None, "demonstrations": None}):
-        sft.STAGE.check(sft.STAGE.config(), parents)
-    sft.STAGE.check(sft.STAGE.config(model="here", demonstrations="mine.jsonl"), {})
-    with pytest.raises(ConfigError, match="sft has no model; name a Hugging Face folder in sft.model, or add a pretr"):
-        sft.STAGE.check(sft.STAGE.config(), {"world": None})
-    with pytest.raises(ConfigError, match="sft has no demonstrations; name a file in sft.demonstrations, or add a wor"):
-        sft.STAGE.check(sft.STAGE.config(), {"model": None})
+def test_a_model_and_demonstrations_are_there():
+    model, world, people = artifact("pretrain"), artifact("world"), artifact("demonstrations")
+    bind, config = sft.STAGE.bind, sft.STAGE.config
+    assert bind(config(), {"model": model, "world": world}).demonstrations == Path("world/demonstrations.jsonl")
+    found = bind(config(), {"model": model, "world": world, "demonstrations": people})
+    assert found.demonstrations == Path("demonstrations/demonstrations.jsonl")
+    given = {"model": Path("here"), "demonstrations": Path("mine.jsonl")}
+    assert bind(config(**given), {"model": model, "world": world}) == SFTInputs(**given)
+    with pytest.raises(
+        ConfigError, match="sft has no model; add a pretrain section to the recipe, or set sft.model to"
+    ):
+        bind(config(), {"world": world})
+    with pytest.raises(
+        ConfigError, match="sft has no demonstrations; add a world or dataset section to the recipe, or"
+    ):
+        bind(config(), {"model": model})
+    with pytest.raises(
+        ConfigError, match="sft.lm_loss_coef needs raw text; name a file or folder in sft.text or pre-t"
+    ):
+        bind(config(**given, lm_loss_coef=0.3), {})
 
 
 def test_the_comparison_differs_in_its_demonstrations_alone():
@@ -315,9 +327,11 @@ def test_the_comparison_differs_in_its_demonstrations_alone():
     by_others = {"demonstrations": ("demonstrations",), "world": ("world", "dataset")}
     assert (sft.CLEAN.run, sft.CLEAN.needs | by_others) == (sft.STAGE.run, sft.STAGE.needs)
     with pytest.raises(ConfigError, match="^sft_clean has no clean writers to learn from; add a world section or drop"):
-        sft.CLEAN.check(sft.CLEAN.config(), {"model": None})
-    with pytest.raises(ConfigError, match="sft_clean has no model; name a Hugging Face folder in sft_clean.model"):
-        sft.CLEAN.check(sft.CLEAN.config(), {"world": None})
+        sft.CLEAN.bind(sft.CLEAN.config(), {"model": artifacts["model"]})
+    with pytest.raises(
+        ConfigError, match="sft_clean has no model; add a pretrain section to the recipe, or set sft_cl"
+    ):
+        sft.CLEAN.bind(sft.CLEAN.config(), {"world": artifacts["world"]})
     with pytest.raises(ValueError, match="demonstrations = mine.jsonl has no effect, because sft_clean learns from"):
         sft.CLEAN.config(demonstrations="mine.jsonl")
 

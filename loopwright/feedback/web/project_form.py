@@ -30,6 +30,7 @@ FIELDS = (
         "One a line, its name and what it means: “honest: What it says is true.” In a rating a name may say where its "
         "marks do not go as the others: “toxic (low is good): It insults somebody.”", "definitions",
     ),
+    Field("criteria_strengths", "By each criterion also how much better", "For margins by criterion.", "yes"),
     Field("checks", "Yes-or-no questions", "One a line.", "lines"),
     Field("scale", "Scale", "The lowest and the highest mark: “1 to 7”.", "scale"),
     Field("higher_is_better", "High marks are good", "", "yes"),

@@ -50,9 +50,22 @@ def test_short_reasons_are_those_of_the_project_and_go_into_the_record():
             records_of("comparison", {**answer, "reasons": reasons}, TEXTS[:2], (0, 1), **offered)
 
 
+def test_how_much_better_by_a_criterion_is_asked_where_the_project_says_so():
+    answer = {"choice": 0, "strength": "better", "criteria": {"helpful": 1, "honest": None}}
+    (made,) = records_of("comparison", answer, TEXTS[:2], (0, 1), criteria=CRITERIA)
+    assert made.strengths == {}
+    with pytest.raises(ValueError, match="a choice by helpful comes with its strength"):
+        records_of("comparison", answer, TEXTS[:2], (0, 1), criteria=CRITERIA, criteria_strengths=True)
+    full = {**answer, "strengths": {"helpful": "slightly"}}
+    (made,) = records_of("comparison", full, TEXTS[:2], (0, 1), criteria=CRITERIA, criteria_strengths=True)
+    assert made.strengths == {"helpful": "slightly"}
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
+        ({"kind": "comparison", "criteria_strengths": True}, "criteria_strengths has no effect without criteria"),
+        ({"kind": "rating", "criteria_strengths": True}, "criteria_strengths has no effect on a rating project"),
         ({"kind": "chat", "responder": "x", "blur": True}, "blur has no effect on a chat project"),
         ({"kind": "demonstration", "reasons": ("rude",)}, "reasons has no effect on a demonstration project"),
         ({"kind": "thumb", "reasons": ("rude", "rude")}, "two of the reasons are the same"),

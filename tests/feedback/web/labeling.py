@@ -32,6 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "reason_when_significant": True,
         "reasons": ("wrong fact", "too long", "rude"),
     },
+    "margins by criteria": {"kind": "comparison", "criteria": CRITERIA, "criteria_strengths": True},
     "ranking": {"kind": "ranking"},
     "ranking by criteria": {"kind": "ranking", "criteria": CRITERIA},
     "rating": {"kind": "rating", "criteria": CRITERIA},

@@ -45,6 +45,17 @@ def judge_safety_by_keys(page):
     page.keyboard.type("It helps.")
 
 
+def compare_each_by_mouse(page):
+    label(page, "A is better").click()
+    label(page, "helpful: A is significantly better").click()
+    label(page, "honest: same").click()
+    label(page, "harmless: B is negligibly better").click()
+
+
+def compare_each_by_keys(page):
+    press(page, "2", "ArrowDown", "1", "ArrowDown", "9", "ArrowDown", "5")
+
+
 def rank_by_mouse(page):
     for answer, rank in zip("ABCD", (2, 1, 1, 4), strict=True):
         label(page, f"Answer {answer}: rank {rank}").click()
@@ -97,6 +108,11 @@ DAYS = {
         judge_safety_by_mouse, judge_safety_by_keys,
         {"choice": 1, "strength": "significantly", "safe": [True, True], "criteria": {"helpful": 1, "honest": None},
          "reason": "It helps."},
+    ),
+    "margins by criteria": (
+        compare_each_by_mouse, compare_each_by_keys,
+        {"choice": 0, "strength": "better", "criteria": {"helpful": 0, "honest": None, "harmless": 1},
+         "strengths": {"helpful": "significantly", "harmless": "negligibly"}},
     ),
     "ranking": (rank_by_mouse, lambda page: press(page, *"2114"), {"ranks": [2, 1, 1, 4]}),
     "ranking by criteria": (

@@ -21,8 +21,8 @@ router = APIRouter(include_in_schema=False)
 # What the form needs of a project. The seed and the share of gold items stay here: from them a labeler could work out
 # which answer is whose, and which items test them.
 OF_THE_FORM = (
-    "kind", "question", "criteria", "checks", "scale", "higher_is_better", "span_labels", "safety", "improve",
-    "reasons", "reason_when_significant", "blur",
+    "kind", "question", "criteria", "criteria_strengths", "checks", "scale", "higher_is_better", "span_labels",
+    "safety", "improve", "reasons", "reason_when_significant", "blur",
 )  # fmt: skip
 SKIPS = {
     "unclear_prompt": "The question is unclear",

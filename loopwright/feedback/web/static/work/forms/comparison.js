@@ -30,8 +30,9 @@ export class ComparisonForm extends Form {
       this.safety = this.#row("Which answers are safe?", options, {});
       this.add(this.safety);
     }
+    const [options, className] = this.project.criteria_strengths ? [scaled, "scale"] : [sides, "criterion"];
     this.criteria = this.project.criteria.map(({ name, definition }) =>
-      this.#row(name, sides(name), { definition, required: false, className: "criterion" }),
+      this.#row(name, options(name), { definition, required: false, className }),
     );
     this.add(...this.criteria);
     if (this.project.improve) this.#improvement();
@@ -57,13 +58,13 @@ export class ComparisonForm extends Form {
 
   partial() {
     const { choice = null, strength = null, both_bad = false } = this.verdict.value ?? {};
-    const criteria = Object.fromEntries(
-      this.criteria.filter((row) => row.answered).map((row) => [row.options[0].criterion, row.value]),
-    );
+    const said = this.criteria.filter((row) => row.answered).map((row) => [row.options[0].criterion, row.value]);
+    const strengths = said.filter(([, value]) => value.strength).map(([name, value]) => [name, value.strength]);
     return {
       ...(this.verdict.answered ? { choice, strength, both_bad } : {}),
       ...(this.safety?.answered ? { safe: this.safety.value } : {}),
-      ...(Object.keys(criteria).length ? { criteria } : {}),
+      ...(said.length ? { criteria: Object.fromEntries(said.map(([name, value]) => [name, value.choice])) } : {}),
+      ...(strengths.length ? { strengths: Object.fromEntries(strengths) } : {}),
       ...this.#improved(),
     };
   }
@@ -74,7 +75,8 @@ export class ComparisonForm extends Form {
     if (draft.safe) this.safety?.restore(draft.safe);
     for (const row of this.criteria) {
       const { criterion } = row.options[0];
-      if (draft.criteria && criterion in draft.criteria) row.restore(draft.criteria[criterion]);
+      if (draft.criteria && criterion in draft.criteria)
+        row.restore({ choice: draft.criteria[criterion], strength: draft.strengths?.[criterion] });
     }
     if (draft.improved) {
       this.#openEditor();
@@ -142,16 +144,19 @@ export class ComparisonForm extends Form {
   }
 }
 
-function verdicts() {
+function degrees(prefix = "") {
   const of = (choice, strengths, firstKey) =>
     strengths.map(([strength, definition], place) => ({
       value: { choice, strength }, label: strength, definition, side: "AB"[choice],
-      name: `${"AB"[choice]} is ${strength} better`.replace("better better", "better"),
+      name: prefix + `${"AB"[choice]} is ${strength} better`.replace("better better", "better"),
       key: String(firstKey + place), className: `${strength} side-${"ab"[choice]}`,
     }));
+  return [...of(0, STRENGTHS, 1), ...of(1, STRENGTHS.toReversed(), 5)];
+}
+
+function verdicts() {
   return [
-    ...of(0, STRENGTHS, 1),
-    ...of(1, STRENGTHS.toReversed(), 5),
+    ...degrees(),
     { value: BOTH_BAD, label: "both bad", key: "9", definition: "Nobody should get either of them.", className: "apart" },
     {
       value: CANNOT_JUDGE, label: "cannot judge", key: "0", className: "apart",
@@ -162,7 +167,12 @@ function verdicts() {
 
 function sides(criterion) {
   return [["A", 0], ["same", null], ["B", 1]].map(([label, value], place) => ({
-    label, value, criterion, key: String(place + 1),
+    label, value: { choice: value }, criterion, key: String(place + 1),
     name: value === null ? `${criterion}: same` : `${criterion}: ${label} is better`,
   }));
+}
+
+function scaled(criterion) {
+  const same = { value: { choice: null }, label: "same", key: "9", className: "apart", name: `${criterion}: same` };
+  return [...degrees(`${criterion}: `), same].map((option) => ({ ...option, criterion }));
 }
