@@ -66,7 +66,7 @@ class RunFiles:
     path: Path
     config: str | None  # config.yaml, as text
     summary: dict[str, Any]
-    metrics: dict[str, list[dict[str, Any]]]  # stage -> its lines of metrics.jsonl
+    metrics: dict[str, list[dict[str, Any]]]  # stage -> its lines of metrics.jsonl, where it has begun or finished
     stages: dict[str, StageFiles]  # in the order they run
 
     def newest(self, *kinds: str) -> str | None:
@@ -105,6 +105,11 @@ def read_run(run_dir: Path) -> RunFiles:
     metrics: dict[str, list[dict[str, Any]]] = {}
     for row in read_metrics(run_dir / "metrics.jsonl"):
         metrics.setdefault(str(row["stage"]), []).append(row)
+    for stage in [name for name in metrics if name not in stages]:
+        if not any(
+            (run_dir / "scratch").glob(f"{stage}-*")
+        ):  # of a round that was left, or of a recipe before this one
+            del metrics[stage]
     config = run_dir / "config.yaml"
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
     return RunFiles(run_dir, text, summary, metrics, stages)

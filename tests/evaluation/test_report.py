@@ -249,3 +249,13 @@ def test_the_watch_is_drawn_over_kl_with_its_marks(tmp_path):
     assert "back to step 5" in panel and "stopped at step 15" in panel and "held-out reward" in panel
     panel = page[page.index("Do the reward models differ?") :].split("</figure>")[0]
     assert "watch spread" in panel and "watch unsure" in panel and ">Repetition<" in page
+
+
+def test_a_stage_that_was_left_behind_is_in_no_chart(tmp_path):
+    """After a rollback, or another recipe, its lines stay in metrics.jsonl; one that has begun has a scratch folder."""
+    folder = make(tmp_path)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(f"{json.dumps({'stage': 'v2.dpo', 'step': step, 'loss': 1 / step})}\n" for step in (1, 2))
+    assert "V2 · DPO" not in render(folder).read_text()
+    (folder / "scratch" / "v2.dpo-0123456789ab").mkdir(parents=True)
+    assert "V2 · DPO" in render(folder).read_text()
