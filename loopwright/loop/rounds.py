@@ -159,10 +159,15 @@ def set_apart(values: Any, key: str) -> None:
     In the values of a recipe, where v2-v5 has it among others: v2-v4 and v5 follow, with the same settings.
 
     Raises:
-        ConfigError: the rounds stand in several entries.
+        ConfigError: the rounds stand in several entries; or the key is of a stage that only rounds have.
     """
     rounds = values.get("rounds")
     schedule = rounds.get("schedule") if isinstance(rounds, Section) else None
+    stage, inside, _ = key.partition(".")
+    if inside and stage not in values and isinstance(schedule, Section):
+        for one, sections in schedule.items():
+            if isinstance(sections, Section) and stage in sections:
+                raise ConfigError(f"--set {key}: only rounds have {stage} here; set rounds.schedule.{one}.{key}")
     name = key.removeprefix("rounds.schedule.").partition(".")[0]
     if not isinstance(schedule, Section) or name == key or not SPAN.fullmatch(name):
         return

@@ -320,6 +320,13 @@ def test_an_override_of_one_round_is_of_that_one_alone(tmp_path, keys, entries):
         assert ppo == (before.model_copy(update={"gain": 0.5}) if number in changed else before)
 
 
+def test_an_override_of_a_stage_that_only_rounds_have_adds_no_stage_before_them(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: x\nsft:\nrounds:\n  schedule:\n    v1-v3: {ppo: }\n")
+    with pytest.raises(ConfigError, match=r"only rounds have ppo here; set rounds\.schedule\.v1-v3\.ppo\.gain"):
+        load_config(path, ["ppo.gain=2"], stages=TOYS)
+
+
 def test_all_rounds_of_an_entry_and_then_one_of_them(tmp_path):
     path, both = (
         Path(tmp_path / "recipe.yaml"),
