@@ -106,11 +106,13 @@ def _lookup(metrics: Mapping[str, Any], name: str) -> Any:
     return _lookup(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 
-def check_max_length(max_length: int, model: Any) -> None:
+def check_max_length(stage: str, max_length: int, model: Any) -> None:
     """Raise ConfigError when the model's positions do not reach as far as the rows to train on."""
     context = context_length(model)
     if context is not None and max_length > context:
-        raise ConfigError(f"max_length = {max_length} is longer than the model's context of {context}; lower it")
+        raise ConfigError(
+            f"{stage}.max_length = {max_length} is longer than the model's context of {context}; lower it"
+        )
 
 
 def finds_spans(trained: Artifact) -> bool:

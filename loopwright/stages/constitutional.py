@@ -89,7 +89,7 @@ def run(config: ConstitutionalConfig, inputs: ConstitutionalInputs, runtime: Run
     """
     constitution = load_constitution(inputs.constitution)
     tokenizer, model = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
-    check_max_length(config.max_length, model)
+    check_max_length(runtime.stage, config.max_length, model)
     policy = LocalResponder(
         make_engine(model, tokenizer, runtime.log_once), "policy", inputs.policy_id, context_length(model)
     )

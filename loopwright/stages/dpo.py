@@ -54,7 +54,7 @@ def run(config: DPOConfig, inputs: DPOInputs, runtime: Runtime) -> StageOutput:
     """The reference reads all answers once; then the policy learns to prefer the chosen ones (eq. 7)."""
     check_kinds(config, inputs.judgements)
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
-    check_max_length(config.max_length, start)
+    check_max_length(runtime.stage, config.max_length, start)
     data = read_judged(config, inputs.judgements, inputs.ages, tokenizer, runtime)
     reference = LogRatios(start, tokenizer, precision=config.precision)
     train, held_out = reference.remember(data.train), reference.remember(data.held_out)

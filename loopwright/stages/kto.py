@@ -60,7 +60,7 @@ def run(config: KTOConfig, inputs: KTOInputs, runtime: Runtime) -> StageOutput:
     """The reference reads all answers once; then the policy gains on good answers and loses on bad ones."""
     check_kinds(config, inputs.judgements)
     tokenizer, start = load_tokenizer(inputs.policy), load_causal_lm(inputs.policy, runtime.device)
-    check_max_length(config.max_length, start)
+    check_max_length(runtime.stage, config.max_length, start)
     data = read_judged(config, inputs.judgements, inputs.ages, tokenizer, runtime)
     thumbs, thumbs_held_out = (as_thumbs(side, config.judgements) for side in (data.train, data.held_out))
     balance = balance_of(thumbs, config, runtime)

@@ -91,7 +91,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, runtime: Runtime) -> Sta
     """
     texts = prepare(config, inputs, runtime)
     tokenizer, model = start(config, inputs, texts.train, runtime)
-    check_max_length(config.max_length, model)
+    check_max_length(runtime.stage, config.max_length, model)
     documents = PackedDocuments(
         encode_documents(tokenizer, texts.train), config.max_length, document_start(tokenizer), tokenizer.pad_token_id
     )

@@ -86,7 +86,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
             raise ConfigError("spans make a model of tokens, the other kinds one of answers; train them in two stages")
         return reward_spans.run(config, inputs, runtime)
     start, tokenizer = load_start(inputs.model, runtime, config.heads)
-    check_max_length(config.max_length, start)
+    check_max_length(runtime.stage, config.max_length, start)
     check_start(config, is_encoder(start.config), inputs.model)
     labels = None
     if config.labelled is not None:

@@ -31,7 +31,7 @@ def run(config: RewardConfig, inputs: RewardInputs, runtime: Runtime) -> StageOu
     """Marked passages as labels of tokens, the policy's body under a head for each token, assessment."""
     tokenizer = load_tokenizer(inputs.model)
     lm = load_causal_lm(inputs.model, runtime.device)
-    check_max_length(config.max_length, lm)
+    check_max_length(runtime.stage, config.max_length, lm)
     train_rows, held_out, figures = load_marked(config, inputs, tokenizer, runtime)
     model = make_trainable(
         reward_model_from(lm, runtime.seed_for("head")), config.trainable, runtime.seed_for("adapters")

@@ -258,7 +258,7 @@ def set_up(config: AnswersConfig, inputs: SampledInputs, runtime: Runtime) -> Se
     """The policy, ready to be trained, with the rewards, the prompts, and how the policy does before."""
     tokenizer = load_tokenizer(inputs.policy)
     policy = load_causal_lm(inputs.policy, runtime.device)
-    check_max_length(config.max_length, policy)
+    check_max_length(runtime.stage, config.max_length, policy)
     prompts = divided_prompts(config, inputs, tokenizer, policy)
     reward = load_reward(inputs, runtime, config.merge if "merge" in config.model_fields_set else None)
     learner = make_trainable(policy, config.trainable, runtime.seed_for("adapters"))

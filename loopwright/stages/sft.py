@@ -105,7 +105,7 @@ def run(config: SFTConfig, inputs: SFTInputs, runtime: Runtime) -> StageOutput:
     Writes model/ with its tokenizer, the chat template in it, and bad_rows.jsonl where rows were unreadable.
     """
     tokenizer, model = load_tokenizer(inputs.model), load_causal_lm(inputs.model, runtime.device)
-    check_max_length(config.max_length, model)
+    check_max_length(runtime.stage, config.max_length, model)
     if added := ensure_chat_template(tokenizer):
         runtime.log(f"the tokenizer has no chat template; storing ours, with new tokens {', '.join(added)}")
         if config.trainable.mode != "all":

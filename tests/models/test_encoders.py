@@ -141,9 +141,9 @@ def test_the_context_is_what_padding_leaves_of_the_positions(family, room, tmp_p
     folder = saved_encoder(family, tmp_path / family)
     model, tokenizer = encoder_reward_model(folder, seed=3), load_encoder_tokenizer(folder)
     assert context_length(model) == room
-    check_max_length(room, model)
+    check_max_length("reward", room, model)
     with pytest.raises(ConfigError, match=f"longer than the model's context of {room}"):
-        check_max_length(room + 1, model)
+        check_max_length("reward", room + 1, model)
     reward = RewardModel(model, tokenizer)
 
     def long(extra):

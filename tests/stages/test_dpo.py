@@ -244,7 +244,7 @@ def test_what_finds_nothing_to_act_on_is_refused(policy, tmp_path):
     thumb = Thumb(id="t", prompt=said[0].prompt, responses=("y",), good=True)
     with pytest.raises(ConfigError, match="dpo learns nothing from thumbs, only from comparisons, rankings"):
         train(tmp_path, policy, {"comparisons": said, "thumbs": [thumb]})
-    with pytest.raises(ConfigError, match="max_length = 400 is longer than the model's context of 64"):
+    with pytest.raises(ConfigError, match="dpo.max_length = 400 is longer than the model's context of 64"):
         train(tmp_path, policy, said, max_length=400)
     with pytest.raises(DataError, match="answers no prompt"):
         train(tmp_path, policy, comparisons(10, prompts=False))
