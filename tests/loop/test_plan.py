@@ -78,7 +78,7 @@ def test_methods_that_follow_a_gradient(method, settings, said):
     ("before", "settings", "said"),
     [
         (WORLD, {}, "has no feedback; add a feedback section"),
-        (WORLD, {"feedback": "m"}, "^m has no .*, but nothing of the kind; name what to train on in"),
+        (WORLD, {"feedback": "m"}, "^m has no .*, nor a file of other judgements; correct the path"),
         ({}, {"feedback": "m"}, "has no policy; add an sft section"),
         (WORLD | {"feedback": {}}, {"feedback": "m"}, "feedback = m contradicts the stage feedback"),
         (WORLD | {"feedback": {}}, {"kinds": ["corrections"]}, "^feedback has no corrections.jsonl, but comparisons"),
