@@ -14,6 +14,7 @@ from loopwright.schemas import KINDS, Judgement, Message
 Source = Path | Sequence[Path] | Sequence[Any]  # a file, those of several rounds, or records
 RECORDS = {kind: KINDS[kind] for kind in ("comparisons", "rankings", "ratings", "thumbs", "corrections", "attacks")}
 PAIRWISE = ("comparisons", "rankings")  # what stages learn pairs from, unless told otherwise
+BY_PEOPLE = ("thumbs", "corrections", "attacks")  # no simulated annotator and no judge gives them
 
 
 def files_in(
@@ -35,8 +36,12 @@ def files_in(
     if missing := [kind for kind in kinds if kind not in found]:
         if not found:
             raise ConfigError(f"{folder} has no {missing[0]}.jsonl, nor a file of other judgements; correct the path")
-        there = ", ".join(found)
-        raise ConfigError(f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in {setting}")
+        there, asking = ", ".join(found), ""
+        if people := [kind for kind in missing if kind in BY_PEOPLE]:
+            asking = f", or ask people at an annotation server, who alone give {people[0]} (feedback.store)"
+        raise ConfigError(
+            f"{folder} has no {missing[0]}.jsonl, but {there}; name what to train on in {setting}{asking}"
+        )
     return {kind: found[kind] for kind in kinds}
 
 

@@ -27,7 +27,8 @@ def test_a_misspelt_setting_of_theirs_is_named():
 def test_thumbs_that_nobody_will_give_are_noticed_before_anything_runs():
     with pytest.raises(
         ConfigError,
-        match="^feedback has no thumbs.jsonl, but comparisons, rankings, ratings; name what to .* kto.kinds$",
+        match="^feedback has no thumbs.jsonl, but comparisons, rankings, ratings; name what to .* kto.kinds, "
+        r"or ask people at an annotation server, who alone give thumbs \(feedback.store\)$",
     ):
         parents(feedback={}, kto={})
     people = {"store": "http://127.0.0.1:8600", "project": "p", "wait": {"thumbs": 9}}
